@@ -1,0 +1,1 @@
+class PoolError(ValueError): pass

@@ -1,0 +1,244 @@
+"""Select the examples that carry the most information: `select`, `Selection`, `FisherSelector`."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
+
+from fisher_jax import greedy
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.greedy import Method
+
+FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
+REPORTS = 100  # calls of on_progress over a selection
+
+
+class Selection(NamedTuple):
+    """What was chosen.
+
+    Attributes:
+        ranking: (n,) indices into the pool in order of choice.
+        gains: (n,) information gain of each choice in nats, given those before it.
+        log_det: `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge` in nats, the sum
+            of the gains.
+    """
+
+    ranking: Int[np.ndarray, "n"]
+    gains: Float[np.ndarray, "n"]
+    log_det: float
+
+
+def select(
+    emb: TokenEmbeddings,
+    *,
+    n_samples: int | None = None,
+    fraction: float | None = None,
+    token_budget: float | None = None,
+    costs: Sequence[float] | np.ndarray | None = None,
+    ridge: float = 1.0,
+    method: Method = "lazy",
+    on_progress: Callable[[int], None] | None = None,
+) -> Selection:
+    """Greedy maximisation of `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge`.
+
+    The rule of FisherSFT (arXiv 2505.14826). f is monotone and submodular, so for a budget of
+    examples the greedy set has at least 1 - 1/e of the best possible f(S), and gains never rise
+    along the ranking. Ties go to the lowest index. Embeddings are taken as they are; divide them
+    by their root mean squared norm (as `fisher_jax.embed` does) for a ridge that means the same
+    for every model.
+
+    With `token_budget` rows are taken by gain per cost. A row that no longer fits is skipped and
+    smaller ones go on being taken, so the budget is never exceeded. Lazy evaluation stays exact
+    (old ratios bound new ones), but three things do not hold as above: gains may rise along the
+    ranking, the rankings of two budgets need not be nested, and there is no 1 - 1/e.
+
+    The precision is that of `emb.tokens`, except that outside
+    1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64.
+
+    Args:
+        emb: the pool.
+        n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
+            of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
+        costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
+        ridge: positive; V = ridge I before the first choice.
+        method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
+            (Algorithm 1: every candidate at each step). Same ranking, same gains.
+        on_progress: called now and then with the number chosen so far (with `token_budget`, with
+            the cost spent so far).
+
+    Raises:
+        ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
+            ridge, method or costs.
+    """
+    if not (np.isfinite(ridge) and ridge > 0):
+        raise ValueError(f"ridge must be a positive number, got {ridge}")
+    if method not in ("lazy", "naive"):
+        raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
+    if costs is not None and token_budget is None:
+        raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
+    if token_budget is None:
+        capacity = budget = budget_in_examples(len(emb), n_samples, fraction)
+        costs = np.ones(len(emb))
+    elif n_samples is None and fraction is None:
+        costs, budget = _checked_costs(emb, costs), token_budget
+        capacity = _most_examples(costs, budget)
+    else:
+        raise ValueError(_one_budget(n_samples, fraction, token_budget))
+
+    with _computing(emb, ridge) as emb:
+        pool, buckets = greedy.make_pool(emb, costs)
+        state = greedy.start(pool, ridge, budget, buckets, capacity)
+        stride = capacity if on_progress is None else max(1, capacity // REPORTS)
+        for until in range(stride, capacity + stride, stride):
+            state = greedy.advance(pool, state, min(until, capacity), buckets, method)
+            count = int(state.count)
+            if on_progress is not None:
+                on_progress(count if token_budget is None else int(budget - state.remaining))
+            if count < min(until, capacity):
+                break  # nothing that is left fits
+        ranking = np.asarray(state.ranking[:count], np.int64)
+        return _selection(ranking, np.asarray(state.gains[:count]))
+
+
+def evaluate(emb: TokenEmbeddings, ranking: Sequence[int], ridge: float = 1.0) -> Selection:
+    """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
+
+    Raises:
+        ValueError: an index outside the pool, or one that stands twice.
+    """
+    order = np.asarray(ranking, np.int64)
+    if not (np.isfinite(ridge) and ridge > 0):
+        raise ValueError(f"ridge must be a positive number, got {ridge}")
+    if order.ndim != 1 or len(order) == 0:
+        raise ValueError(f"ranking must be a list of at least one index, got shape {order.shape}")
+    if order.min() < 0 or order.max() >= len(emb):
+        raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+    if len(np.unique(order)) < len(order):
+        raise ValueError("ranking names an index twice; each example can be chosen once")
+    with _computing(emb, ridge) as emb:
+        pool, buckets = greedy.make_pool(emb, np.ones(len(emb)))
+        place = np.empty(len(emb), np.int32)
+        place[np.asarray(pool.index)] = np.arange(len(emb))
+        gains = greedy.replay(pool, jnp.asarray(place[order]), ridge, buckets)
+        return _selection(order, np.asarray(gains))
+
+
+def budget_in_examples(n: int, n_samples: int | None, fraction: float | None) -> int:
+    """K of a pool of n examples: `n_samples`, or floor(fraction n + 0.5) and at least 1.
+
+    Raises:
+        ValueError: neither or both, or a number that the pool of n can't give.
+    """
+    if (n_samples is None) == (fraction is None):
+        raise ValueError(_one_budget(n_samples, fraction, None))
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+        return max(1, math.floor(fraction * n + 0.5))
+    if n_samples != int(n_samples) or not 1 <= n_samples <= n:
+        raise ValueError(
+            f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
+        )
+    return int(n_samples)
+
+
+class FisherSelector:
+    """`select` with scikit-learn's manners.
+
+    Takes the arguments of `select` and has, after `fit(emb)`, `ranking_`, `gains_` and
+    `log_det_`.
+    """
+
+    def __init__(
+        self,
+        n_samples: int | None = None,
+        *,
+        fraction: float | None = None,
+        token_budget: float | None = None,
+        ridge: float = 1.0,
+        method: Method = "lazy",
+    ) -> None:
+        self.n_samples = n_samples
+        self.fraction = fraction
+        self.token_budget = token_budget
+        self.ridge = ridge
+        self.method: Method = method
+
+    def fit(self, emb: TokenEmbeddings, y: None = None) -> Self:
+        """Rank the pool; `y` is there for scikit-learn's sake."""
+        self.ranking_, self.gains_, self.log_det_ = select(
+            emb,
+            n_samples=self.n_samples,
+            fraction=self.fraction,
+            token_budget=self.token_budget,
+            ridge=self.ridge,
+            method=self.method,
+        )
+        self.n_examples_in_ = len(emb)
+        return self
+
+    def transform(self, rows: np.ndarray | Sequence) -> np.ndarray | list:
+        """The chosen ones of the pool's rows (an array or a sequence), in order of choice.
+
+        Raises:
+            ValueError: before `fit`, or for another number of rows than the pool's.
+        """
+        if not hasattr(self, "ranking_"):
+            raise ValueError("this FisherSelector is not fitted: call fit(emb) first")
+        if len(rows) != self.n_examples_in_:
+            raise ValueError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
+        if isinstance(rows, np.ndarray):
+            return rows[self.ranking_]
+        return [rows[i] for i in self.ranking_]
+
+
+@contextlib.contextmanager
+def _computing(emb: TokenEmbeddings, ridge: float) -> Iterator[TokenEmbeddings]:
+    """Precision and threads for a selection.
+
+    float64 must exist for costs and for ridges out of float32's reach. OpenBLAS, which factors
+    the small matrices on a CPU, gets one thread: its others would spin beside XLA's.
+    """
+    scale = emb.mean_squared_norm()
+    low, high = FLOAT32_RIDGES
+    if scale > 0 and not low <= ridge / scale <= high and emb.tokens.dtype != np.float64:
+        emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
+    with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
+        yield emb
+
+
+def _selection(ranking: np.ndarray, gains: np.ndarray) -> Selection:
+    return Selection(ranking, gains, float(np.sum(gains, dtype=np.float64)))
+
+
+def _one_budget(*given: float | None) -> str:
+    names = ("n_samples", "fraction", "token_budget")
+    passed = [f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None]
+    return "exactly one of n_samples, fraction, token_budget is needed, got " + (
+        " and ".join(passed) or "none"
+    )
+
+
+def _checked_costs(emb: TokenEmbeddings, costs: Sequence[float] | np.ndarray | None) -> np.ndarray:
+    costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
+    if costs.shape != (len(emb),):
+        raise ValueError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
+    bad = np.flatnonzero(~(np.isfinite(costs) & (costs > 0)))
+    if len(bad):
+        raise ValueError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")
+    return costs
+
+
+def _most_examples(costs: np.ndarray, budget: float) -> int:
+    """How many of the cheapest rows a budget pays for: an upper limit of any selection."""
+    if not budget >= costs.min():
+        raise ValueError(
+            f"token_budget={budget} buys nothing: the cheapest example costs {costs.min():g}"
+        )
+    return int(np.searchsorted(np.cumsum(np.sort(costs)), budget, side="right"))
