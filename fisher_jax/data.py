@@ -1,1 +1,298 @@
-class PoolError(ValueError): pass
+"""Pools in, selections out: JSONL, Parquet, plain text and ready embeddings."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from fisher_jax.design import TokenEmbeddings
+
+RANK, GAIN = "fisher_rank", "fisher_gain"
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
+
+
+class PoolError(ValueError):
+    """A pool that can't be used; the message names file, line, reason and remedy."""
+
+
+class PromptCompletion(NamedTuple):
+    """A row of which only the completion is learnt."""
+
+    prompt: str
+    completion: str
+
+
+Row = str | PromptCompletion
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    """A pool as it stands in a file: `content` is what is written again, `rows` what is read.
+
+    `content` is a list of raw lines (JSONL: to keep every column to the letter), a table
+    (Parquet), or the texts themselves.
+    """
+
+    path: Path
+    kind: str
+    content: list[str] | pa.Table
+    rows: list[Row] | None
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def where(self, i: int) -> str:
+        """Row i as a person would look for it."""
+        return f"{self.path}, " + (f"row {i}" if self.kind == "parquet" else f"line {i + 1}")
+
+    def preview(self, i: int) -> str:
+        """Row i as a text to look at."""
+        if self.rows is None:
+            return str(self.records([i])[0])
+        row = self.rows[i]
+        return row if isinstance(row, str) else f"{row.prompt} → {row.completion}"
+
+    def records(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows as dictionaries of all their columns."""
+        if isinstance(self.content, pa.Table):
+            return self.content.take(pa.array(indices, pa.int64())).to_pylist()
+        if self.kind == "text":
+            return [{"text": self.content[i]} for i in indices]
+        return [json.loads(self.content[i]) for i in indices]
+
+
+def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = True) -> PoolFile:
+    """A pool of text rows, or of `prompt` and `completion` rows.
+
+    The text is that of `text_column`; without one, of the column `text`, and where there is no
+    such column, of `prompt` and `completion`. The first row decides for all.
+
+    Args:
+        path: .jsonl or .ndjson (an object a line), .parquet, or .txt (a row a line).
+        text_column: name of the column with the text.
+        needs_text: False for pools whose embeddings are at hand; their columns are not looked at.
+
+    Raises:
+        PoolError: the file or a row of it can't be used.
+    """
+    if not path.is_file():
+        raise PoolError(f"there is no file {path}: name a .jsonl, .parquet or .txt pool")
+    kind = _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise PoolError(f"{path}: its name must end in {', '.join(_SUFFIXES)} to tell its format")
+    if kind == "parquet":
+        return _read_parquet(path, text_column, needs_text)
+    lines = _read_lines(path)
+    if kind == "text":
+        if text_column is not None:
+            raise PoolError(f"{path} is plain text and has no columns: leave --text-column out")
+        return PoolFile(path, kind, lines, lines)
+    rows: list[Row] = []
+    columns: tuple[str, ...] = ()
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise PoolError(f"{where} is not JSON ({error}): mend or remove the line") from None
+        if not isinstance(record, dict):
+            raise PoolError(f"{where} is {type(record).__name__}, not a JSON object with columns")
+        for column in (RANK, GAIN):
+            if column in record:
+                raise PoolError(f"{where} already has a column {column}: rename it first")
+        if needs_text:
+            columns = columns or _text_columns(record, text_column, where)
+            missing = [column for column in columns if column not in record]
+            if missing:
+                raise PoolError(f"{where} has no column {missing[0]!r}, it has "
+                                f"{', '.join(map(repr, record)) or 'none'}: see --text-column")
+            rows.append(_row([record[column] for column in columns], columns, where))
+    return PoolFile(path, kind, lines, rows if needs_text else None)
+
+
+def read_embeddings(path: Path) -> TokenEmbeddings:
+    """Embeddings of a safetensors file with `tokens` (T, D) and `offsets` (N + 1,).
+
+    Raises:
+        PoolError: no such file, not safetensors, or no valid `TokenEmbeddings`.
+    """
+    if not path.is_file():
+        raise PoolError(f"there is no file {path}: --embeddings takes a .safetensors file")
+    try:
+        with safe_open(path, framework="flax") as file:
+            names = set(file.keys())
+            if names != {"tokens", "offsets"}:
+                raise PoolError(f"{path} must hold tokens and offsets and nothing else, it holds "
+                                f"{', '.join(sorted(names)) or 'nothing'}")
+            tokens, offsets = (np.asarray(file.get_tensor(n)) for n in ("tokens", "offsets"))
+        return TokenEmbeddings(tokens, offsets)
+    except (SafetensorError, OSError) as error:
+        raise PoolError(f"{path} is not readable as safetensors ({error}): write it with "
+                        "safetensors.numpy.save_file") from None
+    except ValueError as error:
+        raise PoolError(str(error) if isinstance(error, PoolError) else f"{path}: {error}") from None
+
+
+def write_selection(
+    out: Path, pool: PoolFile | None, ranking: np.ndarray, gains: np.ndarray
+) -> None:
+    """The chosen rows in order of choice with every column kept, and their rank and gain.
+
+    Args:
+        out: a .jsonl or .parquet file.
+        pool: the pool's file; None for embeddings without one, whose rows are `{index}`.
+        ranking: (n,) rows of the pool.
+        gains: (n,) nats.
+
+    Raises:
+        PoolError: a column that the output's format can't hold.
+    """
+    order = [int(i) for i in ranking]
+    values = [float(g) for g in gains]
+    if out.suffix == ".parquet":
+        table = _as_table(pool, order, out)
+        table = table.append_column(RANK, pa.array(range(len(order)), pa.int64()))
+        table = table.append_column(GAIN, pa.array(values, pa.float64()))
+        with replacing(out) as temporary:
+            pq.write_table(table, temporary)
+        return
+    lines = _as_json_lines(pool, order, out)
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for rank, (line, gain) in enumerate(zip(lines, values, strict=True)):
+            comma = ", " if line[1:-1].strip() else ""
+            file.write(f'{line[:-1]}{comma}"{RANK}": {rank}, "{GAIN}": {gain!r}}}\n')
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place if all goes well, and goes if not."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_lines(path: Path) -> list[str]:
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+    if not content.strip():
+        raise PoolError(f"{path} is empty: a pool needs at least one row")
+    lines = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PoolError(f"{path}, line {number} is not UTF-8 text ({error.reason}): "
+                            "is this a binary file? Convert it to UTF-8") from None
+        if "\0" in text:
+            raise PoolError(f"{path}, line {number} holds a zero byte: is this a binary file?")
+        lines.append(text)
+    return lines
+
+
+def _read_parquet(path: Path, text_column: str | None, needs_text: bool) -> PoolFile:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise PoolError(f"{path} is not readable as Parquet ({reason}): write it anew") from None
+    if table.num_rows == 0:
+        raise PoolError(f"{path} is empty: a pool needs at least one row")
+    for column in (RANK, GAIN):
+        if column in table.column_names:
+            raise PoolError(f"{path} already has a column {column}: rename it first")
+    if not needs_text:
+        return PoolFile(path, "parquet", table, None)
+    columns = _text_columns(dict.fromkeys(table.column_names), text_column, str(path))
+    values = [table.column(column).to_pylist() for column in columns]
+    rows = [
+        _row(list(row), columns, f"{path}, row {i}")
+        for i, row in enumerate(zip(*values, strict=True))
+    ]
+    return PoolFile(path, "parquet", table, rows)
+
+
+def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -> tuple[str, ...]:
+    if text_column is not None:
+        columns = (text_column,)
+    elif "text" not in record and {"prompt", "completion"} <= set(record):
+        columns = ("prompt", "completion")
+    else:
+        columns = ("text",)
+    if columns[0] not in record:
+        raise PoolError(f"{where} has no column {columns[0]!r}, it has "
+                        f"{', '.join(map(repr, record)) or 'none'}: name the text's with "
+                        "--text-column")
+    return columns
+
+
+def _row(values: list[Any], columns: tuple[str, ...], where: str) -> Row:
+    for value, column in zip(values, columns, strict=True):
+        if not isinstance(value, str):
+            got = "null" if value is None else f"a {type(value).__name__}"
+            raise PoolError(f"{where}: column {column!r} holds {got}, not a string: mend or "
+                            "remove the row, or name another with --text-column")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise PoolError(f"{where}: column {column!r} holds half a character (a lone "
+                            "surrogate): mend or remove the row") from None
+    return values[0] if len(columns) == 1 else PromptCompletion(*values)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _as_table(pool: PoolFile | None, order: list[int], out: Path) -> pa.Table:
+    if pool is None:
+        return pa.table({"index": order})
+    if isinstance(pool.content, pa.Table):
+        return pool.content.take(pa.array(order, pa.int64()))
+    records = pool.records(order)
+    columns = dict.fromkeys(name for record in records for name in record)
+    try:
+        return pa.table({name: [record.get(name) for record in records] for name in columns})
+    except (pa.ArrowException, OverflowError) as error:
+        raise PoolError(f"{out} can't hold {pool.path}'s columns ({error}): write a .jsonl "
+                        "instead") from None
+
+
+def _as_json_lines(pool: PoolFile | None, order: list[int], out: Path) -> list[str]:
+    if pool is None:
+        return [json.dumps({"index": i}) for i in order]
+    if pool.kind == "jsonl":
+        return [pool.content[i].strip() for i in order]
+    try:
+        return [
+            json.dumps(record, ensure_ascii=False, default=_as_json)
+            for record in pool.records(order)
+        ]
+    except TypeError as error:
+        raise PoolError(f"{out} can't hold {pool.path}'s columns ({error}): write a .parquet "
+                        "instead") from None
+
+
+def _as_json(value: Any) -> str:
+    if isinstance(value, (bytes, bytearray)):
+        raise TypeError("bytes have no JSON form")
+    return str(value)

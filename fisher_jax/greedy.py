@@ -93,7 +93,7 @@ def start(
     scale = (1 / jnp.sqrt(ridge)).astype(dtype)
     return State(
         root=jnp.eye(pool.tokens.shape[1], dtype=dtype) * scale,
-        bounds=_all_gains(pool, scale, buckets),
+        bounds=all_gains(pool, scale, buckets),
         stamp=jnp.zeros(n, jnp.int32),
         taken=jnp.zeros(n, bool),
         remaining=jnp.asarray(budget, jnp.float64),
@@ -123,8 +123,8 @@ def advance(
 @functools.partial(jax.jit, static_argnames=("buckets",))
 def replay(
     pool: Pool, positions: Int[Array, "K"], ridge: float, buckets: tuple[Bucket, ...]
-) -> Float[Array, "K"]:
-    """Marginal gains of a given sequence (positions in bucket order)."""
+) -> tuple[Float[Array, "D D"], Float[Array, "K"]]:
+    """The root after a given sequence (positions in bucket order), and its marginal gains."""
     dtype = pool.tokens.dtype
     root = jnp.eye(pool.tokens.shape[1], dtype=dtype) * (1 / jnp.sqrt(ridge)).astype(dtype)
 
@@ -139,7 +139,7 @@ def replay(
 
         return jax.lax.switch(_bucket_of(position, buckets), [branch(b) for b in buckets], root)
 
-    return jax.lax.scan(gain_and_update, root, positions)[1]
+    return jax.lax.scan(gain_and_update, root, positions)
 
 
 def _rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
@@ -163,9 +163,11 @@ def _chunk_gains(
     return jax.vmap(information_gain, (0, None))(x_BxMxD, root)
 
 
-def _all_gains(
+@functools.partial(jax.jit, static_argnames=("buckets",))
+def all_gains(
     pool: Pool, root: Float[Array, "..."], buckets: tuple[Bucket, ...]
 ) -> Float[Array, "N"]:
+    """Gains of all examples, in bucket order."""
     gains = []
     for bucket in buckets:
         size = bucket.stop - bucket.start
@@ -200,7 +202,7 @@ def _best_of(
 
 def _find_naive(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
     """Algorithm 1: evaluate every candidate."""
-    gains = _all_gains(pool, state.root, buckets)
+    gains = all_gains(pool, state.root, buckets)
     keys = jnp.where(_is_open(pool, state), gains / pool.cost.astype(gains.dtype), -jnp.inf)
     best = _best_of(keys, pool.index, jnp.arange(len(keys), dtype=jnp.int32))
     return state._replace(bounds=gains), best.position

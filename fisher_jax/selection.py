@@ -76,8 +76,7 @@ def select(
         ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
             ridge, method or costs.
     """
-    if not (np.isfinite(ridge) and ridge > 0):
-        raise ValueError(f"ridge must be a positive number, got {ridge}")
+    _check_ridge(ridge)
     if method not in ("lazy", "naive"):
         raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
     if costs is not None and token_budget is None:
@@ -112,21 +111,29 @@ def evaluate(emb: TokenEmbeddings, ranking: Sequence[int], ridge: float = 1.0) -
     Raises:
         ValueError: an index outside the pool, or one that stands twice.
     """
-    order = np.asarray(ranking, np.int64)
-    if not (np.isfinite(ridge) and ridge > 0):
-        raise ValueError(f"ridge must be a positive number, got {ridge}")
-    if order.ndim != 1 or len(order) == 0:
-        raise ValueError(f"ranking must be a list of at least one index, got shape {order.shape}")
-    if order.min() < 0 or order.max() >= len(emb):
-        raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
-    if len(np.unique(order)) < len(order):
-        raise ValueError("ranking names an index twice; each example can be chosen once")
+    order = _checked_ranking(emb, ranking, ridge)
     with _computing(emb, ridge) as emb:
         pool, buckets = greedy.make_pool(emb, np.ones(len(emb)))
-        place = np.empty(len(emb), np.int32)
-        place[np.asarray(pool.index)] = np.arange(len(emb))
-        gains = greedy.replay(pool, jnp.asarray(place[order]), ridge, buckets)
-        return _selection(order, np.asarray(gains))
+        positions = jnp.asarray(_positions(pool)[order])
+        return _selection(order, np.asarray(greedy.replay(pool, positions, ridge, buckets)[1]))
+
+
+def remaining_gains(
+    emb: TokenEmbeddings, ranking: Sequence[int], ridge: float = 1.0
+) -> Float[np.ndarray, "N"]:
+    """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    order = _checked_ranking(emb, ranking, ridge)
+    with _computing(emb, ridge) as emb:
+        pool, buckets = greedy.make_pool(emb, np.ones(len(emb)))
+        place = _positions(pool)
+        root, _ = greedy.replay(pool, jnp.asarray(place[order]), ridge, buckets)
+        gains = np.array(greedy.all_gains(pool, root, buckets))[place]
+    gains[order] = np.inf
+    return gains
 
 
 def budget_in_examples(n: int, n_samples: int | None, fraction: float | None) -> int:
@@ -215,6 +222,28 @@ def _computing(emb: TokenEmbeddings, ridge: float) -> Iterator[TokenEmbeddings]:
 
 def _selection(ranking: np.ndarray, gains: np.ndarray) -> Selection:
     return Selection(ranking, gains, float(np.sum(gains, dtype=np.float64)))
+
+
+def _checked_ranking(emb: TokenEmbeddings, ranking: Sequence[int], ridge: float) -> np.ndarray:
+    _check_ridge(ridge)
+    order = np.asarray(ranking, np.int64)
+    if order.ndim != 1 or len(order) == 0:
+        raise ValueError(f"ranking must be a list of at least one index, got shape {order.shape}")
+    if order.min() < 0 or order.max() >= len(emb):
+        raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+    if len(np.unique(order)) < len(order):
+        raise ValueError("ranking names an index twice; each example can be chosen once")
+    return order
+
+
+def _check_ridge(ridge: float) -> None:
+    if not (np.isfinite(ridge) and ridge > 0):
+        raise ValueError(f"ridge must be a positive number, got {ridge}")
+
+
+def _positions(pool: greedy.Pool) -> np.ndarray:
+    """Place in bucket order of each example of the pool."""
+    return np.argsort(np.asarray(pool.index)).astype(np.int32)
 
 
 def _one_budget(*given: float | None) -> str:

@@ -1,0 +1,189 @@
+"""Texts to token embeddings: length buckets, full batches, one compiled program a bucket."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from fisher_jax.buckets import ladder
+from fisher_jax.data import PoolError, PromptCompletion, Row
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models.load import LanguageModel, load_model
+
+MAX_BUCKETS = 10
+LENGTH_STEP = 4  # padded lengths are multiples of this
+
+Normalize = Literal["rms", "none"]
+
+
+class TokenizedRows(NamedTuple):
+    """Rows as token ids. Of row i the tokens `first[i]:` are predicted and count."""
+
+    ids: list[Int[np.ndarray, "M"]]
+    first: Int[np.ndarray, "N"]
+    n_cut: int
+
+    @property
+    def counted(self) -> Int[np.ndarray, "N"]:
+        """Embeddings a row has; 0 where there is nothing to predict."""
+        lengths = np.asarray([len(ids) for ids in self.ids], np.int64)
+        return np.maximum(lengths - self.first, 0)
+
+    def take(self, rows: np.ndarray) -> "TokenizedRows":
+        """Some of the rows."""
+        return TokenizedRows([self.ids[i] for i in rows], self.first[rows], self.n_cut)
+
+
+def embed(
+    texts: Sequence[str | Mapping[str, str]],
+    model: str | LanguageModel = "smollm2-135m",
+    *,
+    max_length: int | None = None,
+    batch_tokens: int = 4096,
+    dtype: str = "float32",
+    normalize: Normalize = "rms",
+    center: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> TokenEmbeddings:
+    """The pre-logit embeddings of rows of text.
+
+    A row's tokens are what the model's tokenizer gives with its own defaults. Position j counts
+    when it predicts a token of the row, so a row of m tokens has m - 1 embeddings. Prompt and
+    completion are tokenised apart and joined, and only positions that predict a token of the
+    completion count.
+
+    Args:
+        texts: strings, or mappings with `prompt` and `completion` strings.
+        model: a name as `fisher_jax.models.load.load_model` takes it, or a loaded model.
+        max_length: tokens a row may have, longer ones are cut; default the model's context.
+        batch_tokens: tokens of a forward pass, padding included.
+        dtype: "float32" or "bfloat16", for a model given by name.
+        normalize: "rms" divides all by the root mean squared norm of the pool's embeddings.
+        center: subtract the pool's mean embedding first.
+        on_progress: called with the number of rows done.
+
+    Raises:
+        ValueError: a row with nothing to predict, an argument out of range, or no such model.
+    """
+    language_model = load_model(model, dtype) if isinstance(model, str) else model
+    rows = [_as_row(text, i) for i, text in enumerate(texts)]
+    tokenized = tokenize(language_model, rows, max_length)
+    empty = np.flatnonzero(tokenized.counted == 0)
+    if len(rows) == 0 or len(empty):
+        at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
+        raise ValueError(f"texts: {at}")
+    tokens = forward(language_model, tokenized, batch_tokens, on_progress)
+    offsets = np.concatenate([[0], np.cumsum(tokenized.counted)])
+    return TokenEmbeddings(standardize(tokens, normalize, center), offsets)
+
+
+def tokenize(
+    model: LanguageModel, rows: Sequence[Row], max_length: int | None = None
+) -> TokenizedRows:
+    """Token ids of the rows, cut to `max_length` (default: the model's context).
+
+    Raises:
+        ValueError: a max_length that the model can't take.
+    """
+    limit = model.context if max_length is None else max_length
+    if not 2 <= limit <= model.context:
+        raise ValueError(
+            f"max_length must be from 2 to {model.context}, the context of {model.name}, "
+            f"got {limit}"
+        )
+    prompts = [row if isinstance(row, str) else row.prompt for row in rows]
+    completions = [row.completion for row in rows if isinstance(row, PromptCompletion)]
+
+    def encode(texts: list[str], special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        return model.tokenizer(texts, add_special_tokens=special)["input_ids"]
+
+    completion_ids = iter(encode(completions, special=False))
+    ids, first, n_cut = [], [], 0
+    for row, head in zip(rows, encode(prompts, special=True), strict=True):
+        whole = head if isinstance(row, str) else head + next(completion_ids)
+        n_cut += len(whole) > limit
+        ids.append(np.asarray(whole[:limit], np.int32))
+        first.append(1 if isinstance(row, str) else max(1, len(head)))
+    return TokenizedRows(ids, np.asarray(first, np.int64), n_cut)
+
+
+def forward(
+    model: LanguageModel,
+    rows: TokenizedRows,
+    batch_tokens: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "T D"]:
+    """Embeddings of the counted positions of all rows, one after the other.
+
+    A row's last token predicts nothing and is not fed. Rows are sorted into length buckets and
+    padded on the right, where causal attention can't see the padding.
+
+    Raises:
+        ValueError: batch_tokens below 1.
+    """
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    fed = np.asarray([len(ids) - 1 for ids in rows.ids])
+    offsets = np.concatenate([[0], np.cumsum(rows.counted)])
+    tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
+    steps = np.minimum(ladder(fed, MAX_BUCKETS, LENGTH_STEP), model.context)
+    done = 0
+    for length, lower in zip(steps, [0, *steps[:-1]], strict=True):
+        (members,) = np.nonzero((fed > lower) & (fed <= length))
+        n_batches = -(-len(members) // max(1, batch_tokens // int(length)))
+        batch = -(-len(members) // n_batches)  # equal batches: one shape, little padding
+        for begin in range(0, len(members), batch):
+            chosen = members[begin : begin + batch]
+            ids_BxT = np.zeros((batch, length), np.int32)
+            for slot, i in enumerate(chosen):
+                ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
+            hidden_BxTxD = np.asarray(_hidden(model.module, jnp.asarray(ids_BxT)))
+            for slot, i in enumerate(chosen):
+                states = hidden_BxTxD[slot, rows.first[i] - 1 : fed[i]]
+                tokens_TxD[offsets[i] : offsets[i + 1]] = states
+            done += len(chosen)
+            if on_progress is not None:
+                on_progress(done)
+    return tokens_TxD
+
+
+def standardize(
+    tokens_TxD: Float[np.ndarray, "T D"], normalize: Normalize, center: bool
+) -> Float[np.ndarray, "T D"]:
+    """Centre on the mean, then divide by the root mean squared norm; in place.
+
+    Raises:
+        ValueError: an unknown `normalize`.
+    """
+    if normalize not in ("rms", "none"):
+        raise ValueError(f"normalize must be 'rms' or 'none', got {normalize!r}")
+    if center:
+        tokens_TxD -= tokens_TxD.mean(axis=0, dtype=np.float64).astype(tokens_TxD.dtype)
+    if normalize == "rms":
+        scale = np.einsum("td,td->", tokens_TxD, tokens_TxD, dtype=np.float64, casting="safe")
+        if scale > 0:
+            tokens_TxD /= np.sqrt(scale / len(tokens_TxD)).astype(tokens_TxD.dtype)
+    return tokens_TxD
+
+
+@nnx.jit
+def _hidden(module: nnx.Module, ids_BxT: jnp.ndarray) -> jnp.ndarray:
+    return module(ids_BxT).astype(jnp.float32)
+
+
+def _as_row(text: str | Mapping[str, str], i: int) -> Row:
+    if isinstance(text, str):
+        return text
+    try:
+        row = PromptCompletion(text["prompt"], text["completion"])
+    except (KeyError, TypeError):
+        raise PoolError(f"texts: row {i} is neither a string nor a mapping with prompt and "
+                        "completion") from None
+    if not (isinstance(row.prompt, str) and isinstance(row.completion, str)):
+        raise PoolError(f"texts: prompt and completion of row {i} must be strings")
+    return row
