@@ -3,13 +3,12 @@
 import argparse
 import contextlib
 import importlib.metadata
-import json
 import math
-import os
 import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -135,7 +134,7 @@ def _check(args: argparse.Namespace) -> None:
                          f"got {flags}")
     value = getattr(args, given[0])
     flag = "--" + given[0].replace("_", "-")
-    if not (math.isfinite(value) and value > 0) or (given[0] == "fraction" and value > 1):
+    if not value > 0 or (given[0] == "fraction" and value > 1):
         limit = "above 0 and at most 1" if given[0] == "fraction" else "at least 1"
         raise ValueError(f"{flag} must be {limit}, got {value}")
     if not (math.isfinite(args.ridge) and args.ridge > 0):
@@ -153,6 +152,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
+    from fisher_jax.data import nearest_folder
     from fisher_jax.report import FILES
 
     out: Path = args.out
@@ -163,18 +163,25 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for source in (args.pool, args.embeddings):
         if source is not None and source.exists() and out.exists() and out.samefile(source):
             raise ValueError(f"OUT {out} is the pool itself: name another file")
-    existing = [path for path in (out, *(args.report_dir / name for name in FILES))
-                if path.exists() or path.is_symlink()]
-    if any(path.is_dir() for path in existing):
-        raise ValueError(f"{existing[0]} is a folder, not a file: name another output")
-    if existing and not args.overwrite:
-        raise ValueError(f"{existing[0]} exists: name another output or pass --overwrite")
     if args.report_dir.exists() and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
-    nearest = next(p for p in (args.report_dir, *args.report_dir.absolute().parents) if p.exists())
-    for folder in (out.parent, nearest):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ValueError(f"no permission to write into {folder}: choose another place")
+    reports = [args.report_dir / name for name in FILES]
+    for path in (args.pool, args.embeddings, out):
+        if path is not None and path.resolve() in [report.resolve() for report in reports]:
+            raise ValueError(f"the report would replace {path}: name another --report-dir")
+    existing = [path for path in (out, *reports) if path.exists() or path.is_symlink()]
+    for path in existing:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file: name another output")
+    if existing and not args.overwrite:
+        raise ValueError(f"{existing[0]} exists: name another output or pass --overwrite")
+    for folder in (out.parent, nearest_folder(args.report_dir)):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(f"can't write into {folder} ({error.strerror}): choose another "
+                             "place") from None
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -188,16 +195,18 @@ def _run(args: argparse.Namespace) -> None:
         timings[what] = round(time.perf_counter() - begin, 3)
 
     # imported here so that --help and bad arguments answer at once
-    from fisher_jax.data import write_selection
+    from fisher_jax.data import replacing_files, write_selection
     from fisher_jax.report import compare_with_uniform, write_manifest, write_ranking, write_report
     from fisher_jax.selection import budget_in_examples, select
 
     pool = _pool_of_embeddings(args) if args.model is None else _pool_of_text(args, timed)
-    budget: dict[str, Any] = {"token_budget": args.token_budget}
+    budget: dict[str, Any]
     if args.token_budget is None:
-        budget = {"n_samples": budget_in_examples(len(pool.rows), args.n_samples, args.fraction)}
-    total = budget.get("n_samples") or args.token_budget
-    unit = "row" if args.token_budget is None else "token"
+        total, unit = budget_in_examples(len(pool.rows), args.n_samples, args.fraction), "row"
+        budget = {"n_samples": total}
+    else:
+        total, unit = min(args.token_budget, len(pool.emb.tokens)), "token"
+        budget = {"token_budget": float(total)}
     with timed("select"), _progress("selecting", total, unit) as show:
         selection = select(pool.emb, **budget, ridge=args.ridge, on_progress=show)
     with timed("compare"), _progress("uniform draws", 20, "draw") as show:
@@ -214,48 +223,49 @@ def _run(args: argparse.Namespace) -> None:
         "log_det": selection.log_det,
     }
     versions = _versions()
-    args.report_dir.mkdir(parents=True, exist_ok=True)
-    with timed("report"):
-        write_report(
-            args.report_dir,
-            pool.emb,
-            selection,
-            comparison,
-            ridge=args.ridge,
-            preview=_preview(pool),
-            row_of=pool.rows,
-            facts=f"{facts['rows']:,} rows, {facts['tokens']:,} token embeddings of width "
-            f"{pool.emb.dim}; {facts['selected_rows']:,} rows with {facts['selected_tokens']:,} "
-            f"tokens chosen.",
-            notes=pool.notes,
-            settings={k: v for k, v in (options | versions).items() if v is not None},
-        )
-        write_ranking(args.report_dir / "ranking.parquet", pool.rows, selection, pool.emb.lengths)
-    timings["total"] = round(time.perf_counter() - started, 3)
-    write_manifest(
-        args.report_dir / "manifest.json",
-        {
-            "options": options,
-            "result": facts,
-            "notes": pool.notes,
-            "uniform_log_det": {
-                "equal_examples": float(comparison.examples.mean[-1]),
-                "equal_tokens": float(comparison.tokens.mean[-1]),
+    with replacing_files(args.report_dir) as folder:
+        with timed("report"):
+            write_report(
+                folder,
+                pool.emb,
+                selection,
+                comparison,
+                ridge=args.ridge,
+                preview=_preview(pool),
+                row_of=pool.rows,
+                facts=f"{facts['rows']:,} rows, {facts['tokens']:,} token embeddings of width "
+                f"{pool.emb.dim}; {facts['selected_rows']:,} rows with "
+                f"{facts['selected_tokens']:,} tokens chosen.",
+                notes=pool.notes,
+                settings={k: v for k, v in (options | versions).items() if v is not None},
+            )
+            write_ranking(folder / "ranking.parquet", pool.rows, selection, pool.emb.lengths)
+        timings["total"] = round(time.perf_counter() - started, 3)
+        write_manifest(
+            folder / "manifest.json",
+            {
+                "options": options,
+                "result": facts,
+                "notes": pool.notes,
+                "uniform_log_det": {
+                    "equal_examples": float(comparison.examples.mean[-1]),
+                    "equal_tokens": float(comparison.tokens.mean[-1]),
+                },
+                "versions": versions,
+                "seconds": timings,
             },
-            "versions": versions,
-            "seconds": timings,
-        },
-    )
-    write_selection(args.out, pool.file, pool.rows[selection.ranking], selection.gains)
+        )
+        write_selection(args.out, pool.file, pool.rows[selection.ranking], selection.gains)
     print(f"{args.out}: {comparison.headline(selection)}; "
           f"see {args.report_dir / 'report.html'}", file=sys.stderr)
 
 
 def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
-    from fisher_jax.data import read_pool
+    from fisher_jax.data import check_columns_fit, read_pool
 
     with timed("read"):
         file = read_pool(args.pool, args.text_column)
+        check_columns_fit(args.out, file)
 
     import numpy as np
 
@@ -276,8 +286,8 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
                          "them out, or mend them")
     rows = np.flatnonzero(tokenized.counted)
     if len(rows) == 0:
-        raise ValueError(f"{args.pool}: no row has a token to predict; rows need two tokens or "
-                         "more, and a completion")
+        raise ValueError(f"{args.pool}: no row has a token to predict: give rows two tokens or "
+                         "more and a completion, or a larger --max-length")
     kept = tokenized.take(rows)
     notes = []
     if len(empty):
@@ -285,7 +295,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     if tokenized.n_cut:
         limit = args.max_length or model.context
         notes.append(f"{tokenized.n_cut:,} rows were longer than {limit:,} tokens and were cut.")
-    _announce(args, len(rows), int(kept.counted.sum()), model.dim, notes,
+    _announce(args, kept.counted, model.dim, notes,
               forward_flops=2.0 * model.n_parameters * sum(len(ids) for ids in kept.ids))
     with timed("embed"), _progress("embedding", len(rows), "row") as show:
         tokens = forward(model, kept, args.batch_tokens, show)
@@ -306,7 +316,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
 def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
     import numpy as np
 
-    from fisher_jax.data import read_embeddings, read_pool
+    from fisher_jax.data import check_columns_fit, read_embeddings, read_pool
     from fisher_jax.design import TokenEmbeddings
     from fisher_jax.embed import standardize
     from fisher_jax.models.load import file_sha256
@@ -316,7 +326,9 @@ def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
     if file is not None and len(file) != len(emb):
         raise ValueError(f"{args.embeddings} has {len(emb)} examples, {args.pool} has "
                          f"{len(file)} rows: they must be the same rows in the same order")
-    _announce(args, len(emb), len(emb.tokens), emb.dim, [], forward_flops=0.0)
+    if file is not None:
+        check_columns_fit(args.out, file)
+    _announce(args, emb.lengths, emb.dim, [], forward_flops=0.0)
     tokens = standardize(np.array(emb.tokens), args.normalize, args.center)
     facts = {"embeddings": str(args.embeddings), "embeddings_sha256": file_sha256(args.embeddings)}
     if args.pool is not None:
@@ -326,16 +338,19 @@ def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
 
 
 def _announce(
-    args: argparse.Namespace, rows: int, tokens: int, dim: int, notes: list[str],
-    forward_flops: float,
+    args: argparse.Namespace, lengths: Any, dim: int, notes: list[str], forward_flops: float
 ) -> None:
     """One line of what is to come: rows, tokens, memory and estimated time."""
     from fisher_jax.selection import budget_in_examples
 
+    rows, tokens = len(lengths), int(lengths.sum())
     if args.token_budget is None:
         choices = budget_in_examples(rows, args.n_samples, args.fraction)
+    elif args.token_budget < lengths.min():
+        raise ValueError(f"--token-budget {args.token_budget} buys nothing: the shortest row has "
+                         f"{lengths.min()} tokens to learn, pass at least that")
     else:
-        choices = args.token_budget * rows // tokens
+        choices = min(rows, args.token_budget * rows // tokens)
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
     select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
     seconds = 20 + 1.5 * (forward_flops + select_flops) / _flops_per_second()
@@ -375,13 +390,14 @@ def _progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None
 
 
 def _versions() -> dict[str, str]:
-    packages = ("fisher-jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers", "gguf")
+    packages = ("fisher-jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers",
+                "gguf")
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions |= {"python": platform.python_version(), "platform": platform.platform()}
     here = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         top = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], cwd=here, timeout=10,
-                             check=True, capture_output=True, text=True).stdout.split()
+                             check=True, capture_output=True, text=True).stdout.splitlines()
         if Path(top[0]) == here.parent:
             versions["git_commit"] = top[1]
     return versions

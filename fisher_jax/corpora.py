@@ -7,7 +7,8 @@ from pathlib import Path
 from fisher_jax.data import PoolError
 
 _SPEAKER = re.compile(r"^\*\*[^*]+\*\*\s*$", re.MULTILINE)
-_DIRECTION = re.compile(r"_[^_]*_")
+# brackets with or without underscores around them, _italics_ and *italics*
+_DIRECTION = re.compile(r"_*\\?\[[^\]_]*[\]_]_*|_[^_]+_|(?<!\*)\*[^*]+\*(?!\*)")
 _ESCAPE = re.compile(r"\\([\[\]\-*_.])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(['\")]*)\s+(?=['\"(\-]*[A-Z])")
 
@@ -25,10 +26,10 @@ def play_sentences(markdown: str, min_words: int = 5) -> list[str]:
     """Sentences spoken in one play.
 
     The rule: headings, speaker names (a line that is bold and nothing else) and stage
-    directions (everything in italics) are left out. What one speaker says up to the next
-    speaker or heading is joined over verse lines and directions, then split after `.`, `!` or
-    `?` (with closing quotes) where white space and a capital follow. Sentences of fewer than
-    `min_words` words are dropped.
+    directions (everything in italics or brackets) are left out. What one speaker says up to
+    the next speaker or heading is joined over verse lines and directions, then split after `.`,
+    `!` or `?` (with closing quotes) where white space and a capital follow. Sentences of fewer
+    than `min_words` words are dropped.
     """
     text = re.sub(r"^#.*$", "**.**", markdown, flags=re.MULTILINE)  # a heading ends a speech
     sentences = []

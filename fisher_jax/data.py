@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
     if not path.is_file():
         raise PoolError(f"there is no file {path}: --embeddings takes a .safetensors file")
     try:
-        with safe_open(path, framework="flax") as file:
+        with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             if names != {"tokens", "offsets"}:
                 raise PoolError(f"{path} must hold tokens and offsets and nothing else, it holds "
@@ -139,7 +140,8 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
         raise PoolError(f"{path} is not readable as safetensors ({error}): write it with "
                         "safetensors.numpy.save_file") from None
     except ValueError as error:
-        raise PoolError(str(error) if isinstance(error, PoolError) else f"{path}: {error}") from None
+        named = str(error) if isinstance(error, PoolError) else f"{path}: {error}"
+        raise PoolError(named) from None
 
 
 def write_selection(
@@ -172,6 +174,18 @@ def write_selection(
             file.write(f'{line[:-1]}{comma}"{RANK}": {rank}, "{GAIN}": {gain!r}}}\n')
 
 
+def check_columns_fit(out: Path, pool: PoolFile) -> None:
+    """Before any work is done: can the output's format hold the columns of all rows?
+
+    Raises:
+        PoolError: a column that it can't hold.
+    """
+    if out.suffix == ".parquet" and pool.kind == "jsonl":
+        _as_table(pool, range(len(pool)), out)
+    elif out.suffix == ".jsonl" and pool.kind == "parquet":
+        _as_json_lines(pool, range(len(pool)), out)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if all goes well, and goes if not."""
@@ -184,6 +198,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder` if all goes well, and go if not."""
+    name = tempfile.mkdtemp(dir=nearest_folder(folder), prefix=f".{folder.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        yield temporary
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(temporary.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself if it exists, else the nearest one above it that does."""
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
 
 
 def _umask() -> int:
@@ -212,6 +245,7 @@ def _read_lines(path: Path) -> list[str]:
 def _read_parquet(path: Path, text_column: str | None, needs_text: bool) -> PoolFile:
     try:
         table = pq.read_table(path)
+        table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise PoolError(f"{path} is not readable as Parquet ({reason}): write it anew") from None
@@ -263,7 +297,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _as_table(pool: PoolFile | None, order: list[int], out: Path) -> pa.Table:
+def _as_table(pool: PoolFile | None, order: Sequence[int], out: Path) -> pa.Table:
     if pool is None:
         return pa.table({"index": order})
     if isinstance(pool.content, pa.Table):
@@ -271,23 +305,25 @@ def _as_table(pool: PoolFile | None, order: list[int], out: Path) -> pa.Table:
     records = pool.records(order)
     columns = dict.fromkeys(name for record in records for name in record)
     try:
-        return pa.table({name: [record.get(name) for record in records] for name in columns})
-    except (pa.ArrowException, OverflowError) as error:
+        table = pa.table({name: [record.get(name) for record in records] for name in columns})
+        pq.write_table(table.slice(0, 0), pa.BufferOutputStream())  # not every type has a form
+        return table
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise PoolError(f"{out} can't hold {pool.path}'s columns ({error}): write a .jsonl "
                         "instead") from None
 
 
-def _as_json_lines(pool: PoolFile | None, order: list[int], out: Path) -> list[str]:
+def _as_json_lines(pool: PoolFile | None, order: Sequence[int], out: Path) -> list[str]:
     if pool is None:
         return [json.dumps({"index": i}) for i in order]
     if pool.kind == "jsonl":
         return [pool.content[i].strip() for i in order]
     try:
         return [
-            json.dumps(record, ensure_ascii=False, default=_as_json)
+            json.dumps(record, ensure_ascii=False, allow_nan=False, default=_as_json)
             for record in pool.records(order)
         ]
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # bytes, NaN
         raise PoolError(f"{out} can't hold {pool.path}'s columns ({error}): write a .parquet "
                         "instead") from None
 

@@ -34,8 +34,8 @@ class TokenEmbeddings:
             first example concerned.
     """
 
-    tokens: Float[np.ndarray, "T D"]
-    offsets: Int[np.ndarray, "N+1"]
+    tokens: np.ndarray  # checked by hand, so that a mistake is a ValueError that explains itself
+    offsets: np.ndarray
 
     def __post_init__(self) -> None:
         tokens, offsets = np.asarray(self.tokens), np.asarray(self.offsets)

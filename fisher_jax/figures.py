@@ -24,10 +24,13 @@ class UniformDraws(NamedTuple):
 
 
 def uniform_draws(
-    cumulative: list[tuple[np.ndarray, np.ndarray]], points: int = 60
+    cumulative: list[tuple[np.ndarray, np.ndarray]], limit: float = np.inf, points: int = 60
 ) -> UniformDraws:
-    """Curves (budget spent, log det) of several draws, at the budgets that all of them reach."""
-    grid = np.linspace(0, min(spent[-1] for spent, _ in cumulative), points)
+    """Curves (budget spent, log det) of several draws, at the budgets that all of them reach.
+
+    Between two rows of a draw the curve is a straight line; nothing beyond `limit` is shown.
+    """
+    grid = np.linspace(0, min(limit, *(spent[-1] for spent, _ in cumulative)), points)
     curves = np.stack(
         [np.interp(grid, np.append(0, spent), np.append(0, f)) for spent, f in cumulative]
     )

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.buckets import ladder
@@ -18,8 +19,10 @@ from fisher_jax.linalg import HIGHEST, update_root
 CHUNK_ROWS = 128  # token rows evaluated at once: large enough for the matrix unit, small enough
 MAX_BUCKETS = 8  # that few candidates are evaluated in vain
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
+TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
 
 Method = Literal["lazy", "naive"]
+Number = float | int | Array  # a Python number, traced inside jit
 
 
 class Bucket(NamedTuple):
@@ -54,14 +57,6 @@ class State(NamedTuple):
     gains: Float[Array, "K"]
 
 
-class Best(NamedTuple):
-    """The best candidate so far: gain per cost, index in the pool, position in bucket order."""
-
-    key: Float[Array, ""]
-    index: Int[Array, ""]
-    position: Int[Array, ""]
-
-
 def make_pool(emb: TokenEmbeddings, costs: np.ndarray) -> tuple[Pool, tuple[Bucket, ...]]:
     """The pool on the device and its buckets; examples longer than D become D rows."""
     emb = emb.at_most_dim_rows()
@@ -84,16 +79,21 @@ def make_pool(emb: TokenEmbeddings, costs: np.ndarray) -> tuple[Pool, tuple[Buck
     return pool, buckets
 
 
+def first_root(dim: int, ridge: Number, dtype: DTypeLike) -> Float[Array, "D D"]:
+    """W of V = ridge I."""
+    return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / jnp.sqrt(ridge), dtype)
+
+
 @functools.partial(jax.jit, static_argnames=("buckets", "capacity"))
 def start(
-    pool: Pool, ridge: float, budget: float, buckets: tuple[Bucket, ...], capacity: int
+    pool: Pool, ridge: Number, budget: Number, buckets: tuple[Bucket, ...], capacity: int
 ) -> State:
     """Nothing chosen: V = ridge I, and every example's gain evaluated."""
     n, dtype = len(pool.start), pool.tokens.dtype
-    scale = (1 / jnp.sqrt(ridge)).astype(dtype)
+    root = first_root(pool.tokens.shape[1], ridge, dtype)
     return State(
-        root=jnp.eye(pool.tokens.shape[1], dtype=dtype) * scale,
-        bounds=all_gains(pool, scale, buckets),
+        root=root,
+        bounds=all_gains(pool, root[0, 0], buckets),
         stamp=jnp.zeros(n, jnp.int32),
         taken=jnp.zeros(n, bool),
         remaining=jnp.asarray(budget, jnp.float64),
@@ -105,7 +105,7 @@ def start(
 
 @functools.partial(jax.jit, static_argnames=("buckets", "method"))
 def advance(
-    pool: Pool, state: State, until: int, buckets: tuple[Bucket, ...], method: Method
+    pool: Pool, state: State, until: Number, buckets: tuple[Bucket, ...], method: Method
 ) -> State:
     """Choose on, without a word to the host, until `until` are chosen or nothing fits."""
     find = _find_lazy if method == "lazy" else _find_naive
@@ -122,11 +122,12 @@ def advance(
 
 @functools.partial(jax.jit, static_argnames=("buckets",))
 def replay(
-    pool: Pool, positions: Int[Array, "K"], ridge: float, buckets: tuple[Bucket, ...]
+    pool: Pool,
+    root: Float[Array, "D D"],
+    positions: Int[Array, "K"],
+    buckets: tuple[Bucket, ...],
 ) -> tuple[Float[Array, "D D"], Float[Array, "K"]]:
     """The root after a given sequence (positions in bucket order), and its marginal gains."""
-    dtype = pool.tokens.dtype
-    root = jnp.eye(pool.tokens.shape[1], dtype=dtype) * (1 / jnp.sqrt(ridge)).astype(dtype)
 
     def gain_and_update(root, position):
         def branch(bucket: Bucket):
@@ -144,7 +145,7 @@ def replay(
 
 def _rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
     """The embeddings of some examples, padded with rows of zeros to `length`."""
-    offset = jnp.arange(length)
+    offset = jnp.arange(length)[None]
     rows = pool.start[positions][:, None] + offset
     x_BxMxD = pool.tokens.at[rows].get(mode="clip")
     return jnp.where((offset < pool.length[positions][:, None])[..., None], x_BxMxD, 0)
@@ -153,10 +154,7 @@ def _rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "
 def _chunk_gains(
     pool: Pool, root: Float[Array, "..."], positions: Int[Array, "B"], length: int
 ) -> Float[Array, "B"]:
-    """The one gain function of both methods: same shapes, so the same bits for the same rows.
-
-    A scalar root stands for that multiple of the identity.
-    """
+    """The one gain function of both methods. A scalar root stands for that multiple of the identity."""
     x_BxMxD = _rows(pool, positions, length)
     if root.ndim == 0:
         return jax.vmap(whitened_gain)(x_BxMxD * root)
@@ -189,44 +187,36 @@ def _bucket_of(position: Int[Array, ""], buckets: tuple[Bucket, ...]) -> Int[Arr
     return sum((position >= b.start for b in buckets[1:]), start=jnp.zeros((), jnp.int32))
 
 
-def _best_of(
-    keys: Float[Array, "n"], index: Int[Array, "n"], positions: Int[Array, "n"]
-) -> Best:
-    """Largest key; among equal ones the lowest index."""
-    key = jnp.max(keys)
-    tied = jnp.where(keys == key, index, jnp.iinfo(jnp.int32).max)
-    lowest = jnp.min(tied)
-    position = jnp.max(jnp.where(tied == lowest, positions, -1))
-    return Best(key, lowest, position)
+def _pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
+    """Position of the largest key; among those that rounding can't tell apart, lowest index."""
+    tied = keys >= jnp.max(keys) * (1 - TIE[keys.dtype.name])
+    return jnp.argmin(jnp.where(tied, pool.index, len(keys))).astype(jnp.int32)
 
 
 def _find_naive(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
     """Algorithm 1: evaluate every candidate."""
     gains = all_gains(pool, state.root, buckets)
     keys = jnp.where(_is_open(pool, state), gains / pool.cost.astype(gains.dtype), -jnp.inf)
-    best = _best_of(keys, pool.index, jnp.arange(len(keys), dtype=jnp.int32))
-    return state._replace(bounds=gains), best.position
+    return state._replace(bounds=gains), _pick(pool, keys)
 
 
 def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
     """Algorithm 2: gains only fall, so an old gain is a bound; evaluate while one is in reach.
 
-    Evaluated are all candidates whose bound reaches the best evaluated gain (less a slack for
-    rounding), and those whose bound equals it and whose index is lower, a batch of one bucket at
-    a time. So the choice is Algorithm 1's, ties included.
+    Evaluated are all candidates whose bound reaches the best gain evaluated before this choice,
+    less a slack for rounding, a batch of one bucket at a time. A bound that equals the best gain
+    counts too if its index is lower. So the choice is Algorithm 1's, ties included.
     """
     n, dtype = len(pool.start), state.bounds.dtype
-    everyone = jnp.arange(n, dtype=jnp.int32)
     cost = pool.cost.astype(dtype)
     is_open = _is_open(pool, state)
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(b.batch for b in buckets)
 
-    def in_reach(bounds, stamp, best: Best) -> Float[Array, "N"]:
+    def in_reach(bounds, stamp, best, index) -> Float[Array, "N"]:
         """Keys of the candidates to evaluate, -inf for the others."""
         keys = bounds / cost
-        tied = keys == best.key
-        near = (keys >= best.key * reach) & ~tied | tied & (pool.index < best.index)
+        near = (keys >= best * reach) & ((keys != best) | (pool.index < index))
         return jnp.where(is_open & (stamp != state.count) & near, keys, -jnp.inf)
 
     def branch(bucket: Bucket):
@@ -242,24 +232,29 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         return evaluate
 
     def body(carry):
-        bounds, stamp, best, keys = carry
+        bounds, stamp, best, index, keys = carry
         tops = jnp.stack([jnp.max(keys[b.start : b.stop]) for b in buckets])
         positions, gains = jax.lax.switch(jnp.argmax(tops), [branch(b) for b in buckets], keys)
         bounds = bounds.at[positions].set(gains, mode="drop")
         stamp = stamp.at[positions].set(state.count, mode="drop")
         inside = jnp.minimum(positions, n - 1)
         ratios = jnp.where(positions < n, gains / cost[inside], -jnp.inf)
-        found = _best_of(ratios, pool.index[inside], inside)
-        better = (found.key > best.key) | (found.key == best.key) & (found.index < best.index)
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
-        return bounds, stamp, best, in_reach(bounds, stamp, best)
+        before, best = best, jnp.maximum(best, jnp.max(ratios))
+        index = jnp.minimum(
+            jnp.where(before == best, index, n),
+            jnp.min(jnp.where(ratios == best, pool.index[inside], n)),
+        )
+        return bounds, stamp, best, index, in_reach(bounds, stamp, best, index)
 
-    fresh = is_open & (state.stamp == state.count)
-    best = _best_of(jnp.where(fresh, state.bounds / cost, -jnp.inf), pool.index, everyone)
-    carry = (state.bounds, state.stamp, best, in_reach(state.bounds, state.stamp, best))
+    def fresh_keys(bounds, stamp):
+        return jnp.where(is_open & (stamp == state.count), bounds / cost, -jnp.inf)
+
+    best = jnp.max(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
+    index = jnp.full((), n, jnp.int32)
+    carry = (state.bounds, state.stamp, best, index, in_reach(*state[1:3], best, index))
     carry = jax.lax.while_loop(lambda c: jnp.max(c[-1]) > -jnp.inf, body, carry)
-    bounds, stamp, best, _ = carry
-    return state._replace(bounds=bounds, stamp=stamp), best.position
+    bounds, stamp, *_ = carry
+    return state._replace(bounds=bounds, stamp=stamp), _pick(pool, fresh_keys(bounds, stamp))
 
 
 def _choose(

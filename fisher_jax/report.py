@@ -47,27 +47,27 @@ class Comparison:
 def compare_with_uniform(
     emb: TokenEmbeddings,
     selection: Selection,
-    ridge: float,
+    ridge: float | int,
     seed: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> Comparison:
     """log det of `N_DRAWS` uniform draws, as long in examples or in tokens as the selection."""
     rng = np.random.default_rng(seed)
-    n_examples, budget = len(selection.ranking), emb.lengths[selection.ranking].sum()
+    n_examples, budget = len(selection.ranking), float(emb.lengths[selection.ranking].sum())
     orders = [rng.permutation(len(emb)) for _ in range(N_DRAWS)]
     spent = [np.cumsum(emb.lengths[order]) for order in orders]
-    n_tokens = [max(1, int(np.searchsorted(s, budget, side="right"))) for s in spent]
+    n_tokens = [int(np.searchsorted(s, budget)) + 1 for s in spent]  # the last row reaches it
     longest = max(n_examples, *n_tokens)  # one length for all draws: compiled once
     by_examples, by_tokens = [], []
     for draw in range(N_DRAWS):
-        gains = evaluate(emb, orders[draw][:longest], ridge).gains
+        gains = evaluate(emb, orders[draw][:longest].tolist(), ridge).gains
         log_det = np.cumsum(gains, dtype=np.float64)
         by_examples.append((np.arange(1.0, n_examples + 1), log_det[:n_examples]))
         k = n_tokens[draw]
         by_tokens.append((spent[draw][:k].astype(np.float64), log_det[:k]))
         if on_progress is not None:
             on_progress(draw + 1)
-    return Comparison(figures.uniform_draws(by_examples), figures.uniform_draws(by_tokens))
+    return Comparison(figures.uniform_draws(by_examples), figures.uniform_draws(by_tokens, budget))
 
 
 def write_ranking(path: Path, rows: np.ndarray, selection: Selection, tokens: np.ndarray) -> None:
@@ -96,7 +96,7 @@ def write_report(
     selection: Selection,
     comparison: Comparison,
     *,
-    ridge: float,
+    ridge: float | int,
     preview: Callable[[int], str],
     row_of: np.ndarray,
     facts: str,
@@ -148,7 +148,7 @@ def write_report(
             for order, (i, gain) in enumerate(zip(examples, gains, strict=True))
         ]
 
-    left = remaining_gains(emb, selection.ranking, ridge)
+    left = remaining_gains(emb, selection.ranking.tolist(), ridge)
     least = np.argsort(left, kind="stable")[: min(10, int(np.isfinite(left).sum()))]
     tables = [
         {

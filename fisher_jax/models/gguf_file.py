@@ -106,7 +106,8 @@ class GGUFFile:
         if self.architecture != "llama":
             raise ModelError(f"{self.path}: architecture {self.architecture!r} is not supported, "
                              "only llama and gpt2 are")
-        scaling = self.field("llama.rope.scaling.type", "none")
+        scaling = self.field("llama.rope.scaling.type", "linear")  # llama.cpp's default
+        factor = self.field("llama.rope.scaling.factor", 1.0) or 1.0
         if scaling not in ("none", "linear") or "rope_freqs.weight" in tensors:
             kind = "llama3" if scaling in ("none", "linear") else scaling
             raise ModelError(f"{self.path}: RoPE scaling {kind!r} of a GGUF is not supported; "
@@ -120,7 +121,7 @@ class GGUFFile:
             head_dim=head_dim,
             norm_eps=self.field("llama.attention.layer_norm_rms_epsilon"),
             rope_theta=self.field("llama.rope.freq_base", 10000.0),
-            rope_scaling=self.field("llama.rope.scaling.factor", 1.0),
+            rope_scaling=factor if scaling == "linear" else 1.0,
             attention_bias="blk.0.attn_q.bias" in tensors,
         )
 
@@ -169,8 +170,8 @@ class GGUFFile:
             for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
             if (i := self.field(f"tokenizer.ggml.{key}_token_id", None)) is not None
         }
-        if self.field("tokenizer.ggml.add_bos_token", False):
-            bos = named["bos_token"]
+        if self.field("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default
+            bos = tokens[self.field("tokenizer.ggml.bos_token_id")]
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=[bos, "$A"], special_tokens=[(bos, vocab[bos])]
             )

@@ -76,5 +76,5 @@ class GPT2(nnx.Module):
     def __call__(self, ids_BxT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Hidden states after the final norm: position t predicts token t + 1."""
         positions = jnp.arange(ids_BxT.shape[1])
-        x_BxTxD = self.embedding(ids_BxT) + self.position(positions)
+        x_BxTxD = self.embedding(ids_BxT) + self.position(positions)[None]
         return self.norm(apply_stack(self.layers, x_BxTxD))

@@ -101,7 +101,8 @@ def _weight_files(folder: Path) -> list[Path]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{index} is broken ({_one_line(error)}): download it anew") from None
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        inside = isinstance(name, str) and Path(name).name == name
+        if not inside or not (folder / name).is_file():
             raise ModelError(f"{index} names {name!r}, which is no file of that folder: "
                              "download the missing part")
     return [folder / name for name in names]

@@ -28,6 +28,7 @@ def apply_stack(layers: nnx.Module, x_BxTxD: Array, *args: Array) -> Array:
     return jax.lax.scan(step, x_BxTxD, state)[0]
 
 
+@jax.default_matmul_precision("highest")
 def causal_attention(
     q_BxTxHxE: Float[Array, "B T H E"],
     k_BxTxGxE: Float[Array, "B T G E"],

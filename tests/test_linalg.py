@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references import log_det
+
+from fisher_jax.design import information_gain
+from fisher_jax.linalg import log_det_identity_plus, update_root
+
+pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6, 1e-3, 0.03, 0.3, 1.0, 1e3])
+def test_log_det_identity_plus_is_accurate_at_every_scale(dtype, size, scale):
+    y = np.random.default_rng(0).standard_normal((size, 80))
+    gram = (scale / 80 * (y @ y.T)).astype(dtype)
+    expected = np.sum(np.log1p(np.maximum(np.linalg.eigvalsh(gram.astype(np.float64)), 0)))
+    with jax.enable_x64(True):
+        got = float(log_det_identity_plus(jnp.asarray(gram)))
+    assert got == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
+    assert got >= 0
+
+
+def test_a_tiny_gain_is_not_lost_to_rounding():
+    x = jnp.full((3, 4), 1e-6, jnp.float32)
+    assert float(information_gain(x, jnp.eye(4))) == pytest.approx(12e-12, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("m", "d"), [(1, 1), (1, 9), (5, 9), (9, 9), (20, 9)])
+def test_update_root_is_the_square_root_of_the_new_inverse(dtype, m, d):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((m, d))
+    before = np.eye(d) * 0.5 + 0.1
+    root = np.linalg.cholesky(np.linalg.inv(before))
+    with jax.enable_x64(True):
+        root_after = update_root(jnp.asarray(root, dtype), jnp.asarray(x @ root, dtype))
+    expected = np.linalg.inv(before + x.T @ x)
+    np.testing.assert_allclose(
+        np.asarray(root_after @ root_after.T), expected, atol=TOLERANCE[dtype] * 10
+    )
+
+
+@pytest.mark.parametrize(("m", "d"), [(1, 3), (4, 4), (9, 3)])
+def test_information_gain_is_the_difference_of_log_determinants(m, d):
+    rng = np.random.default_rng(2)
+    x, prior = rng.standard_normal((m, d)), rng.standard_normal((5, d))
+    v = np.eye(d) + prior.T @ prior
+    with jax.enable_x64(True):
+        root = jnp.asarray(np.linalg.cholesky(np.linalg.inv(v)))
+        got = float(information_gain(jnp.asarray(x), root))
+        padded = np.concatenate([x, np.zeros((3, d))])
+        assert float(information_gain(jnp.asarray(padded), root)) == pytest.approx(got, rel=1e-12)
+    assert got == pytest.approx(log_det(v + x.T @ x) - log_det(v), rel=1e-10)
+
+
+def test_gain_is_monotone_in_rows():
+    x = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
+    gains = [float(information_gain(jnp.asarray(x[:k]), jnp.eye(4))) for k in range(1, 7)]
+    assert all(a < b for a, b in zip(gains, gains[1:], strict=False))

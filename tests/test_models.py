@@ -1,0 +1,251 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fisher_jax.corpora import shakespeare
+from fisher_jax.models import layers
+from fisher_jax.models.gpt2 import GPT2, GPT2Config
+from fisher_jax.models.huggingface import load_folder
+from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
+from fisher_jax.models.load import SMOLLM2, SMOLLM2_SHA256, load_model
+
+VOCAB = 97
+LLAMA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 0.03,
+    "tie_word_embeddings": True,
+    "attn_implementation": "eager",
+}
+LLAMA_VARIANTS = {
+    "tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "multi-head": {"num_key_value_heads": 4},
+    "one key head": {"num_key_value_heads": 1},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "wide heads": {"head_dim": 16},
+    "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+    "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    "llama3": {
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+}
+GPT2_SIZES = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "layer_norm_epsilon": 0.03,
+    "attn_implementation": "eager",
+}
+GPT2_VARIANTS = {
+    "tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "n_inner": {"n_inner": 40},
+}
+MODELS = {
+    "llama": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, 64)),
+    "llama3": (
+        Llama,
+        LlamaConfig(VOCAB, 32, 2, 4, 4, 8, 48, 64, rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 16)),
+    ),
+    "gpt2": (GPT2, GPT2Config(VOCAB, 32, 2, 4, 48, 64)),
+}
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request):
+    return random_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load_model(SMOLLM2)
+
+
+def random_model(name, dtype=jnp.float32):
+    family, config = MODELS[name]
+    graph, state = nnx.split(nnx.eval_shape(lambda: family(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), dtype), state)
+    return nnx.merge(graph, weights)
+
+
+def random_ids(n_rows, length):
+    return np.random.default_rng(0).integers(VOCAB, size=(n_rows, length), dtype=np.int32)
+
+
+def forward(model, ids_BxT):
+    """Traced anew at every call, as a patched LONG_QUERIES needs."""
+    return np.asarray(nnx.jit(lambda model, ids: model(ids))(model, jnp.asarray(ids_BxT)))
+
+
+def save_random_reference(reference, folder):
+    """Weights far from their initialisation, so that every one of them matters."""
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    reference.eval().save_pretrained(folder)
+    assert (folder / "model.safetensors").is_file()
+
+
+def assert_same_logits(model, reference, ids_BxT, mask_BxT=True):
+    """Within 1e-4 of the logits' standard deviation."""
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        expected_BxTxL = reference(torch.tensor(ids_BxT).long()).logits.numpy()
+    hidden_BxTxD = forward(model, ids_BxT)
+    logits_BxTxL = hidden_BxTxD @ np.asarray(model.head).T
+    assert logits_BxTxL.dtype == np.float32
+    atol = 1e-4 * expected_BxTxL.std()
+    real = np.broadcast_to(np.asarray(mask_BxT, bool), ids_BxT.shape)
+    np.testing.assert_allclose(logits_BxTxL[real], expected_BxTxL[real], rtol=0, atol=atol)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("variant", LLAMA_VARIANTS)
+def test_llama_logits_match_pytorch(tmp_path, variant):
+    pytest.importorskip("torch")
+    from transformers import LlamaConfig as ReferenceConfig
+    from transformers import LlamaForCausalLM
+
+    reference = LlamaForCausalLM(ReferenceConfig(**LLAMA | LLAMA_VARIANTS[variant]))
+    save_random_reference(reference, tmp_path)
+    model, _ = load_folder(tmp_path, jnp.float32)
+    assert model.config.tied == (variant != "untied")
+    assert_same_logits(model, reference, random_ids(2, 160))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("variant", GPT2_VARIANTS)
+def test_gpt2_logits_match_pytorch(tmp_path, variant):
+    pytest.importorskip("torch")
+    from transformers import GPT2Config as ReferenceConfig
+    from transformers import GPT2LMHeadModel
+
+    reference = GPT2LMHeadModel(ReferenceConfig(**GPT2_SIZES | GPT2_VARIANTS[variant]))
+    save_random_reference(reference, tmp_path)
+    model, _ = load_folder(tmp_path, jnp.float32)
+    assert model.config.tied == (variant != "untied")
+    assert_same_logits(model, reference, random_ids(2, 64))  # the whole context
+
+
+@pytest.mark.parity
+def test_smollm2_logits_match_pytorch(smollm2):
+    pytest.importorskip("torch")
+    pytest.importorskip("accelerate")  # transformers reads a GGUF through it
+    from transformers import AutoModelForCausalLM
+
+    from fisher_jax.models.load import _smollm2_file
+
+    path = _smollm2_file()
+    reference = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
+    sentences = [row["text"] for row in shakespeare()[:40000:10000]]
+    rows = smollm2.tokenizer(sentences, padding=True, return_tensors="np")
+    assert_same_logits(smollm2.module, reference, rows["input_ids"], rows["attention_mask"])
+
+
+def test_smollm2_is_the_recorded_model(smollm2):
+    assert smollm2.weights_sha256 == SMOLLM2_SHA256
+    assert (smollm2.dim, smollm2.context, smollm2.n_parameters) == (576, 8192, 134_515_008)
+
+
+def test_smollm2_continues_a_sentence(smollm2):
+    ids = smollm2.tokenizer("To be, or not to")["input_ids"]
+    logits = np.asarray(smollm2.module.head) @ forward(smollm2.module, [ids])[0, -1]
+    assert smollm2.tokenizer.decode([logits.argmax()]) == " be"
+
+
+def test_padding_on_the_right_changes_no_real_position(model):
+    ids = random_ids(2, 9)
+    padded = np.zeros((3, 16), np.int32)
+    padded[:2, :9] = ids
+    actual = forward(model, padded)[:2, :9]
+    np.testing.assert_allclose(actual, forward(model, ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("long_queries", [1024, 4])
+def test_a_token_changes_no_state_before_it(model, monkeypatch, long_queries):
+    monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
+    ids = random_ids(1, 12)
+    changed = ids.copy()
+    changed[0, 7] = (ids[0, 7] + 1) % VOCAB
+    run = nnx.jit(lambda model, ids: model(ids))
+    before, after = np.asarray(run(model, ids)), np.asarray(run(model, changed))
+    np.testing.assert_array_equal(after[:, :7], before[:, :7])
+    assert (np.abs(after - before)[0, 7:].max(axis=-1) > 1e-4).all()  # and every state after it
+
+
+@pytest.mark.parametrize("length", [5, 12])
+def test_attention_block_by_block_equals_attention_at_once(monkeypatch, length):
+    rng = np.random.default_rng(0)
+    q_BxTxHxE, k_BxTxGxE, v_BxTxGxE = (
+        jnp.asarray(rng.normal(size=(2, length, heads, 8)), jnp.float32) for heads in (4, 2, 2)
+    )
+
+    def attend():
+        return jax.jit(lambda *args: layers.causal_attention(*args))(
+            q_BxTxHxE, k_BxTxGxE, v_BxTxGxE
+        )
+
+    at_once = attend()
+    monkeypatch.setattr(layers, "LONG_QUERIES", 4)
+    np.testing.assert_allclose(attend(), at_once, rtol=0, atol=1e-5)
+
+
+def test_long_texts_equal_the_short_path(model, monkeypatch):
+    ids = random_ids(2, 11)
+    short = forward(model, ids)
+    monkeypatch.setattr(layers, "LONG_QUERIES", 4)
+    np.testing.assert_allclose(forward(model, ids), short, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_is_close_to_float32(name):
+    ids = random_ids(2, 16)
+    expected = forward(random_model(name), ids)
+    hidden = forward(random_model(name, jnp.bfloat16), ids)
+    assert hidden.dtype == jnp.bfloat16
+    difference = np.linalg.norm(hidden.astype(np.float32) - expected)
+    assert difference < 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("long_queries", [1024, 4])
+def test_forward_pass_is_exported_for_all_platforms(model, monkeypatch, long_queries):
+    monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
+    graph, state = nnx.split(model)
+    ids = jnp.asarray(random_ids(2, 10))
+    platforms = ["cpu", "cuda", "tpu"]
+    function = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids))
+    exported = jax.export.export(function, platforms=platforms)(state, ids)
+    assert exported.platforms == tuple(platforms)
+    np.testing.assert_allclose(exported.call(state, ids), function(state, ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("long_queries", [1024, 4])
+def test_every_matrix_product_has_full_precision(model, monkeypatch, long_queries):
+    monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
+    graph, state = nnx.split(model)
+    function = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids))
+    lowered = function.lower(state, jnp.asarray(random_ids(2, 10))).as_text()
+    products = [line for line in lowered.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) >= 6
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
