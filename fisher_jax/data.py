@@ -45,8 +45,8 @@ class PoolFile:
 
     path: Path
     kind: str
-    content: list[str] | pa.Table
-    rows: list[Row] | None
+    content: Any
+    rows: Sequence[Row] | None
 
     def __len__(self) -> int:
         return len(self.content)
@@ -114,8 +114,10 @@ def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = 
             columns = columns or _text_columns(record, text_column, where)
             missing = [column for column in columns if column not in record]
             if missing:
-                raise PoolError(f"{where} has no column {missing[0]!r}, it has "
-                                f"{', '.join(map(repr, record)) or 'none'}: see --text-column")
+                raise PoolError(
+                    f"{where} has no column {missing[0]!r}, it has "
+                    f"{', '.join(map(repr, record)) or 'none'}: see --text-column"
+                )
             rows.append(_row([record[column] for column in columns], columns, where))
     return PoolFile(path, kind, lines, rows if needs_text else None)
 
@@ -132,13 +134,17 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             if names != {"tokens", "offsets"}:
-                raise PoolError(f"{path} must hold tokens and offsets and nothing else, it holds "
-                                f"{', '.join(sorted(names)) or 'nothing'}")
+                raise PoolError(
+                    f"{path} must hold tokens and offsets and nothing else, it holds "
+                    f"{', '.join(sorted(names)) or 'nothing'}"
+                )
             tokens, offsets = (np.asarray(file.get_tensor(n)) for n in ("tokens", "offsets"))
         return TokenEmbeddings(tokens, offsets)
     except (SafetensorError, OSError) as error:
-        raise PoolError(f"{path} is not readable as safetensors ({error}): write it with "
-                        "safetensors.numpy.save_file") from None
+        raise PoolError(
+            f"{path} is not readable as safetensors ({error}): write it with "
+            "safetensors.numpy.save_file"
+        ) from None
     except ValueError as error:
         named = str(error) if isinstance(error, PoolError) else f"{path}: {error}"
         raise PoolError(named) from None
@@ -234,8 +240,10 @@ def _read_lines(path: Path) -> list[str]:
         try:
             text = line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise PoolError(f"{path}, line {number} is not UTF-8 text ({error.reason}): "
-                            "is this a binary file? Convert it to UTF-8") from None
+            raise PoolError(
+                f"{path}, line {number} is not UTF-8 text ({error.reason}): "
+                "is this a binary file? Convert it to UTF-8"
+            ) from None
         if "\0" in text:
             raise PoolError(f"{path}, line {number} holds a zero byte: is this a binary file?")
         lines.append(text)
@@ -273,9 +281,11 @@ def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -
     else:
         columns = ("text",)
     if columns[0] not in record:
-        raise PoolError(f"{where} has no column {columns[0]!r}, it has "
-                        f"{', '.join(map(repr, record)) or 'none'}: name the text's with "
-                        "--text-column")
+        raise PoolError(
+            f"{where} has no column {columns[0]!r}, it has "
+            f"{', '.join(map(repr, record)) or 'none'}: name the text's with "
+            "--text-column"
+        )
     return columns
 
 
@@ -283,13 +293,17 @@ def _row(values: list[Any], columns: tuple[str, ...], where: str) -> Row:
     for value, column in zip(values, columns, strict=True):
         if not isinstance(value, str):
             got = "null" if value is None else f"a {type(value).__name__}"
-            raise PoolError(f"{where}: column {column!r} holds {got}, not a string: mend or "
-                            "remove the row, or name another with --text-column")
+            raise PoolError(
+                f"{where}: column {column!r} holds {got}, not a string: mend or "
+                "remove the row, or name another with --text-column"
+            )
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise PoolError(f"{where}: column {column!r} holds half a character (a lone "
-                            "surrogate): mend or remove the row") from None
+            raise PoolError(
+                f"{where}: column {column!r} holds half a character (a lone "
+                "surrogate): mend or remove the row"
+            ) from None
     return values[0] if len(columns) == 1 else PromptCompletion(*values)
 
 
@@ -309,8 +323,9 @@ def _as_table(pool: PoolFile | None, order: Sequence[int], out: Path) -> pa.Tabl
         pq.write_table(table.slice(0, 0), pa.BufferOutputStream())  # not every type has a form
         return table
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise PoolError(f"{out} can't hold {pool.path}'s columns ({error}): write a .jsonl "
-                        "instead") from None
+        raise PoolError(
+            f"{out} can't hold {pool.path}'s columns ({error}): write a .jsonl instead"
+        ) from None
 
 
 def _as_json_lines(pool: PoolFile | None, order: Sequence[int], out: Path) -> list[str]:
@@ -324,8 +339,9 @@ def _as_json_lines(pool: PoolFile | None, order: Sequence[int], out: Path) -> li
             for record in pool.records(order)
         ]
     except (TypeError, ValueError) as error:  # bytes, NaN
-        raise PoolError(f"{out} can't hold {pool.path}'s columns ({error}): write a .parquet "
-                        "instead") from None
+        raise PoolError(
+            f"{out} can't hold {pool.path}'s columns ({error}): write a .parquet instead"
+        ) from None
 
 
 def _as_json(value: Any) -> str:

@@ -107,9 +107,7 @@ class TokenEmbeddings:
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)
-        squares = [
-            np.vdot(part, part) for part in np.array_split(flat, len(flat) // (1 << 20) + 1)
-        ]
+        squares = [np.vdot(part, part) for part in np.array_split(flat, len(flat) // (1 << 20) + 1)]
         return float(np.sum(np.asarray(squares, np.float64))) / len(self.tokens)
 
     def at_most_dim_rows(self) -> "TokenEmbeddings":

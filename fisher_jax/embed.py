@@ -182,8 +182,9 @@ def _as_row(text: str | Mapping[str, str], i: int) -> Row:
     try:
         row = PromptCompletion(text["prompt"], text["completion"])
     except (KeyError, TypeError):
-        raise PoolError(f"texts: row {i} is neither a string nor a mapping with prompt and "
-                        "completion") from None
+        raise PoolError(
+            f"texts: row {i} is neither a string nor a mapping with prompt and completion"
+        ) from None
     if not (isinstance(row.prompt, str) and isinstance(row.completion, str)):
         raise PoolError(f"texts: prompt and completion of row {i} must be strings")
     return row

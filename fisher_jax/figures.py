@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -72,19 +73,22 @@ def length_histogram(
     figure, axes = _axes("tokens of a row", "share of rows")
     top = int(np.quantile(pool, 0.995)) + 1
     bins = np.linspace(0, max(top, 2), min(40, max(top, 2)) + 1)
-    for lengths, label, style in (
-        (pool, "pool", {"color": _LIGHT}),
-        (chosen, selector, {"histtype": "step", "color": _DARK, "linewidth": 1.8}),
-    ):
+    edges = bins.tolist()
+    for lengths, label in ((pool, "pool"), (chosen, selector)):
+        share = np.full(len(lengths), 1 / len(lengths))
         clipped = np.minimum(lengths, bins[-1])
-        axes.hist(clipped, bins, weights=np.full(len(lengths), 1 / len(lengths)), label=label,
-                  **style)
+        if label == "pool":
+            axes.hist(clipped, edges, weights=share, label=label, color=_LIGHT)
+        else:
+            axes.hist(
+                clipped, edges, weights=share, label=label, histtype="step", color=_DARK, lw=1.8
+            )
     axes.legend(frameon=False)
     axes.set_title("Lengths")
     return figure
 
 
-def _axes(x: str, y: str) -> tuple[Figure, plt.Axes]:
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -35,12 +35,12 @@ class Bucket(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """A pool on the device. Examples stand in bucket order, `index` is their place in the pool."""
+    """A pool on the device, examples in bucket order; `original` is their place in the pool."""
 
     tokens: Float[Array, "T D"]
     start: Int[Array, "N"]
     length: Int[Array, "N"]
-    index: Int[Array, "N"]
+    original: Int[Array, "N"]
     cost: Float[Array, "N"]
 
 
@@ -52,7 +52,7 @@ class State(NamedTuple):
     stamp: Int[Array, "N"]
     taken: Bool[Array, "N"]
     remaining: Float[Array, ""]
-    count: Int[Array, ""]
+    chosen: Int[Array, ""]
     ranking: Int[Array, "K"]
     gains: Float[Array, "K"]
 
@@ -73,7 +73,7 @@ def make_pool(emb: TokenEmbeddings, costs: np.ndarray) -> tuple[Pool, tuple[Buck
         tokens=jnp.asarray(emb.tokens),
         start=jnp.asarray(emb.offsets[:-1][order]),
         length=jnp.asarray(lengths[order], jnp.int32),
-        index=jnp.asarray(order, jnp.int32),
+        original=jnp.asarray(order, jnp.int32),
         cost=jnp.asarray(costs[order], jnp.float64),
     )
     return pool, buckets
@@ -97,7 +97,7 @@ def start(
         stamp=jnp.zeros(n, jnp.int32),
         taken=jnp.zeros(n, bool),
         remaining=jnp.asarray(budget, jnp.float64),
-        count=jnp.zeros((), jnp.int32),
+        chosen=jnp.zeros((), jnp.int32),
         ranking=jnp.full(capacity, -1, jnp.int32),
         gains=jnp.zeros(capacity, dtype),
     )
@@ -115,7 +115,7 @@ def advance(
         return _choose(pool, state, position, buckets)
 
     def goes_on(state: State) -> Bool[Array, ""]:
-        return (state.count < until) & jnp.any(_is_open(pool, state))
+        return (state.chosen < until) & jnp.any(_is_open(pool, state))
 
     return jax.lax.while_loop(goes_on, body, state)
 
@@ -190,7 +190,7 @@ def _bucket_of(position: Int[Array, ""], buckets: tuple[Bucket, ...]) -> Int[Arr
 def _pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
     """Position of the largest key; among those that rounding can't tell apart, lowest index."""
     tied = keys >= jnp.max(keys) * (1 - TIE[keys.dtype.name])
-    return jnp.argmin(jnp.where(tied, pool.index, len(keys))).astype(jnp.int32)
+    return jnp.argmin(jnp.where(tied, pool.original, len(keys))).astype(jnp.int32)
 
 
 def _find_naive(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
@@ -216,8 +216,8 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
     def in_reach(bounds, stamp, best, index) -> Float[Array, "N"]:
         """Keys of the candidates to evaluate, -inf for the others."""
         keys = bounds / cost
-        near = (keys >= best * reach) & ((keys != best) | (pool.index < index))
-        return jnp.where(is_open & (stamp != state.count) & near, keys, -jnp.inf)
+        near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
+        return jnp.where(is_open & (stamp != state.chosen) & near, keys, -jnp.inf)
 
     def branch(bucket: Bucket):
         pad = (0, width - bucket.batch)
@@ -236,18 +236,18 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         tops = jnp.stack([jnp.max(keys[b.start : b.stop]) for b in buckets])
         positions, gains = jax.lax.switch(jnp.argmax(tops), [branch(b) for b in buckets], keys)
         bounds = bounds.at[positions].set(gains, mode="drop")
-        stamp = stamp.at[positions].set(state.count, mode="drop")
+        stamp = stamp.at[positions].set(state.chosen, mode="drop")
         inside = jnp.minimum(positions, n - 1)
         ratios = jnp.where(positions < n, gains / cost[inside], -jnp.inf)
         before, best = best, jnp.maximum(best, jnp.max(ratios))
         index = jnp.minimum(
             jnp.where(before == best, index, n),
-            jnp.min(jnp.where(ratios == best, pool.index[inside], n)),
+            jnp.min(jnp.where(ratios == best, pool.original[inside], n)),
         )
         return bounds, stamp, best, index, in_reach(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
-        return jnp.where(is_open & (stamp == state.count), bounds / cost, -jnp.inf)
+        return jnp.where(is_open & (stamp == state.chosen), bounds / cost, -jnp.inf)
 
     best = jnp.max(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
     index = jnp.full((), n, jnp.int32)
@@ -268,10 +268,12 @@ def _choose(
         return update
 
     return state._replace(
-        root=jax.lax.switch(_bucket_of(position, buckets), [branch(b) for b in buckets], state.root),
+        root=jax.lax.switch(
+            _bucket_of(position, buckets), [branch(b) for b in buckets], state.root
+        ),
         taken=state.taken.at[position].set(True),
         remaining=state.remaining - pool.cost[position],
-        count=state.count + 1,
-        ranking=state.ranking.at[state.count].set(pool.index[position]),
-        gains=state.gains.at[state.count].set(state.bounds[position]),
+        chosen=state.chosen + 1,
+        ranking=state.ranking.at[state.chosen].set(pool.original[position]),
+        gains=state.gains.at[state.chosen].set(state.bounds[position]),
     )

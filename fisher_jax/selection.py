@@ -99,19 +99,23 @@ def select(
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, buckets, method)
-            count = int(state.count)
+            count = int(state.chosen)
             if on_progress is not None:
                 on_progress(count if token_budget is None else int(budget - state.remaining))
             if count < until:
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
-                state = state._replace(root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge))
+                state = state._replace(
+                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge)
+                )
                 refreshed = count
         ranking = np.asarray(state.ranking[:count], np.int64)
         return _selection(ranking, np.asarray(state.gains[:count]))
 
 
-def evaluate(emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0) -> Selection:
+def evaluate(
+    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+) -> Selection:
     """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
 
     Raises:
@@ -147,6 +151,7 @@ def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | No
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
         return max(1, math.floor(fraction * n + 0.5))
+    assert n_samples is not None  # exactly one of the two is given
     if n_samples != int(n_samples) or not 1 <= n_samples <= n:
         raise ValueError(
             f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
@@ -223,7 +228,9 @@ def _selection(ranking: np.ndarray, gains: np.ndarray) -> Selection:
     return Selection(ranking, gains, float(np.sum(gains, dtype=np.float64)))
 
 
-def _checked_ranking(emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int) -> np.ndarray:
+def _checked_ranking(
+    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
+) -> np.ndarray:
     _check_ridge(ridge)
     order = np.asarray(ranking, np.int64)
     if order.ndim != 1 or len(order) == 0:
@@ -246,7 +253,7 @@ def _replay(
     """Marginal gains along a sequence and, if asked for, every example's gain after it."""
     with _computing(emb, ridge) as emb:
         pool, buckets = greedy.make_pool(emb, np.ones(len(emb)))
-        place = np.argsort(np.asarray(pool.index)).astype(np.int32)
+        place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):
             if begin:
@@ -270,7 +277,9 @@ def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) ->
 
 def _one_budget(*given: float | int | None) -> str:
     names = ("n_samples", "fraction", "token_budget")
-    passed = [f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None]
+    passed = [
+        f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None
+    ]
     return "exactly one of n_samples, fraction, token_budget is needed, got " + (
         " and ".join(passed) or "none"
     )

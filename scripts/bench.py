@@ -20,7 +20,6 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 import fisher_jax as fj
-
 from fisher_jax.data import replacing
 from fisher_jax.report import plt
 
@@ -52,12 +51,29 @@ def main() -> None:
 
 
 def machine() -> dict:
-    blas = sorted({f"{i['internal_api']} {i['architecture']}" for i in threadpool_info()
-                   if "architecture" in i})
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text()
-                  .splitlines() if line.startswith("model name")), platform.processor())
-    return {"cpu": model, "blas": blas, "jax": jax.__version__, "numpy": np.__version__,
-            "devices": [str(d) for d in jax.devices()], "python": platform.python_version()}
+    blas = sorted(
+        {
+            f"{i['internal_api']} {i['architecture']}"
+            for i in threadpool_info()
+            if "architecture" in i
+        }
+    )
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "blas": blas,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "devices": [str(d) for d in jax.devices()],
+        "python": platform.python_version(),
+    }
 
 
 def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
@@ -65,7 +81,7 @@ def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(2.8, 0.65, n).astype(int), 4, MAX_TOKENS)
     scale = (1 + np.arange(dim)) ** -0.75
-    tokens = (rng.standard_normal((lengths.sum(), dim)) * scale / np.linalg.norm(scale))
+    tokens = rng.standard_normal((lengths.sum(), dim)) * scale / np.linalg.norm(scale)
     return fj.TokenEmbeddings(tokens.astype(np.float32), np.concatenate([[0], lengths.cumsum()]))
 
 
@@ -80,7 +96,7 @@ def real_pool(n: int) -> fj.TokenEmbeddings:
     ids = model.tokenizer([rows[i] for i in order])["input_ids"]
     texts = [rows[i] for i, tokens in zip(order, ids, strict=True) if len(tokens) <= MAX_TOKENS + 1]
     with tqdm(total=n, desc="embedding the real pool") as bar:
-        return fj.embed(texts[:n], model, on_progress=lambda k: bar.update(k - bar.n) and None)
+        return fj.embed(texts[:n], model, on_progress=lambda k: bar.update(k - bar.n) and None)  # pyright: ignore
 
 
 def clock(function: Callable[[], object]) -> float:
@@ -98,8 +114,9 @@ def selection_speed(emb: fj.TokenEmbeddings) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ours, yardstick = [], []
     for _ in range(5):
-        yardstick.append(min(clock(lambda: np.dot(emb.tokens, matrix, out=product))
-                             for _ in range(3)))
+        yardstick.append(
+            min(clock(lambda: np.dot(emb.tokens, matrix, out=product)) for _ in range(3))
+        )
         ours.append(clock(lambda: fj.select(emb, n_samples=N_SAMPLES)))
     warm, one = float(np.median(ours)), float(np.median(yardstick))
     ranking = fj.select(emb, n_samples=N_SAMPLES).ranking
@@ -162,7 +179,10 @@ def drift(emb: fj.TokenEmbeddings) -> dict:
     ranking = fj.select(emb, n_samples=len(emb)).ranking
     wide = fj.TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
     narrow, exact = fj.evaluate(emb, ranking).gains, fj.evaluate(wide, ranking).gains
-    return {"choices": len(ranking), "largest_relative_error": float(np.max(abs(narrow / exact - 1)))}
+    return {
+        "choices": len(ranking),
+        "largest_relative_error": float(np.max(abs(narrow / exact - 1))),
+    }
 
 
 def growth(*, quick: bool) -> dict:
@@ -180,15 +200,24 @@ def growth(*, quick: bool) -> dict:
         by_budget.append(clock(lambda k=k: fj.select(emb, n_samples=k)))
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     slopes = []
-    for axis, x, y, label in ((axes[0], sizes, by_size, "pool N (n = 500)"),
-                              (axes[1], budgets, by_budget, "choices n (N = 5,000)")):
+    for axis, x, y, label in (
+        (axes[0], sizes, by_size, "pool N (n = 500)"),
+        (axes[1], budgets, by_budget, "choices n (N = 5,000)"),
+    ):
         slopes.append(float(np.polyfit(np.log(x), np.log(y), 1)[0]))
         axis.loglog(x, y, "o-", color="black")
         axis.set(xlabel=label, ylabel="seconds, warm", title=f"exponent {slopes[-1]:.2f}")
     with replacing(OUT / "growth.png") as temporary:
         figure.savefig(temporary, format="png", dpi=130)
-    return {"N": sizes, "seconds_N": by_size, "exponent_N": slopes[0], "n": budgets,
-            "seconds_n": by_budget, "exponent_n": slopes[1], "dim": 128}
+    return {
+        "N": sizes,
+        "seconds_N": by_size,
+        "exponent_N": slopes[0],
+        "n": budgets,
+        "seconds_n": by_budget,
+        "exponent_n": slopes[1],
+        "dim": 128,
+    }
 
 
 def embedding_race() -> dict:
@@ -198,8 +227,8 @@ def embedding_race() -> dict:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from fisher_jax import embed
     from fisher_jax.corpora import shakespeare
+    from fisher_jax.embed import _hidden
     from fisher_jax.models.load import _smollm2_file, load_model
 
     model, file = load_model("smollm2-135m"), _smollm2_file()
@@ -223,18 +252,23 @@ def embedding_race() -> dict:
             return theirs.model(input_ids=torch.from_numpy(b).long()).last_hidden_state.numpy()
 
     def run_jax(b):
-        return np.asarray(embed._hidden(model.module, b))
+        return np.asarray(_hidden(model.module, b))
 
     ratios, ours_s, theirs_s = [], 0.0, 0.0
     for b in tqdm(batches[::2], desc="embedding race"):
-        run_jax(b), run_torch(b)
+        run_jax(b)
+        run_torch(b)
         ours = np.median([clock(lambda b=b: run_jax(b)) for _ in range(3)])
         other = np.median([clock(lambda b=b: run_torch(b)) for _ in range(3)])
         ratios.append(other / ours)
         ours_s, theirs_s = ours_s + ours, theirs_s + other
     tokens = sum(real[id(b)] for b in batches[::2])
-    return {"tokens_per_s": tokens / ours_s, "tokens_per_s_torch": tokens / theirs_s,
-            "speedup": theirs_s / ours_s, "speedup_by_batch": ratios}
+    return {
+        "tokens_per_s": tokens / ours_s,
+        "tokens_per_s_torch": tokens / theirs_s,
+        "speedup": theirs_s / ours_s,
+        "speedup_by_batch": ratios,
+    }
 
 
 def print_table(results: dict) -> None:

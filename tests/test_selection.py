@@ -143,8 +143,10 @@ def test_smaller_budgets_are_prefixes():
         np.testing.assert_array_equal(part.ranking, whole.ranking[:k])
 
 
-@pytest.mark.parametrize(("fraction", "n", "k"), [(0.1, 25, 3), (0.1, 24, 2), (0.001, 10, 1),
-                                                  (0.5, 5, 3), (1.0, 7, 7), (0.3, 10, 3)])
+@pytest.mark.parametrize(
+    ("fraction", "n", "k"),
+    [(0.1, 25, 3), (0.1, 24, 2), (0.001, 10, 1), (0.5, 5, 3), (1.0, 7, 7), (0.3, 10, 3)],
+)
 def test_fraction_is_rounded_half_up_and_at_least_one(fraction, n, k):
     assert selection.budget_in_examples(n, None, fraction) == k
 
@@ -228,8 +230,10 @@ def test_bad_arguments_say_what_is_needed(arguments, message):
         fj.select(emb, **arguments)
 
 
-@pytest.mark.parametrize(("ranking", "message"), [([], "at least one"), ([4], "within 0..3"),
-                                                  ([-1], "within"), ([1, 1], "twice")])
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [([], "at least one"), ([4], "within 0..3"), ([-1], "within"), ([1, 1], "twice")],
+)
 def test_evaluate_errors(ranking, message):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3))
     with pytest.raises(ValueError, match=message):

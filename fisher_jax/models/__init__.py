@@ -1,0 +1,1 @@
+"""Language models: the two families' forward passes, and loading them by name."""

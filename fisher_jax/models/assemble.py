@@ -79,15 +79,20 @@ def assemble(
         ModelError: a tensor is missing, superfluous or of a wrong shape.
     """
     is_llama = isinstance(config, LlamaConfig)
-    family, names = (Llama, LLAMA_NAMES) if is_llama else (GPT2, GPT2_NAMES)
+    names = LLAMA_NAMES if is_llama else GPT2_NAMES
     keeps_kernels = layout == "safetensors" and not is_llama  # GPT-2's Conv1D is (in, out)
-    abstract = nnx.eval_shape(lambda: family(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(abstract)
+
+    def build() -> Llama | GPT2:
+        if isinstance(config, LlamaConfig):
+            return Llama(config, dtype=dtype, rngs=nnx.Rngs(0))
+        return GPT2(config, dtype=dtype, rngs=nnx.Rngs(0))
+
+    graph, state = nnx.split(nnx.eval_shape(build))
 
     wanted: dict[tuple, list[str]] = {}
     for path, leaf in nnx.to_flat_state(state):
         *module, kind = path
-        pattern = getattr(names[".".join(module)], layout)
+        pattern = getattr(names[".".join(map(str, module))], layout)
         suffix = "bias" if kind == "bias" else "weight"
         is_kernel = kind == "kernel" and not keeps_kernels
         layers = range(config.n_layers) if module[0] == "layers" else [None]
@@ -105,7 +110,8 @@ def assemble(
         if rest:
             raise ModelError(
                 f"{where} {kind} tensor {min(rest)} ({len(rest)} such): it is not the "
-                f"{family.__name__} that its configuration describes; get it anew or mend config"
+                f"{'Llama' if is_llama else 'GPT-2'} that its configuration describes; get it "
+                "anew or mend the configuration"
             )
 
     def load(path: tuple) -> jax.Array:

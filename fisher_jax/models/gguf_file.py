@@ -14,7 +14,10 @@ from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
 
 _SPECIAL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
-_WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _byte_level() -> pre_tokenizers.PreTokenizer:
@@ -55,8 +58,9 @@ class GGUFFile:
             self._reader = gguf.GGUFReader(path)
         except Exception as error:  # the reader's own errors have no common base
             reason = " ".join(str(error).split())[:120]
-            raise ModelError(f"{path} is not a whole GGUF file ({reason}): download it "
-                             "anew") from None
+            raise ModelError(
+                f"{path} is not a whole GGUF file ({reason}): download it anew"
+            ) from None
         self.architecture = self.field("general.architecture")
 
     def field(self, key: str, default: Any = ModelError) -> Any:
@@ -77,8 +81,10 @@ class GGUFFile:
             try:
                 return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
             except NotImplementedError:
-                raise ModelError(f"{self.path}: quantisation {tensor.tensor_type.name} of "
-                                 f"{tensor.name} is not supported; use another file") from None
+                raise ModelError(
+                    f"{self.path}: quantisation {tensor.tensor_type.name} of "
+                    f"{tensor.name} is not supported; use another file"
+                ) from None
 
         return {
             t.name: Tensor(tuple(int(n) for n in t.shape[::-1]), lambda t=t: read(t))
@@ -91,7 +97,10 @@ class GGUFFile:
         if "token_embd.weight" not in tensors:
             raise ModelError(f"{self.path} lacks tensor token_embd.weight: get a complete GGUF")
         vocab, tied = int(tensors["token_embd.weight"].shape[1]), "output.weight" not in tensors
-        dim, heads = self.field("{arch}.embedding_length"), self.field("{arch}.attention.head_count")
+        dim, heads = (
+            self.field("{arch}.embedding_length"),
+            self.field("{arch}.attention.head_count"),
+        )
         sizes = {
             "vocab": vocab,
             "dim": dim,
@@ -104,14 +113,18 @@ class GGUFFile:
         if self.architecture == "gpt2":
             return GPT2Config(**sizes, norm_eps=self.field("gpt2.attention.layer_norm_epsilon"))
         if self.architecture != "llama":
-            raise ModelError(f"{self.path}: architecture {self.architecture!r} is not supported, "
-                             "only llama and gpt2 are")
+            raise ModelError(
+                f"{self.path}: architecture {self.architecture!r} is not supported, "
+                "only llama and gpt2 are"
+            )
         scaling = self.field("llama.rope.scaling.type", "linear")  # llama.cpp's default
         factor = self.field("llama.rope.scaling.factor", 1.0) or 1.0
         if scaling not in ("none", "linear") or "rope_freqs.weight" in tensors:
             kind = "llama3" if scaling in ("none", "linear") else scaling
-            raise ModelError(f"{self.path}: RoPE scaling {kind!r} of a GGUF is not supported; "
-                             "use the model's Hugging Face folder")
+            raise ModelError(
+                f"{self.path}: RoPE scaling {kind!r} of a GGUF is not supported; "
+                "use the model's Hugging Face folder"
+            )
         head_dim = self.field("llama.attention.key_length", dim // heads)
         if self.field("llama.rope.dimension_count", head_dim) != head_dim:
             raise ModelError(f"{self.path}: rotary embeddings on part of a head are not supported")
@@ -152,22 +165,34 @@ class GGUFFile:
         try:
             bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe")
         except Exception as error:  # the Rust library raises plain Exception
-            raise ModelError(f"{self.path}: its tokenizer is broken ({error}): download it "
-                             "anew") from None
+            raise ModelError(
+                f"{self.path}: its tokenizer is broken ({error}): download it anew"
+            ) from None
         tokenizer = Tokenizer(bpe)
         tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(
-            [AddedToken(t, special=True, normalized=False)
-             for t, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
+            [
+                AddedToken(t, special=True, normalized=False)
+                for t, kind in zip(tokens, types, strict=True)
+                if kind == _SPECIAL
+            ]
         )
         tokenizer.add_tokens(
-            [AddedToken(t, normalized=False)
-             for t, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED]
+            [
+                AddedToken(t, normalized=False)
+                for t, kind in zip(tokens, types, strict=True)
+                if kind == _USER_DEFINED
+            ]
         )
         named = {
             f"{role}_token": tokens[i]
-            for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+            for role, key in (
+                ("bos", "bos"),
+                ("eos", "eos"),
+                ("unk", "unknown"),
+                ("pad", "padding"),
+            )
             if (i := self.field(f"tokenizer.ggml.{key}_token_id", None)) is not None
         }
         if self.field("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default

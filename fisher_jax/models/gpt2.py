@@ -44,9 +44,7 @@ class GPT2Layer(nnx.Module):
     def __call__(self, x_BxTxD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """One layer with its two residual connections."""
         qkv = self.query_key_value(self.attention_norm(x_BxTxD))
-        q, k, v = (
-            x.reshape(*x.shape[:2], self.n_heads, -1) for x in jnp.split(qkv, 3, axis=-1)
-        )
+        q, k, v = (x.reshape(*x.shape[:2], self.n_heads, -1) for x in jnp.split(qkv, 3, axis=-1))
         x_BxTxD += self.output(causal_attention(q, k, v).reshape(x_BxTxD.shape))
         return x_BxTxD + self.down(jax.nn.gelu(self.up(self.mlp_norm(x_BxTxD)), approximate=True))
 
@@ -61,9 +59,7 @@ class GPT2(nnx.Module):
         self.embedding = nnx.Embed(config.vocab, config.dim, param_dtype=dtype, rngs=rngs)
         self.position = nnx.Embed(config.context, config.dim, param_dtype=dtype, rngs=rngs)
         self.layers = stack(lambda rngs: GPT2Layer(config, dtype, rngs), config.n_layers, rngs)
-        self.norm = nnx.LayerNorm(
-            config.dim, epsilon=config.norm_eps, param_dtype=dtype, rngs=rngs
-        )
+        self.norm = nnx.LayerNorm(config.dim, epsilon=config.norm_eps, param_dtype=dtype, rngs=rngs)
         if not config.tied:
             self.untied_head = nnx.Embed(config.vocab, config.dim, param_dtype=dtype, rngs=rngs)
 

