@@ -71,12 +71,12 @@ def length_histogram(
 ) -> Figure:
     """Share of rows by length, in the pool and among the chosen."""
     figure, axes = _axes("tokens of a row", "share of rows")
-    top = int(np.quantile(pool, 0.995)) + 1
-    bins = np.linspace(0, max(top, 2), min(40, max(top, 2)) + 1)
-    edges = bins.tolist()
+    top = max(2, int(np.quantile(pool, 0.995)))
+    width = -(-top // 40)  # whole tokens, so that no bin holds one length more than the next
+    edges = np.arange(0, top + 2 * width, width).tolist()
     for lengths, label in ((pool, "pool"), (chosen, selector)):
         share = np.full(len(lengths), 1 / len(lengths))
-        clipped = np.minimum(lengths, bins[-1])
+        clipped = np.minimum(lengths, edges[-1] - 1)
         if label == "pool":
             axes.hist(clipped, edges, weights=share, label=label, color=_LIGHT)
         else:
