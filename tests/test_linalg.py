@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,4 +62,4 @@ def test_information_gain_is_the_difference_of_log_determinants(m, d):
 def test_gain_is_monotone_in_rows():
     x = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
     gains = [float(information_gain(jnp.asarray(x[:k]), jnp.eye(4))) for k in range(1, 7)]
-    assert all(a < b for a, b in zip(gains, gains[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(gains))
