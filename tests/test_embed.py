@@ -97,10 +97,14 @@ def ids_of(text):
     return [(SPECIAL + WORDS).index(word) for word in text.split()]
 
 
+@nnx.jit
+def forward_alone(module, ids_1xT):
+    return module(ids_1xT)
+
+
 def states(model, ids, first=1):
     """One row alone and unpadded: the states that predict `ids[first:]`."""
-    run = nnx.jit(lambda module, ids_BxT: module(ids_BxT))
-    return np.asarray(run(model.module, jnp.asarray([ids])))[0, first - 1 : -1]
+    return np.asarray(forward_alone(model.module, jnp.asarray([ids])))[0, first - 1 : -1]
 
 
 def assert_same(actual, expected, atol=1e-5):
@@ -275,8 +279,8 @@ def test_each_shape_is_compiled_once(tmp_path, monkeypatch):
 
 
 def test_bfloat16_by_name_gives_float32_embeddings_close_to_full_precision(folder):
-    embeddings = embed(TEXTS, str(folder), dtype="bfloat16")
-    full = embed(TEXTS, str(folder))
+    embeddings = embed(TEXTS[:2], str(folder), dtype="bfloat16")
+    full = embed(TEXTS[:2], str(folder))
     assert embeddings.tokens.dtype == np.float32
     difference = np.linalg.norm(embeddings.tokens - full.tokens)
     assert 0 < difference < 0.05 * np.linalg.norm(full.tokens)

@@ -535,6 +535,15 @@ def test_truncated_gguf_is_refused_wherever_it_is_cut(tmp_path):
         assert_model_error(lambda: load_model(str(cut)), cut)
 
 
+def test_gguf_with_damaged_text_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(), vocabulary=byte_vocabulary())
+    content = path.read_bytes()
+    assert content.count(b"t h") == 1  # the only merge
+    path.write_bytes(content.replace(b"t h", b"t \xff"))
+    assert_model_error(lambda: load_model(str(path)), path, "tokenizer.ggml.merges", "damaged")
+
+
 def test_text_named_gguf_is_refused(tmp_path):
     path = tmp_path / "poem.gguf"
     path.write_text("Shall I compare thee to a summer's day?\n" * 50)

@@ -8,7 +8,7 @@ from fisher_jax.corpora import shakespeare
 from fisher_jax.models import layers
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.huggingface import load_folder
-from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
+from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import SMOLLM2, SMOLLM2_SHA256, load_model
 
 VOCAB = 97
@@ -61,10 +61,6 @@ GPT2_VARIANTS = {
 }
 MODELS = {
     "llama": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, 64)),
-    "llama3": (
-        Llama,
-        LlamaConfig(VOCAB, 32, 2, 4, 4, 8, 48, 64, rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 16)),
-    ),
     "gpt2": (GPT2, GPT2Config(VOCAB, 32, 2, 4, 48, 64)),
 }
 
@@ -174,6 +170,7 @@ def test_smollm2_continues_a_sentence(smollm2):
     assert smollm2.tokenizer.decode([logits.argmax()]) == " be"
 
 
+@pytest.mark.usefixtures("no_rank_promotion")
 def test_padding_on_the_right_changes_no_real_position(model):
     ids = random_ids(2, 9)
     padded = np.zeros((3, 16), np.int32)
@@ -220,7 +217,7 @@ def test_long_texts_equal_the_short_path(model, monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_is_close_to_float32(name):
-    ids = random_ids(2, 16)
+    ids = random_ids(2, 11)
     expected = forward(random_model(name), ids)
     hidden = forward(random_model(name, jnp.bfloat16), ids)
     assert hidden.dtype == jnp.bfloat16
@@ -229,23 +226,15 @@ def test_bfloat16_is_close_to_float32(name):
 
 
 @pytest.mark.parametrize("long_queries", [1024, 4])
-def test_forward_pass_is_exported_for_all_platforms(model, monkeypatch, long_queries):
+def test_forward_pass_lowers_in_full_precision_on_all_platforms(model, monkeypatch, long_queries):
     monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
     graph, state = nnx.split(model)
-    ids = jnp.asarray(random_ids(2, 10))
-    platforms = ["cpu", "cuda", "tpu"]
     function = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids))
+    platforms = ["cpu", "cuda", "tpu"]
+    ids = jax.ShapeDtypeStruct((2, 10), jnp.int32)
     exported = jax.export.export(function, platforms=platforms)(state, ids)
     assert exported.platforms == tuple(platforms)
-    np.testing.assert_allclose(exported.call(state, ids), function(state, ids), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("long_queries", [1024, 4])
-def test_every_matrix_product_has_full_precision(model, monkeypatch, long_queries):
-    monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
-    graph, state = nnx.split(model)
-    function = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids))
-    lowered = function.lower(state, jnp.asarray(random_ids(2, 10))).as_text()
-    products = [line for line in lowered.splitlines() if "stablehlo.dot_general" in line]
+    lines = exported.mlir_module().splitlines()
+    products = [line for line in lines if "stablehlo.dot_general" in line]
     assert len(products) >= 6
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)

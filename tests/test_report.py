@@ -39,17 +39,19 @@ def test_uniform_draws_are_interpolated_where_all_draws_reach():
 
 @pytest.mark.parametrize("budget", [{"token_budget": 1.0}, {"token_budget": 9.0}, {"n_samples": 3}])
 def test_uniform_draws_get_as_much_as_the_selection(budget):
-    examples = random_pool(0, 8, [5, 6], 4)
-    examples[3] = examples[3][:1]  # a single row that one token buys
+    n_rows, seed = 20, 9
+    examples = random_pool(0, n_rows, [5, 6], 4)
+    examples[3] = examples[3][:1]  # all that one token buys, and no draw begins with it
     emb = fj.TokenEmbeddings.from_list(examples)
     selection = fj.select(emb, ridge=0.5, **budget)
-    comparison = compare_with_uniform(emb, selection, 0.5, seed=7)
+    comparison = compare_with_uniform(emb, selection, 0.5, seed)
     n, spent = len(selection.ranking), float(emb.lengths[selection.ranking].sum())
     assert comparison.examples.budget[-1] == n
     assert comparison.tokens.budget[-1] == spent
 
-    rng = np.random.default_rng(7)
-    orders = [rng.permutation(8) for _ in range(N_DRAWS)]
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(n_rows) for _ in range(N_DRAWS)]
+    assert 3 not in [order[0] for order in orders]
     values = [f(examples, order[:n], 0.5) for order in orders]
     np.testing.assert_allclose(comparison.examples.mean[-1], np.mean(values), rtol=1e-4)
     np.testing.assert_allclose(comparison.examples.low[-1], np.min(values), rtol=1e-4)
@@ -57,7 +59,7 @@ def test_uniform_draws_get_as_much_as_the_selection(budget):
     values = []
     for order in orders:
         tokens = np.cumsum([0, *emb.lengths[order]])
-        curve = [f(examples, order[:k], 0.5) for k in range(9)]
+        curve = [f(examples, order[:k], 0.5) for k in range(n_rows + 1)]
         values.append(np.interp(spent, tokens, curve))  # of the row that no longer fits, a share
     np.testing.assert_allclose(comparison.tokens.mean[-1], np.mean(values), rtol=1e-4)
     headline = comparison.headline(selection)
@@ -66,7 +68,7 @@ def test_uniform_draws_get_as_much_as_the_selection(budget):
 
 
 def test_remaining_gains_are_differences_of_log_determinants():
-    examples = random_pool(1, 8, [5, 6], 4, np.float64)
+    examples = [x.astype(np.float64) for x in random_pool(1, 8, [5, 6], 4)]
     emb = fj.TokenEmbeddings.from_list(examples)
     chosen = [6, 1, 4]
     gains = remaining_gains(emb, chosen, 0.5)
@@ -78,8 +80,16 @@ def test_remaining_gains_are_differences_of_log_determinants():
 
 # What the command writes
 
-TEXTS = ["<script>alert(1)</script>", "{{ 7*7 }}", "{% raw %}", "a & b", '" onload="x', "é ←",
-         "<img src=https://example.org/x.png>", "z" * 2000]
+TEXTS = [
+    "<script>alert(1)</script>",
+    "{{ 7*7 }}",
+    "{% raw %}",
+    "a & b",
+    '" onload="x',
+    "é ←",
+    "<img src=https://example.org/x.png>",
+    "z" * 2000,
+]
 
 
 class Page(html.parser.HTMLParser):
@@ -90,8 +100,8 @@ class Page(html.parser.HTMLParser):
         self.tags, self.cells, self.open = [], [], []
         self.feed(text)
 
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
         self.open.append(tag)
         if tag == "td":
             self.cells.append("")
@@ -184,7 +194,10 @@ def test_the_ranking_has_a_row_a_choice(written, report):
     _, emb, out = written
     table = pq.read_table(report / "ranking.parquet")
     assert [(field.name, str(field.type)) for field in table.schema] == [
-        ("index", "int64"), ("rank", "int64"), ("gain", "double"), ("tokens", "int64"),
+        ("index", "int64"),
+        ("rank", "int64"),
+        ("gain", "double"),
+        ("tokens", "int64"),
     ]
     expected = fj.select(read(emb), n_samples=K)
     assert table.column("index").to_pylist() == expected.ranking.tolist()
@@ -200,7 +213,12 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     pool, emb, out = written
     manifest = json.loads((report / "manifest.json").read_text())
     assert set(manifest) == {
-        "options", "result", "notes", "uniform_log_det", "versions", "seconds",
+        "options",
+        "result",
+        "notes",
+        "uniform_log_det",
+        "versions",
+        "seconds",
     }
     options = manifest["options"]
     assert set(options) == set(vars(parser().parse_args(["-o", "x"])))

@@ -69,7 +69,12 @@ class GGUFFile:
             key = key.format(arch=self.architecture)
         field = self._reader.fields.get(key)
         if field is not None:
-            return field.contents()
+            try:
+                return field.contents()
+            except UnicodeDecodeError:
+                raise ModelError(
+                    f"{self.path}: its metadata {key} is damaged: download it anew"
+                ) from None
         if default is ModelError:
             raise ModelError(f"{self.path} has no metadata {key}: get a complete GGUF")
         return default

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.huggingface import load_folder, load_tokenizer, read_config
+from fisher_jax.models.huggingface import load_folder, load_tokenizer, read_config, read_config
 from fisher_jax.models.llama import Llama
 
 SMOLLM2 = "smollm2-135m"
@@ -79,6 +79,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
     else:
         folder = path if path.is_dir() else _download(name)
         read_config(folder)  # before the tokenizer, which would blame itself for its mistakes
+        read_config(folder)  # first, for the clearest message where the folder is no model
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)
