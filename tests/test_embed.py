@@ -159,11 +159,13 @@ def test_prompt_and_completion_are_tokenised_apart(model):
 
 
 def test_max_length_cuts_rows(model):
-    rows = tokenize(model, [TEXTS[0], TEXTS[2], "to be", PromptCompletion("to be", "or not")], 3)
+    texts = [TEXTS[0], TEXTS[2], "to be", "in the mind", PromptCompletion("to be", "or not")]
+    rows = tokenize(model, texts, 3)
     assert [ids.tolist() for ids in rows.ids] == [
         ids_of("to be or"),
         ids_of("whether tis nobler"),
         ids_of("to be"),
+        ids_of("in the mind"),  # as long as allowed
         ids_of("to be or"),
     ]
     assert rows.n_cut == 3
