@@ -18,11 +18,11 @@ from fisher_jax.models import load
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.huggingface import load_folder, read_config
-from fisher_jax.models.llama import Llama3Rope
+from fisher_jax.models.llama import Llama3Rope, LlamaConfig
 from fisher_jax.models.load import SMOLLM2, _smollm2_file, load_model
 
 F32, F16, Q8_0, Q4_0 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "Q8_0", "Q4_0"))
-NORMAL, CONTROL, USER_DEFINED = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, 4
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 LAYERS, HEADS, KEY_HEADS, HEAD_DIM, CONTEXT = 2, 4, 2, 16, 24
 LLAMA_CONFIG = {
@@ -145,7 +145,7 @@ def byte_vocabulary(merges=("t h",), whole=(), special=(), user_defined=(), **se
         types[tokens.index(token)] = CONTROL
     for token in user_defined:
         types[tokens.index(token)] = USER_DEFINED
-    return Vocabulary(tokens, list(merges), [int(kind) for kind in types], **settings)
+    return Vocabulary(tokens, list(merges), types, **settings)
 
 
 def write_gguf(path, checkpoint, kind=F32, vocabulary=None, architecture=None, extra=()):
@@ -197,6 +197,7 @@ def write_gguf(path, checkpoint, kind=F32, vocabulary=None, architecture=None, e
         if ".k_proj." in name:
             stored = permute(stored, KEY_HEADS)
         gguf_name = names.get_name(name, (".weight", ".bias"))
+        assert gguf_name is not None
         writer.add_tensor(gguf_name, quantize(stored, this_kind), raw_dtype=this_kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -300,7 +301,9 @@ def test_gguf_rope_scaling_follows_llama_cpp(tmp_path):
 
     def scaling(*extra):
         write_gguf(tmp_path / "model.gguf", plain, extra=extra)
-        return GGUFFile(tmp_path / "model.gguf").config().rope_scaling
+        config = GGUFFile(tmp_path / "model.gguf").config()
+        assert isinstance(config, LlamaConfig)
+        return config.rope_scaling
 
     factor = ("add_rope_scaling_factor", 8.0)
     assert scaling() == 1.0
@@ -420,7 +423,7 @@ def test_gpt2_ids_equal_an_independent_tokenizer(tmp_path, verses):
     state = json.loads(independent.to_str())["model"]
     tokens = sorted(state["vocab"], key=state["vocab"].get)
     merges = [" ".join(pair) for pair in state["merges"]]
-    vocabulary = Vocabulary(tokens, merges, [int(NORMAL)] * len(tokens))
+    vocabulary = Vocabulary(tokens, merges, [NORMAL] * len(tokens))
     tokenizer = write_tokenizer(tmp_path / "model.gguf", vocabulary)
     texts = [*verses[2000:2200], "In 1999,  two\n\n\tspaces", "Où ça? 你好 🎭", "we'll WE'LL", " "]
     ids = tokenizer(texts)["input_ids"]
@@ -655,7 +658,9 @@ def test_buffers_and_missing_prefixes_are_accepted(tmp_path, make):
     mask, angle = np.tril(np.ones((1, 1, CONTEXT, CONTEXT), np.float32)), np.ones(8, np.float32)
     if make is gpt2_checkpoint:
         weights |= {f"h.{i}.attn.bias": mask for i in range(LAYERS)}
-        weights |= {f"h.{i}.attn.masked_bias": np.float32([-1e4]) for i in range(LAYERS)}
+        weights |= {
+            f"h.{i}.attn.masked_bias": np.asarray([-1e4], np.float32) for i in range(LAYERS)
+        }
         weights["lm_head.weight"] = weights["wte.weight"].copy()  # the shared matrix, twice
     else:
         weights |= {f"layers.{i}.self_attn.rotary_emb.inv_freq": angle for i in range(LAYERS)}
@@ -667,7 +672,9 @@ def test_config_of_older_writers_is_understood(tmp_path):
     def config(**changes):
         raw = {key: value for key, value in LLAMA_CONFIG.items() if key != "rope_parameters"}
         (tmp_path / "config.json").write_text(json.dumps(raw | changes))
-        return read_config(tmp_path)
+        config = read_config(tmp_path)
+        assert isinstance(config, LlamaConfig)
+        return config
 
     assert config().rope_theta == 10000.0
     old = config(rope_theta=500.0, rope_scaling={"type": "linear", "factor": 2.0})
