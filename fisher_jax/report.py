@@ -60,7 +60,7 @@ def compare_with_uniform(
     longest = max(n_examples, *n_tokens)  # one length for all draws: compiled once
     by_examples, by_tokens = [], []
     for draw in range(N_DRAWS):
-        gains = evaluate(emb, orders[draw][:longest].tolist(), ridge).gains
+        gains = evaluate(emb, orders[draw][:longest], ridge).gains
         log_det = np.cumsum(gains, dtype=np.float64)
         by_examples.append((np.arange(1.0, n_examples + 1), log_det[:n_examples]))
         k = n_tokens[draw]
@@ -148,7 +148,7 @@ def write_report(
             for order, (i, gain) in enumerate(zip(examples, gains, strict=True))
         ]
 
-    left = remaining_gains(emb, selection.ranking.tolist(), ridge)
+    left = remaining_gains(emb, selection.ranking, ridge)
     least = np.argsort(left, kind="stable")[: min(10, int(np.isfinite(left).sum()))]
     tables = [
         {

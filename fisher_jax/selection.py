@@ -50,9 +50,10 @@ def select(
 
     The rule of FisherSFT (arXiv 2505.14826). f is monotone and submodular, so for a budget of
     examples the greedy set has at least 1 - 1/e of the best possible f(S), and gains never rise
-    along the ranking. Ties go to the lowest index. Embeddings are taken as they are; divide them
-    by their root mean squared norm (as `fisher_jax.embed` does) for a ridge that means the same
-    for every model.
+    along the ranking by more than rounding. Gains that differ by rounding alone (2e-6 relative in
+    float32, 1e-12 in float64) are ties and go to the lowest index. Embeddings are taken as they
+    are; divide them by their root mean squared norm (as `fisher_jax.embed` does) for a ridge that
+    means the same for every model.
 
     With `token_budget` rows are taken by gain per cost. A row that no longer fits is skipped and
     smaller ones go on being taken, so the budget is never exceeded. Lazy evaluation stays exact
