@@ -53,9 +53,10 @@ def _run(args: argparse.Namespace) -> None:
         yield
         timings[what] = round(time.perf_counter() - begin, 3)
 
+    from fisher_jax.budget import budget_in_examples
     from fisher_jax.data import replacing_files, write_selection
     from fisher_jax.report import compare_with_uniform, write_manifest, write_ranking, write_report
-    from fisher_jax.selection import budget_in_examples, select
+    from fisher_jax.selection import select
 
     pool = _pool_of_embeddings(args) if args.model is None else _pool_of_text(args, timed)
     budget: dict[str, Any]
@@ -213,7 +214,7 @@ def _announce(
     args: argparse.Namespace, lengths: Any, dim: int, notes: list[str], forward_flops: float
 ) -> None:
     """One line of what is to come: rows, tokens, memory and estimated time."""
-    from fisher_jax.selection import budget_in_examples
+    from fisher_jax.budget import budget_in_examples
 
     rows, tokens = len(lengths), int(lengths.sum())
     if args.token_budget is None:

@@ -35,13 +35,17 @@ class Bucket(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """A pool on the device, examples in bucket order; `original` is their place in the pool."""
+    """A pool on the device, examples in bucket order; `original` is their place in the pool.
+
+    A choice spends `cost` of the budget; the largest gain divided by `per` is chosen.
+    """
 
     tokens: Float[Array, "T D"]
     start: Int[Array, "N"]
     length: Int[Array, "N"]
     original: Int[Array, "N"]
     cost: Float[Array, "N"]
+    per: Float[Array, "N"]
 
 
 class State(NamedTuple):
@@ -53,11 +57,13 @@ class State(NamedTuple):
     taken: Bool[Array, "N"]
     remaining: Float[Array, ""]
     chosen: Int[Array, ""]
-    ranking: Int[Array, "K"]
-    gains: Float[Array, "K"]
+    ranking: Int[Array, "N"]
+    gains: Float[Array, "N"]
 
 
-def make_pool(emb: TokenEmbeddings, costs: np.ndarray) -> tuple[Pool, tuple[Bucket, ...]]:
+def make_pool(
+    emb: TokenEmbeddings, costs: np.ndarray, per: np.ndarray
+) -> tuple[Pool, tuple[Bucket, ...]]:
     """The pool on the device and its buckets; examples longer than D become D rows."""
     emb = emb.at_most_dim_rows()
     lengths = emb.lengths
@@ -75,6 +81,7 @@ def make_pool(emb: TokenEmbeddings, costs: np.ndarray) -> tuple[Pool, tuple[Buck
         length=jnp.asarray(lengths[order], jnp.int32),
         original=jnp.asarray(order, jnp.int32),
         cost=jnp.asarray(costs[order], jnp.float64),
+        per=jnp.asarray(per[order], emb.tokens.dtype),
     )
     return pool, buckets
 
@@ -84,10 +91,8 @@ def first_root(dim: int, ridge: Number, dtype: DTypeLike) -> Float[Array, "D D"]
     return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / jnp.sqrt(ridge), dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("buckets", "capacity"))
-def start(
-    pool: Pool, ridge: Number, budget: Number, buckets: tuple[Bucket, ...], capacity: int
-) -> State:
+@functools.partial(jax.jit, static_argnames=("buckets",))
+def start(pool: Pool, ridge: Number, budget: Number, buckets: tuple[Bucket, ...]) -> State:
     """Nothing chosen: V = ridge I, and every example's gain evaluated."""
     n, dtype = len(pool.start), pool.tokens.dtype
     root = first_root(pool.tokens.shape[1], ridge, dtype)
@@ -98,8 +103,8 @@ def start(
         taken=jnp.zeros(n, bool),
         remaining=jnp.asarray(budget, jnp.float64),
         chosen=jnp.zeros((), jnp.int32),
-        ranking=jnp.full(capacity, -1, jnp.int32),
-        gains=jnp.zeros(capacity, dtype),
+        ranking=jnp.full(n, -1, jnp.int32),
+        gains=jnp.zeros(n, dtype),
     )
 
 
@@ -127,23 +132,29 @@ def replay(
     positions: Int[Array, "K"],
     buckets: tuple[Bucket, ...],
 ) -> tuple[Float[Array, "D D"], Float[Array, "K"]]:
-    """The root after a given sequence (positions in bucket order), and its marginal gains."""
+    """The root after a given sequence (positions in bucket order), and its marginal gains.
+
+    Positions below 0 are padding.
+    """
 
     def gain_and_update(root, position):
         def branch(bucket: Bucket):
             def evaluate(root):
-                x_MxD = _rows(pool, position[None], bucket.length)[0]
+                x_MxD = padded_rows(pool, position[None], bucket.length)[0]
                 whitened_MxD = jnp.matmul(x_MxD, root, precision=HIGHEST)
                 return update_root(root, whitened_MxD), information_gain(x_MxD, root)
 
             return evaluate
 
-        return jax.lax.switch(_bucket_of(position, buckets), [branch(b) for b in buckets], root)
+        branches = [branch(b) for b in buckets]
+        branches.append(lambda root: (root, jnp.zeros((), root.dtype)))
+        which = jnp.where(position < 0, len(buckets), _bucket_of(position, buckets))
+        return jax.lax.switch(which, branches, root)
 
     return jax.lax.scan(gain_and_update, root, positions)
 
 
-def _rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
+def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
     """The embeddings of some examples, padded with rows of zeros to `length`."""
     offset = jnp.arange(length)[None]
     rows = pool.start[positions][:, None] + offset
@@ -155,7 +166,7 @@ def _chunk_gains(
     pool: Pool, root: Float[Array, "..."], positions: Int[Array, "B"], length: int
 ) -> Float[Array, "B"]:
     """The one gain function of both methods. A scalar root is that multiple of the identity."""
-    x_BxMxD = _rows(pool, positions, length)
+    x_BxMxD = padded_rows(pool, positions, length)
     if root.ndim == 0:
         return jax.vmap(whitened_gain)(x_BxMxD * root)
     return jax.vmap(information_gain, (0, None))(x_BxMxD, root)
@@ -187,7 +198,7 @@ def _bucket_of(position: Int[Array, ""], buckets: tuple[Bucket, ...]) -> Int[Arr
     return sum((position >= b.start for b in buckets[1:]), start=jnp.zeros((), jnp.int32))
 
 
-def _pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
+def pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
     """Position of the largest key; among those that rounding can't tell apart, lowest index."""
     tied = keys >= jnp.max(keys) * (1 - TIE[keys.dtype.name])
     return jnp.argmin(jnp.where(tied, pool.original, len(keys))).astype(jnp.int32)
@@ -196,8 +207,8 @@ def _pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
 def _find_naive(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
     """Algorithm 1: evaluate every candidate."""
     gains = all_gains(pool, state.root, buckets)
-    keys = jnp.where(_is_open(pool, state), gains / pool.cost.astype(gains.dtype), -jnp.inf)
-    return state._replace(bounds=gains), _pick(pool, keys)
+    keys = jnp.where(_is_open(pool, state), gains / pool.per, -jnp.inf)
+    return state._replace(bounds=gains), pick(pool, keys)
 
 
 def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
@@ -208,14 +219,13 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
     counts too if its index is lower. So the choice is Algorithm 1's, ties included.
     """
     n, dtype = len(pool.start), state.bounds.dtype
-    cost = pool.cost.astype(dtype)
     is_open = _is_open(pool, state)
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(b.batch for b in buckets)
 
     def in_reach(bounds, stamp, best, index) -> Float[Array, "N"]:
         """Keys of the candidates to evaluate, -inf for the others."""
-        keys = bounds / cost
+        keys = bounds / pool.per
         near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
         return jnp.where(is_open & (stamp != state.chosen) & near, keys, -jnp.inf)
 
@@ -238,7 +248,7 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         bounds = bounds.at[positions].set(gains, mode="drop")
         stamp = stamp.at[positions].set(state.chosen, mode="drop")
         inside = jnp.minimum(positions, n - 1)
-        ratios = jnp.where(positions < n, gains / cost[inside], -jnp.inf)
+        ratios = jnp.where(positions < n, gains / pool.per[inside], -jnp.inf)
         before, best = best, jnp.maximum(best, jnp.max(ratios))
         index = jnp.minimum(
             jnp.where(before == best, index, n),
@@ -247,14 +257,14 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         return bounds, stamp, best, index, in_reach(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
-        return jnp.where(is_open & (stamp == state.chosen), bounds / cost, -jnp.inf)
+        return jnp.where(is_open & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
 
     best = jnp.max(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
     index = jnp.full((), n, jnp.int32)
     carry = (state.bounds, state.stamp, best, index, in_reach(*state[1:3], best, index))
     carry = jax.lax.while_loop(lambda c: jnp.max(c[-1]) > -jnp.inf, body, carry)
     bounds, stamp, *_ = carry
-    return state._replace(bounds=bounds, stamp=stamp), _pick(pool, fresh_keys(bounds, stamp))
+    return state._replace(bounds=bounds, stamp=stamp), pick(pool, fresh_keys(bounds, stamp))
 
 
 def _choose(
@@ -262,7 +272,7 @@ def _choose(
 ) -> State:
     def branch(bucket: Bucket):
         def update(root):
-            x_MxD = _rows(pool, position[None], bucket.length)[0]
+            x_MxD = padded_rows(pool, position[None], bucket.length)[0]
             return update_root(root, jnp.matmul(x_MxD, root, precision=HIGHEST))
 
         return update

@@ -1,7 +1,6 @@
 """Select the examples that carry the most information: `select`, `Selection`, `FisherSelector`."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from fisher_jax import greedy
+from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Method
 
@@ -78,31 +78,37 @@ def select(
         ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
             ridge, method or costs.
     """
-    _check_ridge(ridge)
+    check_ridge(ridge)
     if method not in ("lazy", "naive"):
         raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
-    if costs is not None and token_budget is None:
-        raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
-    if token_budget is None:
-        capacity = budget = budget_in_examples(len(emb), n_samples, fraction)
-        costs = np.ones(len(emb))
-    elif n_samples is None and fraction is None:
-        costs, budget = _checked_costs(emb, costs), token_budget
-        capacity = _most_examples(costs, budget)
-    else:
-        raise ValueError(_one_budget(n_samples, fraction, token_budget))
+    budget = Budget.of(
+        emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
+    )
+    return greedily(emb, budget, budget.costs, ridge=ridge, method=method, on_progress=on_progress)
 
-    with _computing(emb, ridge) as emb:
-        pool, buckets = greedy.make_pool(emb, costs)
-        state = greedy.start(pool, ridge, budget, buckets, capacity)
-        stride = capacity if on_progress is None else max(1, capacity // REPORTS)
-        count, refreshed = 0, 0
+
+def greedily(
+    emb: TokenEmbeddings,
+    budget: Budget,
+    per: np.ndarray,
+    *,
+    ridge: float | int,
+    method: Method = "lazy",
+    on_progress: Callable[[int], None] | None = None,
+) -> Selection:
+    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
+    capacity = budget.most_examples
+    stride = capacity if on_progress is None else max(1, capacity // REPORTS)
+    count, refreshed = 0, 0
+    with computing(emb, ridge) as emb:
+        pool, buckets = greedy.make_pool(emb, budget.costs, per)
+        state = greedy.start(pool, ridge, budget.total, buckets)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, buckets, method)
             count = int(state.chosen)
             if on_progress is not None:
-                on_progress(count if token_budget is None else int(budget - state.remaining))
+                on_progress(int(budget.total - state.remaining))
             if count < until:
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
@@ -138,26 +144,6 @@ def remaining_gains(
     gains = _replay(emb, order, ridge, with_rest=True)[1]
     gains[order] = np.inf
     return gains
-
-
-def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | None) -> int:
-    """K of a pool of n examples: `n_samples`, or floor(fraction n + 0.5) and at least 1.
-
-    Raises:
-        ValueError: neither or both, or a number that the pool of n can't give.
-    """
-    if (n_samples is None) == (fraction is None):
-        raise ValueError(_one_budget(n_samples, fraction, None))
-    if fraction is not None:
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
-        return max(1, math.floor(fraction * n + 0.5))
-    assert n_samples is not None  # exactly one of the two is given
-    if n_samples != int(n_samples) or not 1 <= n_samples <= n:
-        raise ValueError(
-            f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
-        )
-    return int(n_samples)
 
 
 class FisherSelector:
@@ -211,7 +197,7 @@ class FisherSelector:
 
 
 @contextlib.contextmanager
-def _computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddings]:
+def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddings]:
     """Precision and threads for a selection.
 
     float64 must exist for costs and for ridges out of float32's reach. OpenBLAS, which factors
@@ -232,7 +218,7 @@ def _selection(ranking: np.ndarray, gains: np.ndarray) -> Selection:
 def _checked_ranking(
     emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
 ) -> np.ndarray:
-    _check_ridge(ridge)
+    check_ridge(ridge)
     order = np.asarray(ranking, np.int64)
     if order.ndim != 1 or len(order) == 0:
         raise ValueError(f"ranking must be a list of at least one index, got shape {order.shape}")
@@ -243,7 +229,8 @@ def _checked_ranking(
     return order
 
 
-def _check_ridge(ridge: float | int) -> None:
+def check_ridge(ridge: float | int) -> None:
+    """Raise a ValueError unless it is a positive number."""
     if not (np.isfinite(ridge) and ridge > 0):
         raise ValueError(f"ridge must be a positive number, got {ridge}")
 
@@ -252,16 +239,18 @@ def _replay(
     emb: TokenEmbeddings, order: np.ndarray, ridge: float | int, *, with_rest: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Marginal gains along a sequence and, if asked for, every example's gain after it."""
-    with _computing(emb, ridge) as emb:
-        pool, buckets = greedy.make_pool(emb, np.ones(len(emb)))
+    with computing(emb, ridge) as emb:
+        pool, buckets = greedy.make_pool(emb, *np.ones((2, len(emb))))
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):
             if begin:
                 root = _fresh_root(emb, order[:begin], ridge)
-            positions = jnp.asarray(place[order[begin : begin + REFRESH]])
-            root, gains = greedy.replay(pool, root, positions, buckets)
-            parts.append(np.asarray(gains))
+            positions = place[order[begin : begin + REFRESH]]
+            padded = np.full(1 << (len(positions) - 1).bit_length(), -1, np.int32)
+            padded[: len(positions)] = positions  # a few lengths, so a few compilations
+            root, gains = greedy.replay(pool, root, jnp.asarray(padded), buckets)
+            parts.append(np.asarray(gains)[: len(positions)])
         rest = np.array(greedy.all_gains(pool, root, buckets))[place] if with_rest else np.empty(0)
     return np.concatenate(parts), rest
 
@@ -274,32 +263,3 @@ def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) ->
         information += x.T @ x
     factor = np.linalg.cholesky(information)
     return jnp.asarray(np.linalg.inv(factor).T, emb.tokens.dtype)
-
-
-def _one_budget(*given: float | int | None) -> str:
-    names = ("n_samples", "fraction", "token_budget")
-    passed = [
-        f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None
-    ]
-    return "exactly one of n_samples, fraction, token_budget is needed, got " + (
-        " and ".join(passed) or "none"
-    )
-
-
-def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:
-    costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
-    if costs.shape != (len(emb),):
-        raise ValueError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
-    bad = np.flatnonzero(~(np.isfinite(costs) & (costs > 0)))
-    if len(bad):
-        raise ValueError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")
-    return costs
-
-
-def _most_examples(costs: np.ndarray, budget: float | int) -> int:
-    """How many of the cheapest rows a budget pays for: an upper limit of any selection."""
-    if not budget >= costs.min():
-        raise ValueError(
-            f"token_budget={budget} buys nothing: the cheapest example costs {costs.min():g}"
-        )
-    return int(np.searchsorted(np.cumsum(np.sort(costs)), budget, side="right"))

@@ -6,6 +6,7 @@ from references import algorithm_1, cost_benefit, f, random_pool
 
 import fisher_jax as fj
 from fisher_jax import greedy, selection
+from fisher_jax.budget import budget_in_examples
 from fisher_jax.selection import remaining_gains
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion")
@@ -148,7 +149,7 @@ def test_smaller_budgets_are_prefixes():
     [(0.1, 25, 3), (0.1, 24, 2), (0.001, 10, 1), (0.5, 5, 3), (1.0, 7, 7), (0.3, 10, 3)],
 )
 def test_fraction_is_rounded_half_up_and_at_least_one(fraction, n, k):
-    assert selection.budget_in_examples(n, None, fraction) == k
+    assert budget_in_examples(n, None, fraction) == k
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-4, 1e4, 1e6])
@@ -286,10 +287,10 @@ def kernels():
     """Every public kernel with a small example of its arguments."""
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
     with jax.enable_x64(True):
-        pool, buckets = greedy.make_pool(emb, np.ones(20))
+        pool, buckets = greedy.make_pool(emb, *np.ones((2, 20)))
         root = greedy.first_root(8, 1.0, np.float32)
-        state = greedy.start(pool, 1.0, 5.0, buckets, 5)
-    yield "start", lambda pool: greedy.start(pool, 1.0, 5.0, buckets, 5), (pool,)
+        state = greedy.start(pool, 1.0, 5.0, buckets)
+    yield "start", lambda pool: greedy.start(pool, 1.0, 5.0, buckets), (pool,)
     for method in ("lazy", "naive"):
         yield (
             f"advance {method}",

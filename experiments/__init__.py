@@ -1,0 +1,1 @@
+"""The research entry points: `python -m experiments.synthetic`, `.words`."""

@@ -1,0 +1,160 @@
+"""Feature generators of the synthetic problem: token embeddings of a pool, and their labels.
+
+All features are scaled to a mean squared norm of 1, so a planted Theta with entries N(0, s^2) gives
+logits of standard deviation s whatever the generator.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.softmax_study import Problem
+from fisher_jax.data import read_embeddings, replacing
+from fisher_jax.design import TokenEmbeddings
+
+Features = Callable[[np.random.Generator, Any, np.ndarray], np.ndarray]
+CACHE = Path("outputs/cache/shakespeare_smollm2.safetensors")
+CORPUS_ROWS = 6000
+
+
+def make_problem(options: Any, replicate: int) -> Problem:
+    """A fresh pool with a fresh Theta; the same (seed, replicate) gives the same bytes."""
+    rng = np.random.default_rng([options.seed, replicate])
+    theta = options.theta_scale * rng.standard_normal((options.dim, options.n_labels))
+    theta = theta.astype(np.float32)
+    lengths = pool_lengths(options, rng)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if options.generator == "autoregressive":
+        tokens, labels = autoregressive(rng, options, lengths, theta)
+        first = TokenEmbeddings(tokens[offsets[:-1]], np.arange(len(lengths) + 1))
+    else:
+        tokens = GENERATORS[options.generator](rng, options, lengths)
+        tokens /= np.sqrt(np.mean(np.sum(tokens**2, axis=1)))
+        labels, first = draw(rng, tokens @ theta), None
+    tokens = tokens.astype(np.float32)
+    if options.labels == "redrawn":
+        labels = draw(rng, tokens @ theta)
+    return Problem(TokenEmbeddings(tokens, offsets), labels, theta, first)
+
+
+def pool_lengths(options: Any, rng: np.random.Generator) -> np.ndarray:
+    """All `mean_length`, or 1 to 2 mean_length - 1, each equally often: one compilation."""
+    if options.generator == "language":
+        stratified = np.sort(_language_pool(options.dim).lengths)
+        at = np.linspace(0, len(stratified) - 1, options.n_examples).round().astype(int)
+        return rng.permutation(stratified[at])
+    if options.lengths == "fixed":
+        return np.full(options.n_examples, options.mean_length)
+    return rng.permutation(np.resize(np.arange(1, 2 * options.mean_length), options.n_examples))
+
+
+def draw(rng: np.random.Generator, logits_TxL: np.ndarray) -> np.ndarray:
+    """One label a token from its softmax, by the largest logit plus Gumbel noise."""
+    return np.argmax(logits_TxL + rng.gumbel(size=logits_TxL.shape), axis=1)
+
+
+def gaussian(rng: np.random.Generator, options: Any, lengths: np.ndarray) -> np.ndarray:
+    """x ~ N(0, I): the paper's setting as far as we know it."""
+    return rng.standard_normal((lengths.sum(), options.dim))
+
+
+def anisotropic(rng: np.random.Generator, options: Any, lengths: np.ndarray) -> np.ndarray:
+    """x ~ N(0, diag(1 / k^2)), k = 1..D: most energy in few directions, as language models have."""
+    return gaussian(rng, options, lengths) / np.arange(1, options.dim + 1)
+
+
+def zipf(rng: np.random.Generator, options: Any, lengths: np.ndarray) -> np.ndarray:
+    """`n_types` fixed vectors N(0, I); the k-th most frequent is drawn with p ~ 1 / k."""
+    types = rng.standard_normal((options.n_types, options.dim))
+    p = 1 / np.arange(1, options.n_types + 1)
+    return types[rng.choice(options.n_types, lengths.sum(), p=p / p.sum())]
+
+
+def prefix(rng: np.random.Generator, options: Any, lengths: np.ndarray) -> np.ndarray:
+    """x_j = mean of u_1..u_j, u ~ N(0, I): later tokens of a sentence are smaller and alike."""
+    parts = np.split(gaussian(rng, options, lengths), np.cumsum(lengths)[:-1])
+    return np.concatenate([np.cumsum(u, axis=0) / np.arange(1, len(u) + 1)[:, None] for u in parts])
+
+
+def autoregressive(
+    rng: np.random.Generator, options: Any, lengths: np.ndarray, theta_DxL: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """x_1 is a random label's unit vector, x_{j+1} that of the label drawn at j: a Markov chain."""
+    types = rng.standard_normal((options.n_labels, options.dim))
+    types /= np.linalg.norm(types, axis=1, keepdims=True)
+    logits = types @ theta_DxL
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    history = rng.integers(options.n_labels, size=len(lengths))
+    seen = np.zeros(lengths.sum(), np.int64)
+    labels = np.zeros(lengths.sum(), np.int64)
+    for j in range(lengths.max()):
+        alive = lengths > j
+        seen[starts[alive] + j] = history[alive]
+        history = draw(rng, logits[history])
+        labels[starts[alive] + j] = history[alive]
+    return types[seen], labels
+
+
+def language(rng: np.random.Generator, options: Any, lengths: np.ndarray) -> np.ndarray:
+    """SmolLM2's embeddings of Shakespeare's sentences, projected to D principal directions."""
+    pool = _language_pool(options.dim)
+    of_length = {n: rng.permutation(np.flatnonzero(pool.lengths == n)) for n in set(lengths)}
+    used = dict.fromkeys(of_length, 0)
+    rows = []
+    for n in lengths:
+        rows.append(pool[of_length[n][used[n]]])
+        used[n] += 1
+    return np.concatenate(rows).astype(np.float64)
+
+
+_PROJECTED: dict[int, TokenEmbeddings] = {}
+
+
+def _language_pool(dim: int) -> TokenEmbeddings:
+    if dim not in _PROJECTED:
+        full = _embedded_corpus()
+        if dim > full.dim:
+            raise ValueError(f"dim must be at most {full.dim} for the language generator")
+        centred = full.tokens - full.tokens.mean(axis=0)
+        _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+        projected = centred @ vectors[:, ::-1][:, :dim].astype(np.float32)
+        _PROJECTED[dim] = TokenEmbeddings(projected, full.offsets)
+    return _PROJECTED[dim]
+
+
+def _embedded_corpus() -> TokenEmbeddings:
+    """6,000 sentences of at most 64 tokens, embedded once and kept in outputs/cache."""
+    if CACHE.exists():
+        return read_embeddings(CACHE)
+    from safetensors.numpy import save_file
+    from tqdm import tqdm
+
+    import fisher_jax as fj
+    from fisher_jax.corpora import shakespeare
+
+    sentences = [row["text"] for row in shakespeare()]
+    order = np.random.default_rng(0).permutation(len(sentences))[:CORPUS_ROWS]
+    with tqdm(total=CORPUS_ROWS, desc="embedding Shakespeare", unit="row") as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        emb = fj.embed(
+            [sentences[i] for i in order], "smollm2-135m", max_length=65, on_progress=show
+        )
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(CACHE) as temporary:
+        save_file({"tokens": emb.tokens, "offsets": emb.offsets}, temporary)
+    return emb
+
+
+GENERATORS: dict[str, Features] = {
+    "gaussian": gaussian,
+    "anisotropic": anisotropic,
+    "zipf": zipf,
+    "prefix": prefix,
+    "autoregressive": autoregressive,  # pyright: ignore[reportAssignmentType]
+    "language": language,
+}

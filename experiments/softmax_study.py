@@ -1,0 +1,298 @@
+"""Select, fit, measure: the study that the synthetic and the word-embedding experiments share."""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from experiments.harness import RUNTIME_KEYS, Wandb
+from fisher_jax.baselines import SELECTORS, take
+from fisher_jax.buckets import ladder
+from fisher_jax.budget import Budget
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.randomized import draw_fisher
+from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
+
+BATCH = 8  # fits side by side
+GROUPS = 4  # padded sizes of a setting's fits
+PER_BUDGET = ("fisher_mixed", "fisher_random")  # their rows depend on the budget from the start
+KNOWN = [
+    *SELECTORS,
+    "fisher_prompt",  # fisher, by the tokens that no label has influenced
+    "fisher_random_unweighted",  # fisher_random without its weights in the fit
+]
+
+
+@dataclass
+class StudyOptions:
+    """Options that every study has.
+
+    Raises:
+        ValueError: a value out of range, an unknown selector or grid key; the message names it.
+    """
+
+    name: str
+    dim: int
+    n_labels: int
+    n_examples: int
+    theta_scale: float
+    ridge: float
+    fit_ridge: float
+    budgets: list[int]
+    selectors: list[str]
+    replicates: int
+    seed: int
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    overwrite: bool = False
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def __post_init__(self) -> None:
+        positive(self, "dim n_examples theta_scale ridge fit_ridge replicates")
+        if self.n_labels < 2:
+            raise ValueError(f"n_labels must be at least 2, got {self.n_labels}")
+        for name in self.selectors:
+            if name not in KNOWN:
+                raise ValueError(
+                    f"selectors has an unknown name {name!r}; known: {', '.join(KNOWN)}"
+                )
+        if not self.budgets or sorted(set(self.budgets)) != list(self.budgets):
+            raise ValueError(f"budgets must rise, got {self.budgets}")
+        if self.budgets[0] < 1 or self.budgets[-1] > self.n_examples:
+            raise ValueError(
+                f"budgets must be from 1 to n_examples = {self.n_examples}, got {self.budgets}"
+            )
+        for key in self.grid:
+            if key not in self.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
+                raise ValueError(f"grid has an unknown option {key!r}")
+
+
+def one_of(options: Any, key: str, allowed: list[str]) -> None:
+    """Refuse an option that is none of its values."""
+    if getattr(options, key) not in allowed:
+        raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(options, key)}")
+
+
+def positive(options: Any, keys: str) -> None:
+    """Refuse options that are not above zero."""
+    for key in keys.split():
+        if not getattr(options, key) > 0:
+            raise ValueError(f"{key} must be above 0, got {getattr(options, key)}")
+
+
+class Problem(NamedTuple):
+    """One replicate: a pool with labels, the truth where it is planted, a held-out set if any."""
+
+    emb: TokenEmbeddings
+    labels: Int[np.ndarray, "T"]
+    theta: Float[np.ndarray, "D L"] | None
+    prompt: TokenEmbeddings | None = None
+    held_out: tuple[Float[np.ndarray, "H D"], Int[np.ndarray, "H"]] | None = None
+
+
+class Choice(NamedTuple):
+    """The rows that a selector chose for one budget, and their weights in the fit."""
+
+    selector: str
+    equal: str
+    n: int
+    replicate: int
+    rows: Int[np.ndarray, "n"]
+    weights: Float[np.ndarray, "n"]
+
+
+def study(
+    options: Any, setting: dict, make_problem: Callable[[Any, int], Problem]
+) -> list[dict[str, Any]]:
+    """Rows of one setting: every selector at every budget, at equal examples and equal tokens."""
+    problems, choices = [], []
+    total = options.replicates * len(options.selectors)
+    label = " ".join(f"{k}={v}" for k, v in setting.items()) or options.name
+    with tqdm(total=total, desc=f"{label}: selecting", unit="selector") as bar:
+        for replicate in range(options.replicates):
+            problem = make_problem(options, replicate)
+            problems.append(problem)
+            for name in options.selectors:
+                choices += _choices(problem, name, options, replicate)
+                bar.update()
+    with tqdm(total=len(choices), desc=f"{label}: fitting", unit="fit") as bar:
+        metrics = fit_all(problems, choices, options, bar.update)
+    rows = []
+    for choice, of_choice in zip(choices, metrics, strict=True):
+        lengths = problems[choice.replicate].emb.lengths
+        rows.append(
+            {
+                "selector": choice.selector,
+                "equal": choice.equal,
+                "n": choice.n,
+                "replicate": choice.replicate,
+                "rows": len(choice.rows),
+                "tokens": int(lengths[choice.rows].sum()),
+            }
+            | of_choice
+        )
+    return rows
+
+
+def _choices(problem: Problem, name: str, options: Any, replicate: int) -> list[Choice]:
+    emb, choices = problem.emb, []
+    for equal, budgets in budgets_of(emb, options.budgets).items():
+        whole = (
+            None
+            if name.startswith(PER_BUDGET)
+            else rank(problem, name, budgets[-1], options, replicate)
+        )
+        for n, budget in zip(options.budgets, budgets, strict=True):
+            if whole is not None:
+                rows, weights = take(budget, whole), None
+            elif name.startswith("fisher_random"):
+                draw = draw_fisher(emb, budget, ridge=options.ridge, seed=_seed(options, replicate))
+                rows, weights = draw.ranking, draw.weights
+            else:
+                rows, weights = rank(problem, name, budget, options, replicate), None
+            if weights is None or name == "fisher_random_unweighted":
+                weights = np.ones(len(rows))
+            choices.append(Choice(name, equal, n, replicate, rows, weights))
+    return choices
+
+
+def budgets_of(emb: TokenEmbeddings, sizes: list[int]) -> dict[str, list[Budget]]:
+    """n rows each, and the tokens of n average rows each; one of them where lengths are equal."""
+    budgets = {"examples": [Budget.of(emb, n_samples=n) for n in sizes]}
+    if np.ptp(emb.lengths):
+        budgets["tokens"] = [Budget.of(emb, token_budget=n * emb.lengths.mean()) for n in sizes]
+    return budgets
+
+
+def rank(
+    problem: Problem, name: str, budget: Budget, options: Any, replicate: int
+) -> Int[np.ndarray, "n"]:
+    """A selector's ranking. Those that need a model are given the planted one, an oracle."""
+    emb = problem.emb
+    if name == "fisher_prompt":
+        if problem.prompt is None:
+            raise ValueError("fisher_prompt needs a generator with a prompt: autoregressive")
+        return SELECTORS["fisher"].rank(problem.prompt, budget, ridge=options.ridge)
+    extra: dict[str, Any] = {}
+    needs = SELECTORS[name].needs
+    if "losses" in needs:  # of the model before training, Theta = 0
+        extra["losses"] = np.full(len(emb), np.log(options.n_labels))
+    if {"probabilities", "theta"} & set(needs):
+        if problem.theta is None:
+            raise ValueError(f"selector {name} needs a planted Theta: leave it out of selectors")
+        logits = emb.tokens @ problem.theta
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        known = {"theta": problem.theta, "probabilities": p / p.sum(axis=1, keepdims=True)}
+        extra |= {k: known[k] for k in needs}
+    return SELECTORS[name].rank(
+        emb, budget, ridge=options.ridge, seed=_seed(options, replicate), **extra
+    )
+
+
+def _seed(options: Any, replicate: int) -> int:
+    return options.seed * 100_003 + replicate
+
+
+def fit_all(
+    problems: list[Problem],
+    choices: list[Choice],
+    options: Any,
+    on_progress: Callable[[int], object],
+) -> list[dict[str, float]]:
+    """Metrics of the maximum-likelihood fit of every choice, all from one compiled program."""
+    sizes = np.array([problems[c.replicate].emb.lengths[c.rows].sum() for c in choices])
+    steps = ladder(sizes, GROUPS)
+    group_of = np.searchsorted(steps, sizes)
+    groups, members = [], []
+    for g, length in enumerate(steps):
+        (of_group,) = np.nonzero(group_of == g)
+        members.append(of_group)
+        of_group = np.resize(of_group, -(-len(of_group) // BATCH) * BATCH)  # whole batches
+        index = np.zeros((len(of_group), length), np.int32)
+        weights = np.zeros((len(of_group), length), np.float32)
+        for row, c in enumerate(of_group):
+            choice = choices[c]
+            emb = problems[choice.replicate].emb
+            tokens = [np.arange(emb.offsets[i], emb.offsets[i + 1]) for i in choice.rows]
+            index[row, : sizes[c]] = np.concatenate(tokens)
+            weights[row, : sizes[c]] = np.repeat(choice.weights, emb.lengths[choice.rows])
+        replicate = np.array([choices[c].replicate for c in of_group], np.int32)
+        groups.append((replicate, index, weights))
+    data = {
+        "x": np.stack([p.emb.tokens for p in problems]),
+        "labels": np.stack([p.labels for p in problems]).astype(np.int32),
+    }
+    if problems[0].theta is not None:
+        data["theta"] = np.stack([p.theta for p in problems])  # pyright: ignore
+        data["owner"] = np.stack(
+            [np.repeat(np.arange(len(p.emb)), p.emb.lengths) for p in problems]
+        ).astype(np.int32)
+    if problems[0].held_out is not None:
+        data["test_x"] = np.stack([p.held_out[0] for p in problems])  # pyright: ignore
+        data["test_labels"] = np.stack([p.held_out[1] for p in problems])  # pyright: ignore
+    _Tick.show = on_progress
+    results = _fit_groups(
+        data, tuple(groups), options.fit_ridge, options.n_labels, len(problems[0].emb)
+    )
+    metrics: list[dict[str, float]] = [{} for _ in choices]
+    for of_group, result in zip(members, jax.device_get(results), strict=True):
+        for row, c in enumerate(of_group):
+            metrics[c] = {k: float(v[row]) for k, v in result.items()}
+    lost = [m["gradient"] for m in metrics if not m["gradient"] < 1e-3]
+    if lost:
+        print(f"{len(lost)} fits did not converge, worst gradient {max(lost):.2g}", file=sys.stderr)
+    return metrics
+
+
+class _Tick:
+    """Where a compiled program reports a finished fit."""
+
+    show: Callable[[int], object] = staticmethod(lambda k: None)
+
+    @classmethod
+    def tick(cls, _: Array) -> None:
+        cls.show(1)
+
+
+@functools.partial(jax.jit, static_argnames=("n_labels", "n_examples"))
+def _fit_groups(
+    data: dict[str, Array],
+    groups: tuple[tuple[Array, Array, Array], ...],
+    fit_ridge: float,
+    n_labels: int,
+    n_examples: int,
+) -> list[dict[str, Array]]:
+    def measure(cell):
+        replicate, index, weights = cell
+        own = {k: v[replicate] for k, v in data.items()}
+        estimate = fit(own["x"][index], own["labels"][index], weights, n_labels, fit_ridge)
+        jax.debug.callback(_Tick.tick, estimate.steps)
+        return _errors(estimate.theta, own, n_examples) | {"gradient": estimate.gradient}
+
+    return [jax.lax.map(measure, group, batch_size=BATCH) for group in groups]
+
+
+def _errors(theta: Array, own: dict[str, Array], n_examples: int) -> dict[str, Array]:
+    """Logit error and total variation over the pool, per token and summed per sentence."""
+    metrics = {}
+    if "theta" in own:
+        logit_T, variation_T = prediction_errors(theta, own["theta"], own["x"])
+        sentence_N = jax.ops.segment_sum(logit_T, own["owner"], n_examples)
+        metrics = {
+            "max_logit": jnp.max(logit_T),
+            "mean_logit": jnp.mean(logit_T),
+            "max_sentence_logit": jnp.max(sentence_N),
+            "mean_sentence_logit": jnp.mean(sentence_N),
+            "max_variation": jnp.max(variation_T),
+            "mean_variation": jnp.mean(variation_T),
+        }
+    if "test_x" in own:
+        total = log_likelihood(theta, own["test_x"], own["test_labels"])
+        metrics["held_out_nll"] = -total / own["test_x"].shape[0]
+    return metrics

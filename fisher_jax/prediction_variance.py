@@ -1,0 +1,188 @@
+"""I-optimal selection: greedy minimisation of the pool's mean prediction variance."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from fisher_jax import greedy
+from fisher_jax.budget import Budget
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.greedy import Bucket, Number, Pool
+from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
+from fisher_jax.selection import computing
+
+REFRESH = 64  # choices between evaluations from the root; the updates between them drift
+MOST_BYTES = 8 << 30
+
+matmul = functools.partial(jnp.matmul, precision=HIGHEST)
+solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
+
+
+class State(NamedTuple):
+    """What a choice changes: W with `W W^T = V^-1`, and two Gram matrices an example.
+
+    With A = V^-1: `grams` hold X_i A X_i^T and `crosses` hold X_i A Sigma A X_i^T, a padded
+    (B, M, M) array a bucket.
+    """
+
+    root: Float[Array, "D D"]
+    grams: tuple[Array, ...]
+    crosses: tuple[Array, ...]
+    taken: Bool[Array, "N"]
+    remaining: Float[Array, ""]
+    chosen: Int[Array, ""]
+    ranking: Int[Array, "N"]
+
+
+def least_variance(
+    emb: TokenEmbeddings,
+    budget: Budget,
+    per: np.ndarray,
+    *,
+    ridge: float | int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Int[np.ndarray, "n"]:
+    """The ranking of greedy choices that lower `tr(V^-1 Sigma)` most, Sigma the pool's mean
+    x x^T: the average variance of a linear prediction over the pool's tokens (I-optimality).
+
+    A choice of X lowers it by `tr((I + G)^-1 H)`, `G = X A X^T`, `H = X A Sigma A X^T`, A = V^-1.
+    That is not submodular: what a row adds can rise, so old values are no bounds and every row is
+    evaluated at every step. G and H of all rows are kept and updated in O(T D M) by one product of
+    all tokens with a D x 2M matrix, instead of O(T D^2); their memory is 2 sum_i M_i^2 numbers.
+
+    Args:
+        emb, budget: the pool and what may be spent.
+        per: (N,) what a decrease is divided by: ones, or each row's tokens.
+        ridge: positive; V = ridge I before the first choice.
+        on_progress: called now and then with the budget spent so far.
+
+    Raises:
+        ValueError: rows so long that the Gram matrices need more than 8 GiB.
+    """
+    longest = np.minimum(emb.lengths, emb.dim).astype(np.float64)
+    needed = 2 * emb.tokens.itemsize * float(np.sum(longest**2))
+    if needed > MOST_BYTES:
+        raise ValueError(
+            f"i_optimal keeps two M x M matrices a row, {needed / 2**30:.0f} GiB for this pool: "
+            "cut rows (max_length), take fewer, or select by 'fisher'"
+        )
+    capacity, count = budget.most_examples, 0
+    with computing(emb, ridge) as emb:
+        pool, buckets = greedy.make_pool(emb, budget.costs, per)
+        sigma = _second_moment(pool.tokens, float(emb.offsets[-1]))
+        root = greedy.first_root(emb.dim, ridge, pool.tokens.dtype)
+        state = State(
+            root=root,
+            grams=(),
+            crosses=(),
+            taken=jnp.zeros(len(emb), bool),
+            remaining=jnp.asarray(budget.total, jnp.float64),
+            chosen=jnp.zeros((), jnp.int32),
+            ranking=jnp.full(len(emb), -1, jnp.int32),
+        )
+        while count < capacity:
+            until = min(capacity, count + REFRESH)
+            grams, crosses = _fresh(pool, state.root, sigma, buckets)
+            state = state._replace(grams=grams, crosses=crosses)
+            state = _advance(pool, state, sigma, until, buckets)
+            count = int(state.chosen)
+            if on_progress is not None:
+                on_progress(int(budget.total - state.remaining))
+            if count < until:
+                break  # nothing that is left fits
+        return np.asarray(state.ranking[:count], np.int64)
+
+
+@jax.jit
+def _second_moment(tokens_TxD: Float[Array, "T D"], n_tokens: Number) -> Float[Array, "D D"]:
+    return matmul(tokens_TxD.T, tokens_TxD) / n_tokens
+
+
+def _padded(bucket: Bucket, pool: Pool, values: Float[Array, "T K"]) -> Float[Array, "B M K"]:
+    """What belongs to each row of a bucket, zeros where it is shorter."""
+    positions = jnp.arange(bucket.start, bucket.stop)
+    offset = jnp.arange(bucket.length)[None]
+    rows = pool.start[positions][:, None] + offset
+    inside = (offset < pool.length[positions][:, None])[..., None]
+    return jnp.where(inside, values.at[rows].get(mode="clip"), 0)
+
+
+def _outer(a_BxMxK: Array, b_BxMxK: Array) -> Float[Array, "B M M"]:
+    return matmul(a_BxMxK, jnp.swapaxes(b_BxMxK, 1, 2))
+
+
+@functools.partial(jax.jit, static_argnames=("buckets",))
+def _fresh(
+    pool: Pool, root: Array, sigma: Array, buckets: tuple[Bucket, ...]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The Gram matrices of all rows from the root alone, a batch of rows at a time."""
+    inner_DxD = matmul(root.T, matmul(sigma, root))
+    grams, crosses = [], []
+    for bucket in buckets:
+
+        def gram_and_cross(position, length=bucket.length):
+            x_MxD = greedy.padded_rows(pool, position[None], length)[0]
+            y_MxD = matmul(x_MxD, root)
+            return matmul(y_MxD, y_MxD.T), matmul(matmul(y_MxD, inner_DxD), y_MxD.T)
+
+        positions = jnp.arange(bucket.start, bucket.stop)
+        gram, cross = jax.lax.map(gram_and_cross, positions, batch_size=bucket.batch)
+        grams.append(gram)
+        crosses.append(cross)
+    return tuple(grams), tuple(crosses)
+
+
+@functools.partial(jax.jit, static_argnames=("buckets",))
+def _advance(
+    pool: Pool, state: State, sigma: Array, until: Number, buckets: tuple[Bucket, ...]
+) -> State:
+    longest = max(b.length for b in buckets)
+
+    def is_open(state: State) -> Bool[Array, "N"]:
+        return ~state.taken & (pool.cost <= state.remaining)
+
+    def choose(state: State) -> State:
+        falls = [_fall(gram, cross) for gram, cross in zip(state.grams, state.crosses, strict=True)]
+        keys = jnp.where(is_open(state), jnp.concatenate(falls) / pool.per, -jnp.inf)
+        position = greedy.pick(pool, keys)
+        x_MxD = greedy.padded_rows(pool, position[None], longest)[0]
+        y_MxD = matmul(x_MxD, state.root)
+        # A' = A - U U^T and A' Sigma A' = B - U E^T - E U^T + U K U^T
+        factor_MxM = cholesky_identity_plus(matmul(y_MxD, y_MxD.T))
+        u_DxM = matmul(state.root, solve(factor_MxM, y_MxD).T)
+        e_DxM = matmul(state.root, matmul(state.root.T, matmul(sigma, u_DxM)))
+        k_MxM = matmul(u_DxM.T, matmul(sigma, u_DxM))
+        both_TxK = matmul(pool.tokens, jnp.concatenate([u_DxM, e_DxM], axis=1))
+        grams, crosses = [], []
+        for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True):
+            p, q = jnp.split(_padded(bucket, pool, both_TxK), 2, axis=2)
+            mixed = _outer(p, q - matmul(p, k_MxM) / 2)
+            grams.append(gram - _outer(p, p))
+            crosses.append(cross - mixed - jnp.swapaxes(mixed, 1, 2))
+        return State(
+            root=update_root(state.root, y_MxD),
+            grams=tuple(grams),
+            crosses=tuple(crosses),
+            taken=state.taken.at[position].set(True),
+            remaining=state.remaining - pool.cost[position],
+            chosen=state.chosen + 1,
+            ranking=state.ranking.at[state.chosen].set(pool.original[position]),
+        )
+
+    def goes_on(state: State) -> Bool[Array, ""]:
+        return (state.chosen < until) & jnp.any(is_open(state))
+
+    return jax.lax.while_loop(goes_on, choose, state)
+
+
+def _fall(gram_BxMxM: Array, cross_BxMxM: Array) -> Float[Array, "B"]:
+    """`tr((I + G)^-1 H)` of each row: what choosing it takes off the mean variance."""
+    factor = jax.vmap(cholesky_identity_plus)(gram_BxMxM)
+    half = solve(factor, cross_BxMxM)
+    whole = solve(factor, half, transpose_a=True)
+    return jnp.maximum(jnp.trace(whole, axis1=1, axis2=2), 0)
