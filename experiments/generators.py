@@ -32,11 +32,12 @@ def make_problem(options: Any, replicate: int) -> Problem:
     else:
         tokens = GENERATORS[options.generator](rng, options, lengths)
         tokens /= np.sqrt(np.mean(np.sum(tokens**2, axis=1)))
-        labels, first = draw(rng, tokens @ theta), None
+        labels, first = draw(rng, tokens @ theta), None  # no label influences a token
     tokens = tokens.astype(np.float32)
     if options.labels == "redrawn":
         labels = draw(rng, tokens @ theta)
-    return Problem(TokenEmbeddings(tokens, offsets), labels, theta, first)
+    emb = TokenEmbeddings(tokens, offsets)
+    return Problem(emb, labels, theta, first or emb)
 
 
 def pool_lengths(options: Any, rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Select, fit, measure: the study that the synthetic and the word-embedding experiments share."""
 
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from experiments.harness import RUNTIME_KEYS, Wandb
+from experiments.harness import Wandb
+from experiments.results import RUNTIME_KEYS
 from fisher_jax.baselines import SELECTORS, take
 from fisher_jax.buckets import ladder
 from fisher_jax.budget import Budget
@@ -20,7 +24,7 @@ from fisher_jax.design import TokenEmbeddings
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
 
-BATCH = 8  # fits side by side
+BATCH = 4  # fits side by side
 GROUPS = 4  # padded sizes of a setting's fits
 PER_BUDGET = ("fisher_mixed", "fisher_random")  # their rows depend on the budget from the start
 KNOWN = [
@@ -111,18 +115,27 @@ def study(
     options: Any, setting: dict, make_problem: Callable[[Any, int], Problem]
 ) -> list[dict[str, Any]]:
     """Rows of one setting: every selector at every budget, at equal examples and equal tokens."""
-    problems, choices = [], []
-    total = options.replicates * len(options.selectors)
     label = " ".join(f"{k}={v}" for k, v in setting.items()) or options.name
-    with tqdm(total=total, desc=f"{label}: selecting", unit="selector") as bar:
-        for replicate in range(options.replicates):
-            problem = make_problem(options, replicate)
-            problems.append(problem)
-            for name in options.selectors:
-                choices += _choices(problem, name, options, replicate)
-                bar.update()
-    with tqdm(total=len(choices), desc=f"{label}: fitting", unit="fit") as bar:
-        metrics = fit_all(problems, choices, options, bar.update)
+    total = options.replicates * len(options.selectors)
+
+    def select_all(replicate: int) -> tuple[Problem, list[Choice]]:
+        problem, chosen = make_problem(options, replicate), []
+        for name in options.selectors:
+            chosen += _choices(problem, name, options, replicate)
+            bar.update()
+        return problem, chosen
+
+    # replicates side by side, one BLAS thread each: their many small products gain by it
+    with (
+        tqdm(total=total, desc=f"{label}: selecting", unit="selector") as bar,
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(os.cpu_count()) as executor,
+    ):
+        problems, of_replicate = zip(
+            *executor.map(select_all, range(options.replicates)), strict=True
+        )
+    choices = [choice for chosen in of_replicate for choice in chosen]
+    metrics = fit_all(problems, choices, options, label)
     rows = []
     for choice, of_choice in zip(choices, metrics, strict=True):
         lengths = problems[choice.replicate].emb.lengths
@@ -200,10 +213,10 @@ def _seed(options: Any, replicate: int) -> int:
 
 
 def fit_all(
-    problems: list[Problem],
+    problems: Sequence[Problem],
     choices: list[Choice],
     options: Any,
-    on_progress: Callable[[int], object],
+    label: str,
 ) -> list[dict[str, float]]:
     """Metrics of the maximum-likelihood fit of every choice, all from one compiled program."""
     sizes = np.array([problems[c.replicate].emb.lengths[c.rows].sum() for c in choices])
@@ -236,12 +249,17 @@ def fit_all(
     if problems[0].held_out is not None:
         data["test_x"] = np.stack([p.held_out[0] for p in problems])  # pyright: ignore
         data["test_labels"] = np.stack([p.held_out[1] for p in problems])  # pyright: ignore
-    _Tick.show = on_progress
-    results = _fit_groups(
-        data, tuple(groups), options.fit_ridge, options.n_labels, len(problems[0].emb)
-    )
+    total = sum(len(replicate) for replicate, _, _ in groups)
+    with tqdm(total=total, desc=f"{label}: fitting", unit="fit") as bar:
+        _Tick.show = bar.update
+        results = jax.device_get(
+            _fit_groups(
+                data, tuple(groups), options.fit_ridge, options.n_labels, len(problems[0].emb)
+            )
+        )
+        jax.effects_barrier()
     metrics: list[dict[str, float]] = [{} for _ in choices]
-    for of_group, result in zip(members, jax.device_get(results), strict=True):
+    for of_group, result in zip(members, results, strict=True):
         for row, c in enumerate(of_group):
             metrics[c] = {k: float(v[row]) for k, v in result.items()}
     lost = [m["gradient"] for m in metrics if not m["gradient"] < 1e-3]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from experiments import information, runtime
 from experiments.generators import GENERATORS, make_problem
-from experiments.harness import Results, settings, start
+from experiments.harness import start
+from experiments.results import Results, settings
 from experiments.softmax_study import StudyOptions, one_of, positive, study
 
 

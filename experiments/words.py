@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.generators import draw
-from experiments.harness import Results, settings, start
+from experiments.harness import start
+from experiments.results import Results, settings
 from experiments.softmax_study import Problem, StudyOptions, one_of, positive, study
 from experiments.word_vectors import read_vectors
 from fisher_jax.corpora import shakespeare

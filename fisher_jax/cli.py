@@ -2,10 +2,7 @@
 
 import argparse
 import contextlib
-import importlib.metadata
-import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +52,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from fisher_jax.budget import budget_in_examples
     from fisher_jax.data import replacing_files, write_selection
+    from fisher_jax.provenance import provenance
     from fisher_jax.report import compare_with_uniform, write_manifest, write_ranking, write_report
     from fisher_jax.selection import select
 
@@ -81,7 +79,7 @@ def _run(args: argparse.Namespace) -> None:
         "selected_tokens": int(pool.emb.lengths[selection.ranking].sum()),
         "log_det": selection.log_det,
     }
-    versions = _versions()
+    versions = provenance()
     with replacing_files(args.report_dir) as folder:
         with timed("report"):
             write_report(
@@ -269,34 +267,6 @@ def _progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None
             bar.update(done - bar.n)
 
         yield show
-
-
-def _versions() -> dict[str, str]:
-    packages = (
-        "fisher-jax",
-        "jax",
-        "jaxlib",
-        "flax",
-        "numpy",
-        "transformers",
-        "tokenizers",
-        "gguf",
-    )
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    versions |= {"python": platform.python_version(), "platform": platform.platform()}
-    here = Path(__file__).parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        top = subprocess.run(
-            ["git", "rev-parse", "--show-toplevel", "HEAD"],
-            cwd=here,
-            timeout=10,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.splitlines()
-        if Path(top[0]) == here.parent:
-            versions["git_commit"] = top[1]
-    return versions
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

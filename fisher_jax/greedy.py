@@ -18,6 +18,7 @@ from fisher_jax.linalg import HIGHEST, update_root
 
 CHUNK_ROWS = 128  # token rows evaluated at once: large enough for the matrix unit, small enough
 MAX_BUCKETS = 8  # that few candidates are evaluated in vain
+BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
 
@@ -67,7 +68,7 @@ def make_pool(
     """The pool on the device and its buckets; examples longer than D become D rows."""
     emb = emb.at_most_dim_rows()
     lengths = emb.lengths
-    steps = ladder(lengths, MAX_BUCKETS)
+    steps = ladder(lengths, min(MAX_BUCKETS, 1 + emb.tokens.size // BUCKET_SIZE))
     bucket_of = np.searchsorted(steps, lengths)
     order = np.argsort(bucket_of, kind="stable")
     edges = np.searchsorted(bucket_of[order], np.arange(len(steps) + 1))

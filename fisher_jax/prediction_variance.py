@@ -18,6 +18,7 @@ from fisher_jax.selection import computing
 
 REFRESH = 64  # choices between evaluations from the root; the updates between them drift
 MOST_BYTES = 8 << 30
+UNROLLED = 16  # rows of a Gram matrix up to which elimination is written out
 
 matmul = functools.partial(jnp.matmul, precision=HIGHEST)
 solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
@@ -26,8 +27,8 @@ solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower
 class State(NamedTuple):
     """What a choice changes: W with `W W^T = V^-1`, and two Gram matrices an example.
 
-    With A = V^-1: `grams` hold X_i A X_i^T and `crosses` hold X_i A Sigma A X_i^T, a padded
-    (B, M, M) array a bucket.
+    With A = V^-1: `grams` hold X_i A X_i^T and `crosses` hold X_i A Sigma A X_i^T, one padded
+    array a bucket.
     """
 
     root: Float[Array, "D D"]
@@ -103,17 +104,30 @@ def _second_moment(tokens_TxD: Float[Array, "T D"], n_tokens: Number) -> Float[A
     return matmul(tokens_TxD.T, tokens_TxD) / n_tokens
 
 
-def _padded(bucket: Bucket, pool: Pool, values: Float[Array, "T K"]) -> Float[Array, "B M K"]:
-    """What belongs to each row of a bucket, zeros where it is shorter."""
+def _is_small(bucket: Bucket) -> bool:
+    """Small Gram matrices are kept as (M, M, B), for the vector unit; others as (B, M, M)."""
+    return bucket.length <= UNROLLED
+
+
+def _padded(bucket: Bucket, pool: Pool, values: Float[Array, "T K"]) -> Array:
+    """What belongs to each row of a bucket, zeros where it is shorter: (B, M, K) or (M, K, B)."""
     positions = jnp.arange(bucket.start, bucket.stop)
     offset = jnp.arange(bucket.length)[None]
     rows = pool.start[positions][:, None] + offset
     inside = (offset < pool.length[positions][:, None])[..., None]
-    return jnp.where(inside, values.at[rows].get(mode="clip"), 0)
+    padded_BxMxK = jnp.where(inside, values.at[rows].get(mode="clip"), 0)
+    return jnp.moveaxis(padded_BxMxK, 0, 2) if _is_small(bucket) else padded_BxMxK
 
 
-def _outer(a_BxMxK: Array, b_BxMxK: Array) -> Float[Array, "B M M"]:
-    return matmul(a_BxMxK, jnp.swapaxes(b_BxMxK, 1, 2))
+def _outer(bucket: Bucket, a: Array, b: Array) -> Array:
+    """`a b^T` of every row."""
+    if _is_small(bucket):
+        return sum(a[:, None, k] * b[None, :, k] for k in range(a.shape[1]))  # pyright: ignore
+    return matmul(a, jnp.swapaxes(b, 1, 2))
+
+
+def _transposed(bucket: Bucket, a: Array) -> Array:
+    return jnp.swapaxes(a, 0, 1) if _is_small(bucket) else jnp.swapaxes(a, 1, 2)
 
 
 @functools.partial(jax.jit, static_argnames=("buckets",))
@@ -131,9 +145,11 @@ def _fresh(
             return matmul(y_MxD, y_MxD.T), matmul(matmul(y_MxD, inner_DxD), y_MxD.T)
 
         positions = jnp.arange(bucket.start, bucket.stop)
-        gram, cross = jax.lax.map(gram_and_cross, positions, batch_size=bucket.batch)
-        grams.append(gram)
-        crosses.append(cross)
+        both = jax.lax.map(gram_and_cross, positions, batch_size=bucket.batch)
+        if _is_small(bucket):
+            both = tuple(jnp.moveaxis(m, 0, 2) for m in both)
+        grams.append(both[0])
+        crosses.append(both[1])
     return tuple(grams), tuple(crosses)
 
 
@@ -147,23 +163,26 @@ def _advance(
         return ~state.taken & (pool.cost <= state.remaining)
 
     def choose(state: State) -> State:
-        falls = [_fall(gram, cross) for gram, cross in zip(state.grams, state.crosses, strict=True)]
+        falls = [
+            (_fall_of_few if _is_small(bucket) else _fall)(gram, cross)
+            for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True)
+        ]
         keys = jnp.where(is_open(state), jnp.concatenate(falls) / pool.per, -jnp.inf)
         position = greedy.pick(pool, keys)
         x_MxD = greedy.padded_rows(pool, position[None], longest)[0]
         y_MxD = matmul(x_MxD, state.root)
-        # A' = A - U U^T and A' Sigma A' = B - U E^T - E U^T + U K U^T
+        # A' = A - U U^T, A' Sigma A' = B - U E^T - E U^T, E = A Sigma U - U (U^T Sigma U) / 2
         factor_MxM = cholesky_identity_plus(matmul(y_MxD, y_MxD.T))
         u_DxM = matmul(state.root, solve(factor_MxM, y_MxD).T)
         e_DxM = matmul(state.root, matmul(state.root.T, matmul(sigma, u_DxM)))
-        k_MxM = matmul(u_DxM.T, matmul(sigma, u_DxM))
+        e_DxM -= matmul(u_DxM, matmul(u_DxM.T, matmul(sigma, u_DxM))) / 2
         both_TxK = matmul(pool.tokens, jnp.concatenate([u_DxM, e_DxM], axis=1))
         grams, crosses = [], []
         for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True):
-            p, q = jnp.split(_padded(bucket, pool, both_TxK), 2, axis=2)
-            mixed = _outer(p, q - matmul(p, k_MxM) / 2)
-            grams.append(gram - _outer(p, p))
-            crosses.append(cross - mixed - jnp.swapaxes(mixed, 1, 2))
+            p, q = jnp.split(_padded(bucket, pool, both_TxK), 2, axis=1 + (not _is_small(bucket)))
+            mixed = _outer(bucket, p, q)
+            grams.append(gram - _outer(bucket, p, p))
+            crosses.append(cross - mixed - _transposed(bucket, mixed))
         return State(
             root=update_root(state.root, y_MxD),
             grams=tuple(grams),
@@ -186,3 +205,19 @@ def _fall(gram_BxMxM: Array, cross_BxMxM: Array) -> Float[Array, "B"]:
     half = solve(factor, cross_BxMxM)
     whole = solve(factor, half, transpose_a=True)
     return jnp.maximum(jnp.trace(whole, axis1=1, axis2=2), 0)
+
+
+def _fall_of_few(g_MxMxB: Array, h_MxMxB: Array) -> Float[Array, "B"]:
+    """The same token by token, each conditioned on those before it: fast for a few tokens."""
+    fall_B = jnp.zeros(g_MxMxB.shape[2], g_MxMxB.dtype)
+    while g_MxMxB.shape[0]:
+        pivot_B = 1 + g_MxMxB[0, 0]
+        fall_B += h_MxMxB[0, 0] / pivot_B
+        u_MxB, v_MxB = g_MxMxB[1:, 0] / pivot_B, h_MxMxB[1:, 0]
+        w_MxB = v_MxB - u_MxB * h_MxMxB[0, 0] / 2
+        mixed_MxMxB = u_MxB[:, None] * w_MxB[None]
+        h_MxMxB = h_MxMxB[1:, 1:] - mixed_MxMxB - jnp.swapaxes(mixed_MxMxB, 0, 1)
+        g_MxMxB = g_MxMxB[1:, 1:] - u_MxB[:, None] * (u_MxB * pivot_B)[None]
+        # fused across steps, the compiler would recompute every earlier one
+        g_MxMxB, h_MxMxB = jax.lax.optimization_barrier((g_MxMxB, h_MxMxB))
+    return jnp.maximum(fall_B, 0)

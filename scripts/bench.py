@@ -7,7 +7,6 @@ interleaved runs; absolute times are this machine's and no target.
 import argparse
 import importlib.util
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 import fisher_jax as fj
 from fisher_jax.data import replacing
+from fisher_jax.provenance import provenance
 from fisher_jax.report import plt
 
 OUT = Path(__file__).parents[1] / "benchmarks"
@@ -57,29 +57,8 @@ def main() -> None:
 
 
 def machine() -> dict:
-    blas = sorted(
-        {
-            f"{i['internal_api']} {i['architecture']}"
-            for i in threadpool_info()
-            if "architecture" in i
-        }
-    )
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "cpu": model,
-        "blas": blas,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "devices": [str(d) for d in jax.devices()],
-        "python": platform.python_version(),
-    }
+    blas = {f"{i['internal_api']} {i.get('architecture', '')}" for i in threadpool_info()}
+    return provenance() | {"blas": sorted(blas), "devices": [str(d) for d in jax.devices()]}
 
 
 def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
@@ -152,10 +131,10 @@ def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:
 def peak_memory(emb: fj.TokenEmbeddings) -> int:
     """Largest resident size of a process that loads the embeddings and selects, in bytes."""
     program = (
-        "import resource, sys, numpy as np, fisher_jax as fj;"
+        "import re, sys, numpy as np, fisher_jax as fj;"
         "emb = fj.TokenEmbeddings(np.load(sys.argv[1]), np.load(sys.argv[2]));"
         f"fj.select(emb, n_samples={N_SAMPLES});"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/tokens.npy", f"{folder}/offsets.npy"]

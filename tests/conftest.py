@@ -5,6 +5,8 @@ import importlib.util
 import jax
 import pytest
 
+from fisher_jax import greedy
+
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
 
@@ -13,6 +15,12 @@ def no_rank_promotion():
     """An array of lower rank is never stretched unasked in our own kernels."""
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def small_buckets(monkeypatch):
+    """Small pools have as many length buckets as large ones."""
+    monkeypatch.setattr(greedy, "BUCKET_SIZE", 1)
 
 
 def pytest_collection_modifyitems(config, items):

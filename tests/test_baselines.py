@@ -10,6 +10,7 @@ from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.softmax_model import information as exact
 
+pytestmark = pytest.mark.usefixtures("small_buckets")
 N, DIM = 40, 6
 
 

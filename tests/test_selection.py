@@ -9,7 +9,7 @@ from fisher_jax import greedy, selection
 from fisher_jax.budget import budget_in_examples
 from fisher_jax.selection import remaining_gains
 
-pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 # lengths from 1 to more than D; every new shape is a compilation, so the grid is fixed
 SHAPES = [
     (30, [1], 1),

@@ -1,0 +1,136 @@
+"""Figures of an experiment from its results alone; readable in grey."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.results import Row
+from experiments.statistics import estimate, group
+from fisher_jax.data import replacing
+
+METRICS = {
+    "max_logit": "maximum logit error",
+    "mean_logit": "mean logit error",
+    "held_out_nll": "held-out NLL a token (nats)",
+}
+STYLES = {
+    "uniform": {"color": "black", "ls": "--", "marker": "o", "lw": 1.8},
+    "fisher": {"color": "#1f4e79", "ls": "-", "marker": "s", "lw": 1.8},
+    "fisher_per_token": {"color": "#1f4e79", "ls": ":", "marker": "D", "lw": 1.8},
+}
+MARKERS = "v^<>PX*phd1234"
+
+
+def draw_all(rows: list[Row], folder: Path) -> None:
+    """Every figure that the rows allow, as PNG files in a folder."""
+    if not rows:
+        return
+    if "seconds" in rows[0]:
+        _save(run_time(rows), folder / "run_time.png")
+    elif "bound" in rows[0]:
+        _save(information(rows), folder / "information.png")
+    else:
+        for metric in (m for m in METRICS if m in rows[0]):
+            _save(error_curves(rows, metric), folder / f"{metric}.png")
+
+
+def error_curves(rows: Sequence[Row], metric: str) -> Figure:
+    """Error against n: a row a setting, a column a kind of budget, 95% intervals."""
+    settings = _by_setting(rows)
+    kinds = list(group(rows, "equal"))
+    figure, grid = plt.subplots(
+        len(settings),
+        len(kinds),
+        figsize=(4.6 * len(kinds) + 2.2, 3.1 * len(settings)),
+        squeeze=False,
+        sharey="row",
+        layout="constrained",
+    )
+    for axes_row, (name, own) in zip(grid, settings.items(), strict=True):
+        for axes, (kind,) in zip(axes_row, kinds, strict=True):
+            _curves(axes, [r for r in own if r["equal"] == kind], metric)
+            axes.set_title(" ".join(filter(None, [name, f"equal {kind}"])), fontsize=9)
+            axes.set_xlabel("n" if kind == "examples" else "n (tokens of n average rows)")
+        axes_row[0].set_ylabel(METRICS[metric])
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def run_time(rows: Sequence[Row]) -> Figure:
+    """Seconds of each algorithm against n."""
+    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    for k, ((name,), own) in enumerate(group(rows, "selector").items()):
+        _line(axes, own, "seconds", name, {"color": str(0.25 * k), "marker": "so^"[k]})
+    axes.set(xscale="log", yscale="log", xlabel="n chosen of N = 5000", ylabel="seconds")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def information(rows: Sequence[Row]) -> Figure:
+    """Exact information against the bound, random subsets and selections, a panel a budget."""
+    budgets = group(rows, "n")
+    figure, grid = plt.subplots(
+        1,
+        len(budgets),
+        figsize=(3.6 * len(budgets) + 1.6, 3.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, ((n,), own) in zip(grid[0], budgets.items(), strict=True):
+        own = [r for r in own if r["replicate"] == 0]
+        random = [r for r in own if r["selector"] == "random"]
+        axes.plot(*_columns(random), ".", color="0.75", label="random")
+        rest = [r for r in own if r["selector"] != "random"]
+        for k, row in enumerate(rest):
+            style = {"color": "black", "marker": MARKERS[k % len(MARKERS)]}
+            axes.plot(row["bound"], row["exact"], ls="", ms=6, label=row["selector"], **style)
+        axes.set(title=f"n = {n}, equal {own[0]['equal']}", xlabel="bound (nats)")
+    grid[0][0].set_ylabel("exact log det of the information (nats)")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    return [r["bound"] for r in rows], [r["exact"] for r in rows]
+
+
+def _by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    settings: dict[str, list[Row]] = {}
+    for row in rows:
+        name = ", ".join(f"{k} = {v}" for k, v in row["setting"].items())
+        settings.setdefault(name, []).append(row)
+    return settings
+
+
+def _curves(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+    others = 0
+    for (name,), own in group(rows, "selector").items():
+        style = STYLES.get(name)
+        if style is None:
+            style = {"color": "0.55", "ls": "-", "lw": 0.9, "marker": MARKERS[others % 14]}
+            others += 1
+        _line(axes, own, metric, name, style)
+    logarithmic = metric != "held_out_nll"
+    axes.set(xscale="log", yscale="log" if logarithmic else "linear")
+    axes.grid(alpha=0.25, which="both")
+
+
+def _line(axes: Axes, rows: Sequence[Row], metric: str, label: str, style: dict) -> None:
+    points = {n: estimate(r[metric] for r in own) for (n,), own in group(rows, "n").items()}
+    mean, half = np.array([[e.mean, e.half] for e in points.values()]).T
+    axes.errorbar([*points], mean, half, label=label, ms=4, capsize=2, elinewidth=0.8, **style)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
