@@ -37,8 +37,9 @@ def draw_all(rows: list[Row], folder: Path) -> None:
     elif "bound" in rows[0]:
         _save(information(rows), folder / "information.png")
     else:
-        for metric in (m for m in METRICS if m in rows[0]):
-            _save(error_curves(rows, metric), folder / f"{metric}.png")
+        for metric in METRICS:
+            if having := [row for row in rows if metric in row]:
+                _save(error_curves(having, metric), folder / f"{metric}.png")
 
 
 def error_curves(rows: Sequence[Row], metric: str) -> Figure:

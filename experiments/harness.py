@@ -1,5 +1,6 @@
 """What every experiment shares: checked options, results that survive a kill, wandb, exit codes."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -45,18 +46,18 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
         raise ValueError(str(error).splitlines()[0]) from None
 
 
-def start(name: str, schema: type, run: Callable[[Any, Path], list[Row]]) -> None:
+def start(name: str) -> None:
     """The command `python -m experiments.NAME`: Hydra, checks, wandb, one-line errors.
 
-    `run(options, folder) -> rows` gets options of the given dataclass.
+    The module has the dataclass `Options` and `run(options, folder) -> rows`.
     """
     command = f"experiments.{name}"
 
     def main(cfg: DictConfig) -> None:
+        module = importlib.import_module(command)  # by name, so that launchers can pickle this
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            options = checked(cfg, schema)
-            log_to_wandb(name, options, folder, run)
+            log_to_wandb(name, checked(cfg, module.Options), folder, module.run)
         except (ValueError, OSError) as error:
             print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)

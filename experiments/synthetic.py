@@ -52,4 +52,4 @@ def run(options: Options, folder: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    start("synthetic", Options, run)
+    start("synthetic")

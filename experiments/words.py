@@ -162,4 +162,4 @@ def run(options: Options, folder: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    start("words", Options, run)
+    start("words")

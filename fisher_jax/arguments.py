@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+from fisher_jax.baselines import SELECTORS
 from fisher_jax.data import nearest_folder
 from fisher_jax.report import FILES
 
@@ -118,7 +119,22 @@ def parser() -> argparse.ArgumentParser:
         help="of the model (default: %(default)s)",
     )
 
+    text.add_argument(
+        "--positions",
+        choices=("completion", "prompt"),
+        default="completion",
+        help="of prompt + completion rows, select by the embeddings that predict the completion, "
+        "or by those of the prompt, which no label has influenced (default: %(default)s)",
+    )
+
     design = p.add_argument_group("design")
+    design.add_argument(
+        "--selector",
+        metavar="NAME",
+        choices=[name for name, selector in SELECTORS.items() if not selector.needs],
+        help="%(choices)s (default: fisher by rows, fisher_per_token by tokens); fisher_random "
+        "adds a column fisher_weight for a weighted loss",
+    )
     design.add_argument(
         "--ridge",
         metavar="R",
@@ -144,8 +160,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         type=int,
         default=0,
-        help="of the report's uniform draws; the selection itself has no "
-        "randomness (default: %(default)s)",
+        help="of the report's uniform draws and of selectors that draw (default: %(default)s)",
     )
 
     output = p.add_argument_group("output")
@@ -187,6 +202,13 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}")
     if (args.model is None) == (args.embeddings is None):
         raise ValueError("give either --model, to embed the pool's text, or --embeddings")
+    if args.embeddings is not None:
+        text_only = ("max_length", "text_column")
+        unused = [n for n in text_only if getattr(args, n) is not None]
+        unused += ["positions"] * (args.positions == "prompt")
+        if unused:
+            flag = "--" + unused[0].replace("_", "-")
+            raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")
     if args.pool is None and args.embeddings is None:
         raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
     args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")

@@ -437,8 +437,9 @@ def _to_centres(
     k = round(np.sqrt(len(points))) if n_clusters is None else n_clusters
     if not 1 <= k <= len(points):
         raise ValueError(f"n_clusters must be from 1 to {len(points)}, the pool's size, got {k}")
-    means = KMeans(min(k, distinct), n_init=1, random_state=seed).fit(points)
-    return np.sum((points - means.cluster_centers_[means.labels_]) ** 2, axis=1), means.labels_
+    means = KMeans(min(k, distinct), n_init=1, random_state=seed)  # pyright: ignore
+    cluster = np.asarray(means.fit_predict(points))
+    return np.sum((points - means.cluster_centers_[cluster]) ** 2, axis=1), cluster
 
 
 SELECTORS: dict[str, Selector] = {

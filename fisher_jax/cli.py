@@ -30,10 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Pool(NamedTuple):
-    """The pool in memory: its file, embeddings of the rows kept, and which rows these are."""
+    """The pool in memory: its file, embeddings and costs of the rows kept, and which these are."""
 
     file: Any
     emb: Any
+    costs: Any
     rows: Any
     n_rows: int
     notes: list[str]
@@ -53,20 +54,22 @@ def _run(args: argparse.Namespace) -> None:
     from fisher_jax.budget import budget_in_examples
     from fisher_jax.data import replacing_files, write_selection
     from fisher_jax.provenance import provenance
-    from fisher_jax.report import compare_with_uniform, write_manifest, write_ranking, write_report
-    from fisher_jax.selection import select
+    from fisher_jax.report import (
+        N_DRAWS,
+        compare_with_uniform,
+        write_manifest,
+        write_ranking,
+        write_report,
+    )
 
     pool = _pool_of_embeddings(args) if args.model is None else _pool_of_text(args, timed)
-    budget: dict[str, Any]
     if args.token_budget is None:
         total, unit = budget_in_examples(len(pool.rows), args.n_samples, args.fraction), "row"
-        budget = {"n_samples": total}
     else:
-        total, unit = min(args.token_budget, len(pool.emb.tokens)), "token"
-        budget = {"token_budget": float(total)}
+        total, unit = min(args.token_budget, int(pool.costs.sum())), "token"
     with timed("select"), _progress("selecting", total, unit) as show:
-        selection = select(pool.emb, **budget, ridge=args.ridge, on_progress=show)
-    with timed("compare"), _progress("uniform draws", 20, "draw") as show:
+        selection, weights = _choose(args, pool, total, show)
+    with timed("compare"), _progress("uniform draws", N_DRAWS, "draw") as show:
         comparison = compare_with_uniform(
             pool.emb, selection, args.ridge, args.seed, on_progress=show
         )
@@ -112,11 +115,34 @@ def _run(args: argparse.Namespace) -> None:
                 "seconds": timings,
             },
         )
-        write_selection(args.out, pool.file, pool.rows[selection.ranking], selection.gains)
+        write_selection(args.out, pool.file, pool.rows[selection.ranking], selection.gains, weights)
     print(
         f"{args.out}: {comparison.headline(selection)}; see {args.report_dir / 'report.html'}",
         file=sys.stderr,
     )
+
+
+def _choose(
+    args: argparse.Namespace, pool: _Pool, total: int, show: Callable[[int], None]
+) -> tuple[Any, Any]:
+    """The selection and, of `fisher_random`, the rows' weights."""
+    from fisher_jax.baselines import SELECTORS
+    from fisher_jax.budget import Budget
+    from fisher_jax.randomized import draw_fisher
+    from fisher_jax.selection import evaluate, select
+
+    if args.token_budget is None:
+        budget: dict[str, Any] = {"n_samples": total}
+    else:
+        budget = {"token_budget": float(total), "costs": pool.costs}
+    if args.selector is None:
+        return select(pool.emb, **budget, ridge=args.ridge, on_progress=show), None
+    if args.selector == "fisher_random":
+        drawn = draw_fisher(
+            pool.emb, Budget.of(pool.emb, **budget), ridge=args.ridge, seed=args.seed
+        )
+        return evaluate(pool.emb, drawn.ranking, args.ridge), drawn.weights
+    return SELECTORS[args.selector](pool.emb, **budget, ridge=args.ridge, seed=args.seed), None
 
 
 def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
@@ -136,7 +162,8 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
-        tokenized = tokenize(model, file.rows, args.max_length)
+        tokenized = tokenize(model, file.rows, args.max_length, args.positions)
+        costs = tokenize(model, file.rows, args.max_length).counted
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(empty) and args.on_empty == "error":
         first = ", ".join(file.where(int(i)).split(", ")[-1] for i in empty[:5])
@@ -178,7 +205,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         "skipped_rows": len(empty),
         "cut_rows": tokenized.n_cut,
     }
-    return _Pool(file, emb, rows, len(file), notes, facts)
+    return _Pool(file, emb, np.maximum(costs[rows], 1), rows, len(file), notes, facts)
 
 
 def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
@@ -203,9 +230,8 @@ def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
     facts = {"embeddings": str(args.embeddings), "embeddings_sha256": file_sha256(args.embeddings)}
     if args.pool is not None:
         facts |= {"pool": str(args.pool), "pool_sha256": file_sha256(args.pool)}
-    return _Pool(
-        file, TokenEmbeddings(tokens, emb.offsets), np.arange(len(emb)), len(emb), [], facts
-    )
+    emb = TokenEmbeddings(tokens, emb.offsets)
+    return _Pool(file, emb, emb.lengths, np.arange(len(emb)), len(emb), [], facts)
 
 
 def _announce(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from fisher_jax.design import TokenEmbeddings
 
-RANK, GAIN = "fisher_rank", "fisher_gain"
+COLUMNS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
 
 
@@ -107,7 +107,7 @@ def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = 
             raise PoolError(f"{where} is not JSON ({error}): mend or remove the line") from None
         if not isinstance(record, dict):
             raise PoolError(f"{where} is {type(record).__name__}, not a JSON object with columns")
-        for column in (RANK, GAIN):
+        for column in COLUMNS:
             if column in record:
                 raise PoolError(f"{where} already has a column {column}: rename it first")
         if needs_text:
@@ -151,7 +151,11 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
 
 
 def write_selection(
-    out: Path, pool: PoolFile | None, ranking: np.ndarray, gains: np.ndarray
+    out: Path,
+    pool: PoolFile | None,
+    ranking: np.ndarray,
+    gains: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> None:
     """The chosen rows in order of choice with every column kept, and their rank and gain.
 
@@ -160,24 +164,30 @@ def write_selection(
         pool: the pool's file; None for embeddings without one, whose rows are `{index}`.
         ranking: (n,) rows of the pool.
         gains: (n,) nats.
+        weights: (n,) of each row in the loss, a column of their own if given.
 
     Raises:
         PoolError: a column that the output's format can't hold.
     """
     order = [int(i) for i in ranking]
-    values = [float(g) for g in gains]
+    added = {RANK: [*range(len(order))], GAIN: [float(g) for g in gains]}
+    if weights is not None:
+        added[WEIGHT] = [float(w) for w in weights]
     if out.suffix == ".parquet":
         table = _as_table(pool, order, out)
-        table = table.append_column(RANK, pa.array(range(len(order)), pa.int64()))
-        table = table.append_column(GAIN, pa.array(values, pa.float64()))
+        for name, values in added.items():
+            table = table.append_column(
+                name, pa.array(values, pa.int64() if name == RANK else pa.float64())
+            )
         with replacing(out) as temporary:
             pq.write_table(table, temporary)
         return
     lines = _as_json_lines(pool, order, out)
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for rank, (line, gain) in enumerate(zip(lines, values, strict=True)):
+        for k, line in enumerate(lines):
             comma = ", " if line[1:-1].strip() else ""
-            file.write(f'{line[:-1]}{comma}"{RANK}": {rank}, "{GAIN}": {gain!r}}}\n')
+            columns = json.dumps({name: values[k] for name, values in added.items()})
+            file.write(f"{line[:-1]}{comma}{columns[1:]}\n")
 
 
 def check_columns_fit(out: Path, pool: PoolFile) -> None:
@@ -259,7 +269,7 @@ def _read_parquet(path: Path, text_column: str | None, needs_text: bool) -> Pool
         raise PoolError(f"{path} is not readable as Parquet ({reason}): write it anew") from None
     if table.num_rows == 0:
         raise PoolError(f"{path} is empty: a pool needs at least one row")
-    for column in (RANK, GAIN):
+    for column in COLUMNS:
         if column in table.column_names:
             raise PoolError(f"{path} already has a column {column}: rename it first")
     if not needs_text:

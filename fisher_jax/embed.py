@@ -17,6 +17,7 @@ MAX_BUCKETS = 10
 LENGTH_STEP = 4  # padded lengths are multiples of this
 
 Normalize = Literal["rms", "none"]
+Positions = Literal["completion", "prompt"]
 
 
 class TokenizedRows(NamedTuple):
@@ -46,6 +47,7 @@ def embed(
     dtype: str = "float32",
     normalize: Normalize = "rms",
     center: bool = False,
+    positions: Positions = "completion",
     on_progress: Callable[[int], None] | None = None,
 ) -> TokenEmbeddings:
     """The pre-logit embeddings of rows of text.
@@ -63,6 +65,8 @@ def embed(
         dtype: "float32" or "bfloat16", for a model given by name.
         normalize: "rms" divides all by the root mean squared norm of the pool's embeddings.
         center: subtract the pool's mean embedding first.
+        positions: "prompt" takes the embeddings of the prompt's tokens instead, which no token of
+            the completion has influenced; for rows with a prompt.
         on_progress: called with the number of rows done.
 
     Raises:
@@ -70,7 +74,7 @@ def embed(
     """
     language_model = load_model(model, dtype) if isinstance(model, str) else model
     rows = [_as_row(text, i) for i, text in enumerate(texts)]
-    tokenized = tokenize(language_model, rows, max_length)
+    tokenized = tokenize(language_model, rows, max_length, positions)
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(rows) == 0 or len(empty):
         at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
@@ -81,13 +85,26 @@ def embed(
 
 
 def tokenize(
-    model: LanguageModel, rows: Sequence[Row], max_length: int | None = None
+    model: LanguageModel,
+    rows: Sequence[Row],
+    max_length: int | None = None,
+    positions: Positions = "completion",
 ) -> TokenizedRows:
     """Token ids of the rows, cut to `max_length` (default: the model's context).
 
+    Of rows with a completion, `positions` decides which count: those that predict it, or those of
+    the prompt, the last of which predicts the completion's first token.
+
     Raises:
-        ValueError: a max_length that the model can't take.
+        ValueError: a max_length that the model can't take; prompt positions of rows without one.
     """
+    if positions not in ("completion", "prompt"):
+        raise ValueError(f"positions must be 'completion' or 'prompt', got {positions!r}")
+    plain = next((i for i, row in enumerate(rows) if isinstance(row, str)), None)
+    if positions == "prompt" and plain is not None:
+        raise ValueError(
+            f"row {plain + 1} has no prompt: prompt positions are for prompt + completion rows"
+        )
     limit = model.context if max_length is None else max_length
     if not 2 <= limit <= model.context:
         raise ValueError(
@@ -105,10 +122,16 @@ def tokenize(
     completion_ids = iter(encode(completions, special=False))
     ids, first, n_cut = [], [], 0
     for row, head in zip(rows, encode(prompts, special=True), strict=True):
-        whole = head if isinstance(row, str) else head + next(completion_ids)
+        whole, begin = head, 1
+        if not isinstance(row, str):
+            whole = head + next(completion_ids)
         n_cut += len(whole) > limit
+        if positions == "prompt":
+            whole = whole[: len(head) + 1]
+        elif not isinstance(row, str):
+            begin = max(1, len(head))
         ids.append(np.asarray(whole[:limit], np.int32))
-        first.append(1 if isinstance(row, str) else max(1, len(head)))
+        first.append(begin)
     return TokenizedRows(ids, np.asarray(first, np.int64), n_cut)
 
 

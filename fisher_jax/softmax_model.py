@@ -127,7 +127,7 @@ def fit(
             grad=gradient / jnp.sum(weights_T),
             value_fn=objective,
         )
-        theta = optax.apply_updates(theta, updates)
+        theta += updates
         return theta, *probabilities_and_gradient(theta), state, steps + 1
 
     def goes_on(carry):

