@@ -5,6 +5,7 @@ interleaved runs; absolute times are this machine's and no target.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import subprocess
@@ -29,6 +30,7 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 MAX_TOKENS = 64
 REPEATS = 5
+SECTIONS = ["selection", "memory", "fits", "drift", "growth", "embedding"]
 
 
 def main() -> None:
@@ -41,20 +43,36 @@ def main() -> None:
     p.add_argument(
         "--synthetic", action="store_true", help="no model: a synthetic pool of the same shape"
     )
+    p.add_argument(
+        "--only",
+        nargs="+",
+        choices=SECTIONS,
+        default=SECTIONS,
+        help="these parts; the others stay in results.json as they are",
+    )
     args = p.parse_args()
     OUT.mkdir(exist_ok=True)
-    results: dict = {"machine": machine()}
-    name, emb = ("synthetic", synthetic_pool(5000)) if args.synthetic else ("real", real_pool(5000))
-    results[name] = {"shape": [len(emb), *emb.tokens.shape]} | selection_speed(
-        emb, quick=args.quick
-    )
-    results["fits"] = fit_race()
-    results["drift"] = drift(emb)
-    results["growth"] = growth(quick=args.quick)
-    if not (args.synthetic or args.quick):
-        results["embedding"] = embedding_race()
-    with replacing(OUT / "results.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    path = OUT / "results.json"
+    results: dict = json.loads(path.read_text()) if path.exists() and args.only != SECTIONS else {}
+
+    @functools.cache
+    def pool() -> fj.TokenEmbeddings:
+        return synthetic_pool(5000) if args.synthetic else real_pool(5000)
+
+    parts: dict[str, Callable[[], dict]] = {
+        "selection": lambda: selection_speed(pool(), quick=args.quick),
+        "memory": lambda: memory(pool()),
+        "fits": fit_race,
+        "drift": lambda: drift(pool()),
+        "growth": lambda: growth(quick=args.quick),
+        "embedding": embedding_race,
+    }
+    for name in args.only:
+        if name == "embedding" and (args.synthetic or args.quick):
+            continue
+        results[name] = parts[name]() | {"machine": machine()}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(results, indent=2) + "\n")
     print_table(results)
 
 
@@ -105,7 +123,6 @@ def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:
         ours.append(clock(lambda: fj.select(emb, n_samples=N_SAMPLES)))
     warm, one = float(np.median(ours)), float(np.median(yardstick))
     ranking = fj.select(emb, n_samples=N_SAMPLES).ranking
-    peak = peak_memory(emb)
     _, slow1 = algorithm_1(emb, N_SAMPLES, steps=2, candidates=100)
     result = {
         "select_warm_s": warm,
@@ -115,9 +132,8 @@ def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:
         "select_in_products": warm / one,
         "algorithm_1_numpy_s": slow1,
         "speedup_over_algorithm_1": slow1 / warm,
-        "embeddings_bytes": emb.tokens.nbytes,
-        "peak_resident_bytes": peak,
-        "peak_allowed_bytes": int(2.5 * emb.tokens.nbytes + 500e6),
+        "shape": [len(emb), *emb.tokens.shape],
+        "choices": N_SAMPLES,
     }
     if not quick:
         with tqdm(total=N_SAMPLES, desc="Algorithm 2 in NumPy") as bar:
@@ -130,8 +146,8 @@ def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:
     return result
 
 
-def peak_memory(emb: fj.TokenEmbeddings) -> int:
-    """Largest resident size of a process that loads the embeddings and selects, in bytes."""
+def memory(emb: fj.TokenEmbeddings) -> dict:
+    """Largest resident size of a process that loads the embeddings and selects."""
     program = (
         "import re, sys, numpy as np, fisher_jax as fj;"
         "emb = fj.TokenEmbeddings(np.load(sys.argv[1]), np.load(sys.argv[2]));"
@@ -143,7 +159,12 @@ def peak_memory(emb: fj.TokenEmbeddings) -> int:
         np.save(paths[0], emb.tokens)
         np.save(paths[1], emb.offsets)
         run = [sys.executable, "-c", program, *paths]
-        return 1024 * int(subprocess.run(run, check=True, capture_output=True).stdout)
+        peak = 1024 * int(subprocess.run(run, check=True, capture_output=True).stdout)
+    return {
+        "embeddings_bytes": emb.tokens.nbytes,
+        "peak_resident_bytes": peak,
+        "wanted_bytes": int(2.5 * emb.tokens.nbytes + 500e6),
+    }
 
 
 def drift(emb: fj.TokenEmbeddings) -> dict:
@@ -289,15 +310,10 @@ def embedding_race() -> dict:
 
 
 def print_table(results: dict) -> None:
-    for name in ("real", "synthetic"):
-        if name in results:
-            r = results[name]
-            print(f"\n{name} pool {r['shape']}: {N_SAMPLES} choices")
-            for key, value in r.items():
-                print(f"  {key:28} {value if not isinstance(value, float) else f'{value:.3g}'}")
-    for name in ("fits", "drift", "growth", "embedding", "machine"):
-        if name in results:
-            print(f"\n{name}: {json.dumps(results[name])}")
+    for name, part in results.items():
+        print(f"\n{name}")
+        for key, value in part.items():
+            print(f"  {key:28} {f'{value:.3g}' if isinstance(value, float) else value}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A GGUF file (llama.cpp's format) as a model and its tokenizer, without torch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import gguf
 import numpy as np
 from jax.typing import DTypeLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from fisher_jax.models.assemble import ModelError, Tensor, assemble
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
@@ -155,7 +155,7 @@ class GGUFFile:
                     )
         return assemble(config, tensors, "gguf", dtype, str(self.path))
 
-    def tokenizer(self) -> PreTrainedTokenizerFast:
+    def tokenizer(self) -> Callable[..., Any]:
         """The byte-pair tokenizer that the metadata describes, `tokenizer.ggml.pre` included."""
         kind, pre = self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre", "default")
         if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
@@ -205,6 +205,8 @@ class GGUFFile:
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=[bos, "$A"], special_tokens=[(bos, vocab[bos])]
             )
+        from transformers import PreTrainedTokenizerFast  # slow to import
+
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             chat_template=self.field("tokenizer.chat_template", None),

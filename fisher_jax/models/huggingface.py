@@ -1,12 +1,12 @@
 """A Hugging Face folder (config.json, safetensors, tokenizer files) as a model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fisher_jax.models.assemble import ModelError, Tensor, assemble
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
@@ -72,7 +72,7 @@ def load_folder(folder: Path, dtype: DTypeLike) -> tuple[Llama | GPT2, list[Path
     return assemble(config, tensors, "safetensors", dtype, str(folder)), files
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> Callable[..., Any]:
     """The folder's own tokenizer; code that a folder may bring is never run.
 
     Raises:
@@ -83,6 +83,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): "
             "copy it there from the model's source"
         )
+    from transformers import AutoTokenizer  # imports torch where that is installed: seconds
+
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's own errors have no common base

@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from transformers import PreTrainedTokenizerBase
 
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
@@ -27,7 +27,7 @@ class LanguageModel(NamedTuple):
 
     name: str
     module: Llama | GPT2
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Callable[..., Any]
     weights_sha256: str
     tokenizer_sha256: str
 
