@@ -98,9 +98,9 @@ class Run:
             lines.append([name, *cells])
         return table(["against uniform", *(f"{k}, n = {n}" for k, n in columns)], lines)
 
-    def slopes(self, metric: str, x: str = "n", **setting: object) -> str:
+    def slopes(self, metric: str, x: str = "n", n: int | None = None, **setting: object) -> str:
         """Slope of log error against log x, for each selector and kind of budget."""
-        rows = self.of(**setting)
+        rows = [r for r in self.of(**setting) if n in (None, r["n"])]
         kinds = [k for (k,) in group(rows, "equal")]
         lines = [
             [name, *(str(slope([r for r in own if r["equal"] == k], x, metric)) for k in kinds)]

@@ -19,7 +19,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import fisher_jax as fj
+from fisher_jax.baselines import SELECTORS
+from fisher_jax.budget import Budget
 from fisher_jax.cli import main
+from fisher_jax.randomized import draw_fisher
 from fisher_jax.report import FILES
 
 # one shape for most runs, texts and ready embeddings alike: each other shape is a compilation
@@ -567,7 +570,58 @@ def test_only_completions_count(run, refused, llama, out, tmp_path):
     assert chosen == [rows[i] for i in expected]
 
 
-# Budgets and design
+def test_prompts_can_be_selected_by_and_completions_are_paid(run, refused, llama, out, tmp_path):
+    rows = [
+        {"prompt": text, "completion": "x y z"[: 1 + 2 * (i % 3)]}
+        for i, text in enumerate(texts(words=M))
+    ]
+    pool = write_rows(tmp_path / "p.jsonl", rows)
+    argv = [pool, "-o", out, "--model", llama, "--positions", "prompt"]
+    assert run(*argv, "--token-budget", 5)[0] == 0
+    emb = fj.embed(rows, str(llama), positions="prompt")
+    assert emb.lengths.tolist() == [M] * N  # the last prompt token predicts the completion's first
+    costs = [1 + i % 3 for i in range(N)]
+    expected = fj.select(emb, token_budget=5, costs=costs).ranking.tolist()
+    assert ranking_of(out)["index"] == expected
+    same = [row | {"completion": "q q q"} for row in rows]
+    np.testing.assert_array_equal(fj.embed(same, str(llama), positions="prompt").tokens, emb.tokens)
+    plain = write_rows(tmp_path / "t.jsonl", [{"text": "a b"}] * N)
+    words = ["row 1 has no prompt", "prompt + completion"]
+    target = out.with_name("t.jsonl")
+    refused(
+        [plain, "-o", target, "--model", llama, "--positions", "prompt", "--n-samples", K], words
+    )
+
+
+# Budgets, selectors and design
+
+
+@pytest.mark.parametrize("name", ["uniform", "longest", "i_optimal", "fisher_per_token"])
+def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
+    assert run(*ready, "-o", out, "--n-samples", K, "--selector", name, "--seed", 5)[0] == 0
+    emb = standardized(write_embeddings(tmp_path / "again.safetensors"))
+    expected = SELECTORS[name](emb, n_samples=K, seed=5)
+    assert ranking_of(out)["index"] == expected.ranking.tolist()
+    assert manifest_of(out)["options"]["selector"] == name
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_random_design_brings_its_weights(suffix, run, ready, out, tmp_path):
+    out = out.with_name(f"chosen.{suffix}")
+    argv = [*ready, "-o", out, "--n-samples", K, "--selector", "fisher_random", "--seed", 2]
+    assert run(*argv)[0] == 0
+    emb = standardized(write_embeddings(tmp_path / "again.safetensors"))
+    expected = draw_fisher(emb, Budget.of(emb, n_samples=K), ridge=1.0, seed=2)
+    rows = pq.read_table(out).to_pylist() if suffix == "parquet" else read_rows(out)
+    assert [row["index"] for row in rows] == expected.ranking.tolist()
+    np.testing.assert_allclose([row["fisher_weight"] for row in rows], expected.weights)
+
+
+def test_selectors_that_need_more_and_options_without_use_are_refused(refused, ready, out):
+    argv = [*ready, "-o", out, "--n-samples", K]
+    refused([*argv, "--selector", "badge"], ["--selector", "invalid choice", "'badge'", "uniform"])
+    refused([*argv, "--max-length", 9], ["--max-length goes with --model"])
+    refused([*argv, "--positions", "prompt"], ["--positions goes with --model"])
 
 
 def standardized(emb, *, center=False, normalize=True):
@@ -654,6 +708,8 @@ def test_help_names_every_option():
         "--on-empty",
         "--batch-tokens",
         "--dtype",
+        "--positions",
+        "--selector",
         "--ridge",
         "--normalize",
         "--center",
