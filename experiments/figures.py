@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from experiments.results import Row
 from experiments.statistics import estimate, group
@@ -43,23 +44,31 @@ def draw_all(rows: list[Row], folder: Path, prefix: str = "") -> None:
 
 
 def error_curves(rows: Sequence[Row], metric: str) -> Figure:
-    """Error against n: a row a setting, a column a kind of budget, 95% intervals."""
-    settings = _by_setting(rows)
-    kinds = list(group(rows, "equal"))
+    """Error against n with 95% intervals, a panel a setting and kind of budget."""
+    panels = [
+        (", ".join(filter(None, [name, f"equal {kind}"])), [r for r in own if r["equal"] == kind])
+        for name, own in _by_setting(rows).items()
+        for (kind,) in group(own, "equal")
+    ]
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    width = 5.0 if columns <= 2 else 3.4
     figure, grid = plt.subplots(
-        len(settings),
-        len(kinds),
-        figsize=(4.6 * len(kinds) + 2.2, 3.1 * len(settings)),
+        lines,
+        columns,
+        figsize=(width * columns + 2.2, 0.75 * width * lines),
         squeeze=False,
-        sharey="row",
         layout="constrained",
     )
-    for axes_row, (name, own) in zip(grid, settings.items(), strict=True):
-        for axes, (kind,) in zip(axes_row, kinds, strict=True):
-            _curves(axes, [r for r in own if r["equal"] == kind], metric)
-            axes.set_title(" ".join(filter(None, [name, f"equal {kind}"])), fontsize=9)
-            axes.set_xlabel("n" if kind == "examples" else "n (tokens of n average rows)")
-        axes_row[0].set_ylabel(METRICS[metric])
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, own) in zip(grid.flat, panels, strict=False):
+        _curves(axes, own, metric)
+        axes.set_title(title, fontsize=8)
+        tokens = own[0]["equal"] == "tokens"
+        axes.set_xlabel("n (tokens of n average rows)" if tokens else "n", fontsize=8)
+    for axes_row in grid:
+        axes_row[0].set_ylabel(METRICS[metric], fontsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     return figure
@@ -126,6 +135,11 @@ def _curves(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     ns = sorted({r["n"] for r in rows})
     axes.set_xticks(ns, [str(n) for n in ns])
     axes.set_xticks([], minor=True)
+    if logarithmic:
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(labelsize=8, which="both")
 
 
 def _line(axes: Axes, rows: Sequence[Row], metric: str, label: str, style: dict) -> None:
@@ -136,5 +150,5 @@ def _line(axes: Axes, rows: Sequence[Row], metric: str, label: str, style: dict)
 
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=90)
     plt.close(figure)

@@ -66,12 +66,13 @@ def fit(
 
     Newton's method: the linear systems by conjugate gradients (`jax.scipy`) with products of the
     Hessian alone, never the D L x D L matrix, preconditioned by its L diagonal blocks
-    `ridge I + sum_t w_t p_tl (1 - p_tl) x_t x_t^T`; steps by optax's backtracking.
+    `ridge I + sum_t w_t p_tl (1 - p_tl) x_t x_t^T`; steps by optax's backtracking. Every step stays
+    among matrices whose rows sum to zero, where the optimum is.
 
     Args:
         x_TxD, labels_T, weights_T: tokens, their labels in 0..L-1, weights of at least 0.
         n_labels: L.
-        ridge: positive; the optimum is then unique (its columns sum to zero).
+        ridge: positive; the optimum is then unique.
         tol: done when no entry of the gradient exceeds `tol sum_t w_t`.
         max_steps: Newton steps at most.
     """
@@ -88,6 +89,9 @@ def fit(
 
     def matmul(a, b):
         return jnp.matmul(a, b, precision=HIGHEST)
+
+    def centred(theta):
+        return theta - jnp.mean(theta, axis=1, keepdims=True)
 
     def objective(theta):
         return (
@@ -115,7 +119,7 @@ def fit(
         direction, _ = jax.scipy.sparse.linalg.cg(
             hessian_times,
             -gradient,
-            M=lambda r: jnp.einsum("lde,el->dl", inverses_LxDxD, r, precision=HIGHEST),
+            M=lambda r: centred(jnp.einsum("lde,el->dl", inverses_LxDxD, r, precision=HIGHEST)),
             tol=FORCING,
             maxiter=100,
         )
