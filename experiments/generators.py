@@ -4,6 +4,8 @@ All features are scaled to a mean squared norm of 1, so a planted Theta with ent
 logits of standard deviation s whatever the generator.
 """
 
+import functools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,19 +112,23 @@ def language(rng: np.random.Generator, options: Any, lengths: np.ndarray) -> np.
     return np.concatenate(rows).astype(np.float64)
 
 
-_PROJECTED: dict[int, TokenEmbeddings] = {}
+_EMBEDDING = threading.Lock()  # replicates run side by side; one of them embeds
 
 
 def _language_pool(dim: int) -> TokenEmbeddings:
-    if dim not in _PROJECTED:
-        full = _embedded_corpus()
-        if dim > full.dim:
-            raise ValueError(f"dim must be at most {full.dim} for the language generator")
-        centred = full.tokens - full.tokens.mean(axis=0)
-        _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-        projected = centred @ vectors[:, ::-1][:, :dim].astype(np.float32)
-        _PROJECTED[dim] = TokenEmbeddings(projected, full.offsets)
-    return _PROJECTED[dim]
+    with _EMBEDDING:
+        return _projected_corpus(dim)
+
+
+@functools.lru_cache(1)
+def _projected_corpus(dim: int) -> TokenEmbeddings:
+    full = _embedded_corpus()
+    if dim > full.dim:
+        raise ValueError(f"dim must be at most {full.dim} for the language generator")
+    centred = full.tokens - full.tokens.mean(axis=0)
+    _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    projected = centred @ vectors[:, ::-1][:, :dim].astype(np.float32)
+    return TokenEmbeddings(projected, full.offsets)
 
 
 def _embedded_corpus() -> TokenEmbeddings:

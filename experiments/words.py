@@ -6,6 +6,7 @@ come from a planted Theta, or are the corpus' next words.
 
 import functools
 import re
+import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from experiments.word_vectors import read_vectors
 from fisher_jax.corpora import shakespeare
 from fisher_jax.design import TokenEmbeddings
 
+_READING = threading.Lock()  # replicates run side by side; one of them reads
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -109,15 +111,16 @@ def _history(vectors_MxD: np.ndarray, history: str, decay: float) -> np.ndarray:
 def make_problem(options: Options, replicate: int) -> Problem:
     """A fresh pool of real sentences, drawn by length so that all replicates have one shape."""
     rng = np.random.default_rng([options.seed, replicate])
-    emb, next_words = corpus(
-        options.vectors,
-        options.task,
-        options.history,
-        options.decay,
-        options.dim,
-        options.n_labels,
-        options.max_tokens,
-    )
+    with _READING:
+        emb, next_words = corpus(
+            options.vectors,
+            options.task,
+            options.history,
+            options.decay,
+            options.dim,
+            options.n_labels,
+            options.max_tokens,
+        )
     if options.n_examples > len(emb) // 2:
         raise ValueError(f"n_examples must be at most {len(emb) // 2}, half of the corpus")
     chosen = _stratified(emb.lengths, options.n_examples, rng)

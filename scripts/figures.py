@@ -29,6 +29,13 @@ def main() -> None:
     if p.parse_args().collect:
         collect()
     FIGURES.mkdir(parents=True, exist_ok=True)
+    text = render()
+    with replacing(ROOT / "RESULTS.md") as temporary:
+        temporary.write_text(text)
+
+
+def render() -> str:
+    """RESULTS.md; draws the figures on the way."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "scripts"),
         undefined=jinja2.StrictUndefined,
@@ -36,9 +43,7 @@ def main() -> None:
         lstrip_blocks=True,
     )
     environment.globals |= {"run": Run}
-    text = environment.get_template("RESULTS.md.j2").render()
-    with replacing(ROOT / "RESULTS.md") as temporary:
-        temporary.write_text(text)
+    return environment.get_template("RESULTS.md.j2").render()
 
 
 def collect() -> None:
@@ -81,7 +86,7 @@ class Run:
         """A picture's Markdown."""
         return f"![{title}](docs/figures/{self.where}_{metric}.png)"
 
-    def ratios(self, metric: str, ns: list[int], **setting: object) -> str:
+    def ratios(self, metric: str, ns: list[int], digits: int = 0, **setting: object) -> str:
         """How much larger the error is than uniform's, at equal examples and equal tokens."""
         rows = self.of(**setting)
         kinds = [k for (k,) in group(rows, "equal")]
@@ -94,7 +99,9 @@ class Run:
                 base = [
                     r for r in rows if (r["selector"], r["equal"], r["n"]) == ("uniform", kind, n)
                 ]
-                cells.append("0" if name == "uniform" else percent(log_ratio(here, base, metric)))
+                cells.append(
+                    "0" if name == "uniform" else percent(log_ratio(here, base, metric), digits)
+                )
             lines.append([name, *cells])
         return table(["against uniform", *(f"{k}, n = {n}" for k, n in columns)], lines)
 
@@ -214,9 +221,10 @@ class Run:
         return [r for r in self.rows if all(r["setting"].get(k) == v for k, v in setting.items())]
 
 
-def percent(e: Estimate) -> str:
+def percent(e: Estimate, digits: int = 0) -> str:
     """A mean log-ratio as a percentage with its interval; bold where it excludes zero."""
-    text = f"{100 * np.expm1(e.mean):+.0f} ± {100 * np.exp(e.mean) * e.half:.0f} %"
+    mean, half = 100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half
+    text = f"{mean:+.{digits}f} ± {half:.{digits}f} %"
     return f"**{text}**" if e.excludes_zero else text
 
 

@@ -1,0 +1,58 @@
+"""RESULTS.md, its figures and tables come from results/ alone."""
+
+import numpy as np
+import pytest
+
+from experiments import figures
+from scripts import figures as script
+
+ROWS = [
+    {
+        "setting": {},
+        "selector": selector,
+        "equal": equal,
+        "n": n,
+        "replicate": replicate,
+        "max_logit": factor * (1 + replicate) / np.sqrt(n),
+    }
+    for selector, factor in (("uniform", 1.0), ("fisher", 0.8))
+    for equal in ("examples", "tokens")
+    for n in (10, 100)
+    for replicate in range(3)
+]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    made = object.__new__(script.Run)
+    made.rows = ROWS
+    return made
+
+
+def test_results_are_what_the_committed_rows_say(monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "draw_all", lambda *args, **kwargs: None)
+    committed = (script.ROOT / "RESULTS.md").read_text()
+    assert script.render() == committed
+    for line in committed.splitlines():
+        if line.startswith("!["):
+            assert (script.ROOT / line.split("(")[1].rstrip(")")).exists()
+
+
+def test_ratios_are_of_pairs(run):
+    lines = run.ratios("max_logit", [10, 100]).splitlines()
+    assert lines[0].startswith("| against uniform | examples, n = 10 | examples, n = 100 | tokens")
+    assert lines[3] == "| fisher | **-20 ± 0 %** | **-20 ± 0 %** | **-20 ± 0 %** | **-20 ± 0 %** |"
+
+
+def test_slopes_are_of_each_replicate(run):
+    assert "| uniform | -0.5 ± " in run.slopes("max_logit")
+
+
+def test_every_kind_of_figure_is_drawn(tmp_path):
+    figures.draw_all(ROWS, tmp_path, prefix="a_")
+    seconds = [row | {"seconds": 1.0} for row in ROWS]
+    figures.draw_all(seconds, tmp_path)
+    bound = [row | {"bound": 1.0, "exact": 2.0} for row in ROWS]
+    figures.draw_all(bound, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a_max_logit.png", "run_time.png", "information.png"}
