@@ -36,10 +36,10 @@ class Selector:
         self.name = name
         self._rank = rank
         parameters = list(inspect.signature(rank).parameters.values())[2:]
-        self._options = [p.name for p in parameters if p.name not in ("seed", "ridge")]
-        self.needs = [p.name for p in parameters if p.default is p.empty]
-        self.needs = [n for n in self.needs if n in self._options]
+        own = [p for p in parameters if p.name not in ("seed", "ridge")]
         self._takes = [p.name for p in parameters]
+        self._options = [p.name for p in own]
+        self.needs = [p.name for p in own if p.default is p.empty]
         functools.update_wrapper(self, rank)
 
     def __call__(

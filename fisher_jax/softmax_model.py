@@ -79,6 +79,7 @@ def fit(
     limit = tol * jnp.sum(weights_T)
     theta = jnp.zeros((x_TxD.shape[1], n_labels), x_TxD.dtype)
     eye = jnp.eye(x_TxD.shape[1], dtype=x_TxD.dtype)
+    squares_TxDD = (x_TxD[:, :, None] * x_TxD[:, None, :]).reshape(len(x_TxD), -1)
     slack = 8 * float(jnp.finfo(x_TxD.dtype).eps)  # rounding of the objective itself
     search = optax.chain(
         optax.scale(1.0),
@@ -111,11 +112,12 @@ def fit(
             u_TxL = p_TxL * (u_TxL - jnp.sum(p_TxL * u_TxL, axis=1, keepdims=True))
             return matmul(x_TxD.T, weights_T[:, None] * u_TxL) + ridge * v
 
-        def inverse_block(curvature_T):
-            block_DxD = matmul(x_TxD.T, (weights_T * curvature_T)[:, None] * x_TxD) + ridge * eye
-            return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(block_DxD), eye)
-
-        inverses_LxDxD = jax.lax.map(inverse_block, (p_TxL * (1 - p_TxL)).T)
+        curvature_TxL = weights_T[:, None] * p_TxL * (1 - p_TxL)
+        blocks_LxDxD = matmul(curvature_TxL.T, squares_TxDD).reshape(n_labels, *eye.shape)
+        factors_LxDxD = jnp.linalg.cholesky(blocks_LxDxD + ridge * eye)
+        inverses_LxDxD = jax.vmap(lambda c: jax.scipy.linalg.cho_solve((c, True), eye))(
+            factors_LxDxD
+        )
         direction, _ = jax.scipy.sparse.linalg.cg(
             hessian_times,
             -gradient,
