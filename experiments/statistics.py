@@ -1,4 +1,4 @@
-"""Means with 95% intervals, paired differences and log-log slopes over replicates."""
+"""Means with 95% intervals, paired ratios and log-log slopes over replicates."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -46,12 +46,6 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
     for row in rows:
         groups[tuple(row.get(k, row["setting"].get(k)) for k in keys)].append(row)
     return dict(groups)
-
-
-def paired(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
-    """Mean difference within replicates, first minus second."""
-    a, b = by_replicate(rows, metric), by_replicate(others, metric)
-    return estimate(a[r] - b[r] for r in sorted(a.keys() & b.keys()))
 
 
 def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:

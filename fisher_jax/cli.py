@@ -163,7 +163,9 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
         tokenized = tokenize(model, file.rows, args.max_length, args.positions)
-        costs = tokenize(model, file.rows, args.max_length).counted
+        costs = tokenized.counted
+        if args.positions == "prompt":
+            costs = tokenize(model, file.rows, args.max_length).counted
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(empty) and args.on_empty == "error":
         first = ", ".join(file.where(int(i)).split(", ")[-1] for i in empty[:5])
