@@ -112,10 +112,7 @@ def _is_small(bucket: Bucket) -> bool:
 def _padded(bucket: Bucket, pool: Pool, values: Float[Array, "T K"]) -> Array:
     """What belongs to each row of a bucket, zeros where it is shorter: (B, M, K) or (M, K, B)."""
     positions = jnp.arange(bucket.start, bucket.stop)
-    offset = jnp.arange(bucket.length)[None]
-    rows = pool.start[positions][:, None] + offset
-    inside = (offset < pool.length[positions][:, None])[..., None]
-    padded_BxMxK = jnp.where(inside, values.at[rows].get(mode="clip"), 0)
+    padded_BxMxK = greedy.padded_rows(pool._replace(tokens=values), positions, bucket.length)
     return jnp.moveaxis(padded_BxMxK, 0, 2) if _is_small(bucket) else padded_BxMxK
 
 
