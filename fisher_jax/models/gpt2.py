@@ -1,5 +1,6 @@
 """GPT-2's forward pass up to the pre-logit states."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.layers import apply_stack, causal_attention, stack
+from fisher_jax.models.layers import Attend, Memory, apply_stack, stack, whole_rows
 
 
 class GPT2Config(NamedTuple):
@@ -41,11 +42,13 @@ class GPT2Layer(nnx.Module):
         self.up = linear(config.dim, config.mlp_dim)
         self.down = linear(config.mlp_dim, config.dim)
 
-    def __call__(self, x_BxTxD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x_BxTxD: Float[Array, "B T D"], attend: Callable[[Array, Array, Array], Array]
+    ) -> Float[Array, "B T D"]:
         """One layer with its two residual connections."""
         qkv = self.query_key_value(self.attention_norm(x_BxTxD))
         q, k, v = (x.reshape(*x.shape[:2], self.n_heads, -1) for x in jnp.split(qkv, 3, axis=-1))
-        x_BxTxD += self.output(causal_attention(q, k, v).reshape(x_BxTxD.shape))
+        x_BxTxD += self.output(attend(q, k, v).reshape(x_BxTxD.shape))
         return x_BxTxD + self.down(jax.nn.gelu(self.up(self.mlp_norm(x_BxTxD)), approximate=True))
 
 
@@ -71,6 +74,17 @@ class GPT2(nnx.Module):
 
     def __call__(self, ids_BxT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Hidden states after the final norm: position t predicts token t + 1."""
-        positions = jnp.arange(ids_BxT.shape[1])
-        x_BxTxD = self.embedding(ids_BxT) + self.position(positions)[None]
-        return self.norm(apply_stack(self.layers, x_BxTxD))
+        return self.states(ids_BxT, jnp.arange(ids_BxT.shape[1])[None])[0]
+
+    def states(
+        self,
+        ids_BxT: Int[Array, "B T"],
+        positions_BxT: Int[Array, "#B T"],
+        attend: Attend = whole_rows,
+        memory: Memory = None,
+        remat: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Memory]:
+        """Hidden states of tokens at given positions, and the memory; see `apply_stack`."""
+        x_BxTxD = self.embedding(ids_BxT) + self.position(positions_BxT)
+        x_BxTxD, memory = apply_stack(self.layers, x_BxTxD, attend, memory=memory, remat=remat)
+        return self.norm(x_BxTxD), memory

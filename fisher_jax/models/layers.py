@@ -1,16 +1,18 @@
-"""What both model families share: a stack of equal layers under one scan, causal attention."""
+"""What both model families share: a stack of equal layers under one scan, and attention."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 LONG_QUERIES = 1024  # attention over more positions goes block by block, so memory stays linear
 
 Layer = TypeVar("Layer", bound=nnx.Module)
+Memory = Any  # arrays with a leading layer axis that attention reads and replaces, or None
+Attend = Callable[[Array, Array, Array, Memory], tuple[Array, Memory]]  # queries, keys, values
 
 
 def stack(make_layer: Callable[[nnx.Rngs], Layer], n_layers: int, rngs: nnx.Rngs) -> Layer:
@@ -18,17 +20,62 @@ def stack(make_layer: Callable[[nnx.Rngs], Layer], n_layers: int, rngs: nnx.Rngs
     return nnx.split_rngs(splits=n_layers)(nnx.vmap(make_layer))(rngs)
 
 
-def apply_stack(layers: nnx.Module, x_BxTxD: Array, *args: Array) -> Array:
-    """The layers one after the other, compiled once."""
+@jax.default_matmul_precision("highest")
+def apply_stack(
+    layers: nnx.Module,
+    x_BxTxD: Array,
+    attend: Attend,
+    *args: Array,
+    memory: Memory = None,
+    remat: bool = False,
+) -> tuple[Array, Memory]:
+    """The layers one after the other, compiled once: `layer(x, attend, *args)`.
+
+    Args:
+        layers: as `stack` makes them.
+        x_BxTxD: input of the first.
+        attend: what the layers do with queries, keys, values and their own part of the memory.
+        args: the same for every layer.
+        memory: arrays with a leading layer axis, or None.
+        remat: recompute a layer's inside in the backward pass instead of storing it.
+
+    Returns:
+        The output of the last layer, and the new memory.
+    """
     graph, state = nnx.split(layers)
 
-    def step(x_BxTxD, layer_state):
-        return nnx.merge(graph, layer_state)(x_BxTxD, *args), None
+    def step(x_BxTxD, of_layer):
+        layer_state, own = of_layer
+        kept = []
 
-    return jax.lax.scan(step, x_BxTxD, state)[0]
+        def remember(q, k, v):
+            out, new = attend(q, k, v, own)
+            kept.append(new)
+            return out
+
+        return nnx.merge(graph, layer_state)(x_BxTxD, remember, *args), kept[0]
+
+    step = jax.checkpoint(step) if remat else step  # pyright: ignore[reportPrivateImportUsage]
+    return jax.lax.scan(step, x_BxTxD, (state, memory))
 
 
-@jax.default_matmul_precision("highest")
+def whole_rows(q: Array, k: Array, v: Array, memory: None) -> tuple[Array, None]:
+    """A row a sequence: every position sees those up to its own."""
+    return causal_attention(q, k, v), None
+
+
+def packed_rows(segments_BxT: Int[Array, "B T"]) -> Attend:
+    """Several rows a sequence, told apart by their segment: no position sees another row."""
+    length = segments_BxT.shape[1]
+    mask_BxTxT = segments_BxT[:, :, None] == segments_BxT[:, None, :]
+    mask_BxTxT &= jnp.tril(jnp.ones((length, length), bool))[None]
+
+    def attend(q, k, v, memory):
+        return jax.nn.dot_product_attention(q, k, v, mask=mask_BxTxT[:, None]), memory
+
+    return attend
+
+
 def causal_attention(
     q_BxTxHxE: Float[Array, "B T H E"],
     k_BxTxGxE: Float[Array, "B T G E"],

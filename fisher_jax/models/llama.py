@@ -1,5 +1,6 @@
 """Llama's forward pass (SmolLM2, Llama 2 and 3 and their kin) up to the pre-logit states."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.layers import apply_stack, causal_attention, stack
+from fisher_jax.models.layers import Attend, Memory, apply_stack, stack, whole_rows
 
 
 class Llama3Rope(NamedTuple):
@@ -52,9 +53,9 @@ def rope_frequencies(config: LlamaConfig) -> Float[Array, "F"]:
     return frequency * (keep + (1 - keep) / scaling.factor)
 
 
-def rotate(x_BxTxHxE: Float[Array, "B T H E"], angle_TxF: Float[Array, "T F"]) -> Array:
+def rotate(x_BxTxHxE: Float[Array, "B T H E"], angle_BxTxF: Float[Array, "#B T F"]) -> Array:
     """Rotary position embedding, first half of the coordinates against the second."""
-    cos, sin = jnp.cos(angle_TxF)[None, :, None], jnp.sin(angle_TxF)[None, :, None]
+    cos, sin = jnp.cos(angle_BxTxF)[:, :, None], jnp.sin(angle_BxTxF)[:, :, None]
     a, b = jnp.split(x_BxTxHxE.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return rotated.astype(x_BxTxHxE.dtype)
@@ -84,7 +85,10 @@ class LlamaLayer(nnx.Module):
         self.down = linear(config.mlp_dim, dim, config.mlp_bias)
 
     def __call__(
-        self, x_BxTxD: Float[Array, "B T D"], angle_TxF: Float[Array, "T F"]
+        self,
+        x_BxTxD: Float[Array, "B T D"],
+        attend: Callable[[Array, Array, Array], Array],
+        angle_BxTxF: Float[Array, "#B T F"],
     ) -> Float[Array, "B T D"]:
         """One layer with its two residual connections."""
 
@@ -92,9 +96,9 @@ class LlamaLayer(nnx.Module):
             return x.reshape(*x.shape[:2], -1, self.head_dim)
 
         h_BxTxD = self.attention_norm(x_BxTxD)
-        q_BxTxHxE = rotate(heads(self.query(h_BxTxD)), angle_TxF)
-        k_BxTxGxE = rotate(heads(self.key(h_BxTxD)), angle_TxF)
-        attended = causal_attention(q_BxTxHxE, k_BxTxGxE, heads(self.value(h_BxTxD)))
+        q_BxTxHxE = rotate(heads(self.query(h_BxTxD)), angle_BxTxF)
+        k_BxTxGxE = rotate(heads(self.key(h_BxTxD)), angle_BxTxF)
+        attended = attend(q_BxTxHxE, k_BxTxGxE, heads(self.value(h_BxTxD)))
         x_BxTxD += self.output(attended.reshape(*x_BxTxD.shape[:2], -1))
         h_BxTxD = self.mlp_norm(x_BxTxD)
         return x_BxTxD + self.down(jax.nn.silu(self.gate(h_BxTxD)) * self.up(h_BxTxD))
@@ -121,6 +125,20 @@ class Llama(nnx.Module):
 
     def __call__(self, ids_BxT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Hidden states after the final norm: position t predicts token t + 1."""
-        positions = jnp.arange(ids_BxT.shape[1], dtype=jnp.float32)
-        angle_TxF = jnp.outer(positions, rope_frequencies(self.config))
-        return self.norm(apply_stack(self.layers, self.embedding(ids_BxT), angle_TxF))
+        return self.states(ids_BxT, jnp.arange(ids_BxT.shape[1])[None])[0]
+
+    def states(
+        self,
+        ids_BxT: Int[Array, "B T"],
+        positions_BxT: Int[Array, "#B T"],
+        attend: Attend = whole_rows,
+        memory: Memory = None,
+        remat: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Memory]:
+        """Hidden states of tokens at given positions, and the memory; see `apply_stack`."""
+        frequency_F = rope_frequencies(self.config)
+        angle_BxTxF = positions_BxT[:, :, None].astype(jnp.float32) * frequency_F[None, None]
+        x_BxTxD, memory = apply_stack(
+            self.layers, self.embedding(ids_BxT), attend, angle_BxTxF, memory=memory, remat=remat
+        )
+        return self.norm(x_BxTxD), memory
