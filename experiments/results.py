@@ -3,7 +3,8 @@
 import gzip
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,27 @@ RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
 
 
 class Results:
-    """Rows of finished settings in a folder's results.jsonl; a killed run goes on after them.
+    """Rows of finished work in a folder's results.jsonl; a killed run goes on after them.
+
+    Args:
+        folder: is made if need be.
+        options: all of the run.
+        overwrite: start anew where the folder holds results of other options.
+        key: of a row, the piece of work that it belongs to; by default its setting.
 
     Raises:
         ValueError: the folder holds results of other options and `overwrite` is not set.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any], overwrite: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        overwrite: bool,
+        key: Callable[[Row], Any] = lambda row: row["setting"],
+    ) -> None:
         self.folder = folder
+        self._key = key
         folder.mkdir(parents=True, exist_ok=True)
         kept = {k: v for k, v in options.items() if k not in RUNTIME_KEYS}
         resolved = OmegaConf.to_yaml(OmegaConf.create(kept))
@@ -45,18 +59,41 @@ class Results:
         with replacing(folder / PROVENANCE) as temporary:
             temporary.write_text(json.dumps(provenance(), indent=2) + "\n")
         self.rows = read_rows(folder / RESULTS)
-        self._done = {json.dumps(r["setting"], sort_keys=True) for r in self.rows}
+        self._done = {self._name(row) for row in self.rows}
 
-    def has(self, setting: Row) -> bool:
-        """Whether a setting is finished."""
-        return json.dumps(setting, sort_keys=True) in self._done
+    def has(self, at: Row) -> bool:
+        """Whether the work that a row of these values belongs to is finished."""
+        return self._name(at) in self._done
 
-    def add(self, setting: Row, rows: list[Row]) -> None:
-        """A finished setting: all its rows are written at once, or none."""
-        self.rows += [{"setting": setting} | rounded(row) for row in rows]
+    def add(self, rows: list[Row]) -> None:
+        """Finished work: all its rows are written at once, or none."""
+        self.rows += [rounded(row) for row in rows]
         with replacing(self.folder / RESULTS) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
-        self._done.add(json.dumps(setting, sort_keys=True))
+        self._done |= {self._name(row) for row in rows}
+
+    def _name(self, row: Row) -> str:
+        return json.dumps(self._key(row), sort_keys=True)
+
+
+def run_grid(options: Any, folder: Path, run_setting: Callable[[Any, Row], list[Row]]) -> list[Row]:
+    """All settings of `options.grid`, those that `folder` already holds left as they are.
+
+    Args:
+        options: a dataclass with `grid` and `overwrite`.
+        folder: where results.jsonl is kept.
+        run_setting: rows of one setting, from its options and from what it changes.
+
+    Raises:
+        ValueError: as `Results`; a value of the grid that the options refuse, before any work.
+    """
+    of_settings = [(s, replace(options, **s, grid={})) for s in settings(options.grid)]
+    results = Results(folder, asdict(options), options.overwrite)
+    for setting, of_setting in of_settings:
+        if not results.has({"setting": setting}):
+            rows = run_setting(of_setting, setting)
+            results.add([{"setting": setting} | row for row in rows])
+    return results.rows
 
 
 def read_rows(path: Path) -> list[Row]:

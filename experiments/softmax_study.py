@@ -189,8 +189,7 @@ def rank(
     """A selector's ranking. Those that need a model are given the planted one, an oracle."""
     emb = problem.emb
     if name == "fisher_prompt":
-        if problem.prompt is None:
-            raise ValueError("fisher_prompt needs a generator with a prompt: autoregressive")
+        assert problem.prompt is not None  # options without a prompt refuse the name
         return SELECTORS["fisher"].rank(problem.prompt, budget, ridge=options.ridge)
     extra: dict[str, Any] = {}
     needs = SELECTORS[name].needs

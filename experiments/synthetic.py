@@ -3,13 +3,13 @@
 `python -m experiments.synthetic experiment=paper`; `conf/synthetic/experiment/` has the others.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import information, runtime
 from experiments.generators import GENERATORS, make_problem
 from experiments.harness import start
-from experiments.results import Results, settings
+from experiments.results import Row, run_grid
 from experiments.softmax_study import StudyOptions, one_of, positive, study
 
 
@@ -34,7 +34,7 @@ class Options(StudyOptions):
         positive(self, "mean_length n_types")
 
 
-def curve(options: Options, setting: dict) -> list[dict]:
+def curve(options: Options, setting: Row) -> list[Row]:
     """Errors against n."""
     return study(options, setting, make_problem)
 
@@ -42,13 +42,9 @@ def curve(options: Options, setting: dict) -> list[dict]:
 KINDS = {"curve": curve, "information": information.study, "runtime": runtime.study}
 
 
-def run(options: Options, folder: Path) -> list[dict]:
-    """All settings of the grid, those that `folder` already holds left as they are."""
-    results = Results(folder, asdict(options), options.overwrite)
-    for setting in settings(options.grid):
-        if not results.has(setting):
-            results.add(setting, KINDS[options.kind](replace(options, **setting, grid={}), setting))
-    return results.rows
+def run(options: Options, folder: Path) -> list[Row]:
+    """Rows of all settings; see `run_grid`."""
+    return run_grid(options, folder, KINDS[options.kind])
 
 
 if __name__ == "__main__":

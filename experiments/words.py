@@ -8,7 +8,7 @@ import functools
 import re
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.generators import draw
 from experiments.harness import start
-from experiments.results import Results, settings
+from experiments.results import Row, run_grid
 from experiments.softmax_study import Problem, StudyOptions, one_of, positive, study
 from experiments.word_vectors import read_vectors
 from fisher_jax.corpora import shakespeare
@@ -44,6 +44,10 @@ class Options(StudyOptions):
         positive(self, "max_tokens n_test_tokens")
         if not 0 < self.decay < 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
+        if "fisher_prompt" in self.selectors:
+            raise ValueError(
+                "selectors has fisher_prompt, but these sentences have no prompt: leave it out"
+            )
 
 
 class Corpus(NamedTuple):
@@ -154,14 +158,14 @@ def _stratified(lengths: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
     return rng.permutation(np.concatenate(rows))
 
 
-def run(options: Options, folder: Path) -> list[dict]:
-    """All settings of the grid, those that `folder` already holds left as they are."""
-    results = Results(folder, asdict(options), options.overwrite)
-    for setting in settings(options.grid):
-        if not results.has(setting):
-            of_setting = replace(options, **setting, grid={})
-            results.add(setting, study(of_setting, setting, make_problem))
-    return results.rows
+def curve(options: Options, setting: Row) -> list[Row]:
+    """Errors against n."""
+    return study(options, setting, make_problem)
+
+
+def run(options: Options, folder: Path) -> list[Row]:
+    """Rows of all settings; see `run_grid`."""
+    return run_grid(options, folder, curve)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher_jax.budget import Budget
+from fisher_jax.density import kernel_density
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.prediction_variance import least_variance
 from fisher_jax.randomized import draw_fisher
@@ -22,25 +23,28 @@ from fisher_jax.softmax_model import information_rows
 
 Pooling = Literal["mean", "last"]
 Ranking = Int[np.ndarray, "n"]
+OnProgress = Callable[[int], None] | None
 
 
 class Selector:
     """A rule with one call signature; see `SELECTORS`.
+
+    A rule gives a ranking, or a whole `Selection` where it knows the gains already.
 
     Attributes:
         name: its key in `SELECTORS`.
         needs: named arguments without a default, what the rule needs beside embeddings.
     """
 
-    def __init__(self, name: str, rank: Callable[..., Ranking]) -> None:
+    def __init__(self, name: str, rule: Callable[..., Ranking | Selection]) -> None:
         self.name = name
-        self._rank = rank
-        parameters = list(inspect.signature(rank).parameters.values())[2:]
-        own = [p for p in parameters if p.name not in ("seed", "ridge")]
+        self._rule = rule
+        parameters = list(inspect.signature(rule).parameters.values())[2:]
+        own = [p for p in parameters if p.name not in ("seed", "ridge", "on_progress")]
         self._takes = [p.name for p in parameters]
         self._options = [p.name for p in own]
         self.needs = [p.name for p in own if p.default is p.empty]
-        functools.update_wrapper(self, rank)
+        functools.update_wrapper(self, rule)
 
     def __call__(
         self,
@@ -52,9 +56,12 @@ class Selector:
         costs: Sequence | np.ndarray | None = None,
         ridge: float | int = 1.0,
         seed: int = 0,
+        on_progress: OnProgress = None,
         **options: object,
     ) -> Selection:
-        """Choose rows of `emb`; exactly one budget, as for `fisher_jax.select`.
+        """Choose rows of `emb`; exactly one budget and `on_progress` as for `fisher_jax.select`.
+
+        Only rules that take long a choice call `on_progress`.
 
         Raises:
             ValueError: as `select`; an argument that this selector needs is missing, or one that
@@ -63,7 +70,9 @@ class Selector:
         budget = Budget.of(
             emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
         )
-        return evaluate(emb, self.rank(emb, budget, ridge=ridge, seed=seed, **options), ridge)
+        common = {"ridge": ridge, "seed": seed, "on_progress": on_progress}
+        chosen = self._choose(emb, budget, common, options)
+        return chosen if isinstance(chosen, Selection) else evaluate(emb, chosen, ridge)
 
     def rank(
         self,
@@ -75,7 +84,13 @@ class Selector:
         **options: object,
     ) -> Ranking:
         """The ranking alone, without the information gains."""
-        check_ridge(ridge)
+        chosen = self._choose(emb, budget, {"ridge": ridge, "seed": seed}, options)
+        return chosen.ranking if isinstance(chosen, Selection) else chosen
+
+    def _choose(
+        self, emb: TokenEmbeddings, budget: Budget, common: dict, options: dict
+    ) -> Ranking | Selection:
+        check_ridge(common["ridge"])
         missing = [n for n in self.needs if options.get(n) is None]
         if missing:
             raise ValueError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
@@ -85,8 +100,8 @@ class Selector:
                 f"selector {self.name!r} has no argument {unknown[0]!r}; "
                 f"it has {', '.join(self._options) or 'none'}"
             )
-        given = {"ridge": ridge, "seed": seed} | options
-        return self._rank(emb, budget, **{k: v for k, v in given.items() if k in self._takes})
+        given = common | options
+        return self._rule(emb, budget, **{k: v for k, v in given.items() if k in self._takes})
 
 
 def uniform(emb: TokenEmbeddings, budget: Budget, *, seed: int) -> Ranking:
@@ -99,27 +114,37 @@ def longest(emb: TokenEmbeddings, budget: Budget) -> Ranking:
     return take(budget, np.argsort(-emb.lengths, kind="stable"))
 
 
-def fisher(emb: TokenEmbeddings, budget: Budget, *, ridge: float | int) -> Ranking:
+def fisher(
+    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+) -> Selection:
     """FisherSFT: the largest information gain at each step, whatever a row costs.
 
     `argmax_i log det(I + X_i V^-1 X_i^T)` (arXiv 2505.14826, Algorithm 2). With a token budget
     this is the paper's criterion until nothing fits, where `fisher_jax.select` goes by gain per
     token; that one is `fisher_per_token`.
     """
-    return greedily(emb, budget, np.ones(len(emb)), ridge=ridge).ranking
+    return greedily(emb, budget, np.ones(len(emb)), ridge=ridge, on_progress=on_progress)
 
 
-def fisher_per_token(emb: TokenEmbeddings, budget: Budget, *, ridge: float | int) -> Ranking:
+def fisher_per_token(
+    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+) -> Selection:
     """D-optimal per token: the largest `log det(I + X_i V^-1 X_i^T) / M_i` at each step."""
-    return greedily(emb, budget, _per_token(emb, budget), ridge=ridge).ranking
+    return greedily(emb, budget, _per_token(emb, budget), ridge=ridge, on_progress=on_progress)
 
 
 def fisher_mixed(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, seed: int, share: float = 0.5
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    seed: int,
+    share: float = 0.5,
+    on_progress: OnProgress = None,
 ) -> Ranking:
     """`fisher` for a `share` of the budget, then uniform rows: dampens selection bias."""
     part = budget._replace(total=max(budget.costs.min(), share * budget.total))
-    first = fisher(emb, part, ridge=ridge)
+    first = fisher(emb, part, ridge=ridge, on_progress=on_progress).ranking
     order = np.random.default_rng(seed).permutation(len(emb))
     return take(budget, np.concatenate([first, order[~np.isin(order, first)]]))
 
@@ -139,29 +164,45 @@ def fisher_random(
     return draw_fisher(emb, budget, ridge=ridge, seed=seed, epsilon=epsilon).ranking
 
 
-def i_optimal(emb: TokenEmbeddings, budget: Budget, *, ridge: float | int) -> Ranking:
+def i_optimal(
+    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+) -> Ranking:
     """The largest fall of the pool's mean prediction variance `tr(V^-1 Sigma)` at each step."""
-    return least_variance(emb, budget, np.ones(len(emb)), ridge=ridge)
+    return least_variance(emb, budget, np.ones(len(emb)), ridge=ridge, on_progress=on_progress)
 
 
-def i_optimal_per_token(emb: TokenEmbeddings, budget: Budget, *, ridge: float | int) -> Ranking:
+def i_optimal_per_token(
+    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+) -> Ranking:
     """`i_optimal`, the fall divided by the row's tokens."""
-    return least_variance(emb, budget, _per_token(emb, budget), ridge=ridge)
+    per = _per_token(emb, budget)
+    return least_variance(emb, budget, per, ridge=ridge, on_progress=on_progress)
 
 
 def sentence_od(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, pooling: Pooling = "mean"
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    pooling: Pooling = "mean",
+    on_progress: OnProgress = None,
 ) -> Ranking:
     """The same D-optimal design on one pooled vector a row, SentenceOD of FisherSFT's Section 5.
 
     The paper does not say how a sentence is pooled; `pooling` is "mean" or "last" (token).
     """
     pooled = TokenEmbeddings(_pooled(emb, pooling), np.arange(len(emb) + 1))
-    return greedily(pooled, budget, np.ones(len(emb)), ridge=ridge).ranking
+    per = np.ones(len(emb))
+    return greedily(pooled, budget, per, ridge=ridge, on_progress=on_progress).ranking
 
 
 def exact_information(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, theta: Float[np.ndarray, "D L"]
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    theta: Float[np.ndarray, "D L"],
+    on_progress: OnProgress = None,
 ) -> Ranking:
     """Greedy on `log det(ridge I + H_S)`, H_S the exact (reduced) information at `theta`.
 
@@ -172,7 +213,8 @@ def exact_information(
     if theta.ndim != 2 or theta.shape[0] != emb.dim:
         raise ValueError(f"theta must be (D, L) with D = {emb.dim}, got shape {theta.shape}")
     lifted = TokenEmbeddings(information_rows(theta, emb.tokens), emb.offsets * theta.shape[1])
-    return greedily(lifted, budget, np.ones(len(emb)), ridge=ridge).ranking
+    per = np.ones(len(emb))
+    return greedily(lifted, budget, per, ridge=ridge, on_progress=on_progress).ranking
 
 
 def density(
@@ -194,48 +236,6 @@ def density(
         _pooled(emb, pooling), seed, bandwidth=bandwidth, n_hashes=n_hashes, n_buckets=n_buckets
     )
     return take(budget, _weighted_order(1 / values, seed))
-
-
-def kernel_density(
-    points: Float[np.ndarray, "N D"],
-    seed: int,
-    *,
-    bandwidth: float = 1.0,
-    n_hashes: int = 1000,
-    n_buckets: int = 20_000,
-) -> Float[np.ndarray, "N"]:
-    """Mean share of the N points in each point's bucket, over random hashes; in (0, 1].
-
-    `h(x) = floor((w . x + b) / r) mod B`, w ~ N(0, I), b ~ U(0, r): two passes over a count
-    sketch (Sachdeva et al. 2024, Algorithm 2). The source tunes r; here it is `bandwidth` times
-    the median distance of 1,000 random pairs. Its expectation is `exact_kernel_density`, but for
-    chance collisions of 1 / B.
-    """
-    rng = np.random.default_rng(seed)
-    r = _distance_scale(points, bandwidth, seed)
-    total = np.zeros(len(points))
-    for begin in range(0, n_hashes, 64):
-        count = min(64, n_hashes - begin)
-        w = rng.standard_normal((points.shape[1], count)).astype(points.dtype)
-        cells = np.floor((points @ w + rng.uniform(0, r, count)) / r).astype(np.int64) % n_buckets
-        for column in cells.T:
-            total += np.bincount(column, minlength=n_buckets)[column]
-    return total / (n_hashes * len(points))
-
-
-def exact_kernel_density(
-    points: Float[np.ndarray, "N D"], seed: int, *, bandwidth: float = 1.0
-) -> Float[np.ndarray, "N"]:
-    """What `kernel_density` estimates, from all N^2 distances c: the mean collision probability
-    `1 - 2 Phi(-r/c) - 2 c / (sqrt(2 pi) r) (1 - exp(-r^2 / 2 c^2))` (Datar et al. 2004).
-    """
-    from scipy.spatial.distance import cdist
-    from scipy.stats import norm
-
-    r = _distance_scale(points, bandwidth, seed)
-    ratio = r / np.maximum(cdist(points, points), 1e-12)
-    tail = 2 / (np.sqrt(2 * np.pi) * ratio) * -np.expm1(-(ratio**2) / 2)
-    return np.mean(1 - 2 * norm.cdf(-ratio) - tail, axis=1)
 
 
 def sensitivity(
@@ -417,14 +417,6 @@ def _weighted_order(weights: np.ndarray, seed: int) -> np.ndarray:
     """Drawn without replacement, p proportional to the weights (Efraimidis & Spirakis 2006)."""
     waiting = np.random.default_rng((seed, 1)).exponential(size=len(weights)) / weights
     return np.argsort(waiting, kind="stable")
-
-
-def _distance_scale(points: np.ndarray, bandwidth: float, seed: int) -> float:
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
-    pairs = np.random.default_rng((seed, 2)).integers(len(points), size=(2, 1000))
-    apart = np.linalg.norm(points[pairs[0]] - points[pairs[1]], axis=1)
-    return bandwidth * (float(np.median(apart)) or 1.0)
 
 
 def _to_centres(

@@ -57,6 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     from fisher_jax.report import (
         N_DRAWS,
         compare_with_uniform,
+        counted,
         write_manifest,
         write_ranking,
         write_report,
@@ -69,6 +70,8 @@ def _run(args: argparse.Namespace) -> None:
         total, unit = min(args.token_budget, int(pool.costs.sum())), "token"
     with timed("select"), _progress("selecting", total, unit) as show:
         selection, weights = _choose(args, pool, total, show)
+        chosen = selection.ranking
+        show(len(chosen) if args.token_budget is None else int(pool.costs[chosen].sum()))
     with timed("compare"), _progress("uniform draws", N_DRAWS, "draw") as show:
         comparison = compare_with_uniform(
             pool.emb, selection, args.ridge, args.seed, on_progress=show
@@ -93,9 +96,10 @@ def _run(args: argparse.Namespace) -> None:
                 ridge=args.ridge,
                 preview=_preview(pool),
                 row_of=pool.rows,
-                facts=f"{facts['rows']:,} rows, {facts['tokens']:,} token embeddings of width "
-                f"{pool.emb.dim}; {facts['selected_rows']:,} rows with "
-                f"{facts['selected_tokens']:,} tokens chosen.",
+                facts=f"{counted(facts['rows'], 'row')}, "
+                f"{counted(facts['tokens'], 'token embedding')} of width {pool.emb.dim}; "
+                f"{counted(facts['selected_rows'], 'row')} with "
+                f"{counted(facts['selected_tokens'], 'token')} chosen.",
                 notes=pool.notes,
                 settings={k: v for k, v in (options | versions).items() if v is not None},
             )
@@ -142,7 +146,8 @@ def _choose(
             pool.emb, Budget.of(pool.emb, **budget), ridge=args.ridge, seed=args.seed
         )
         return evaluate(pool.emb, drawn.ranking, args.ridge), drawn.weights
-    return SELECTORS[args.selector](pool.emb, **budget, ridge=args.ridge, seed=args.seed), None
+    selector = SELECTORS[args.selector]
+    return selector(pool.emb, **budget, ridge=args.ridge, seed=args.seed, on_progress=show), None
 
 
 def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
@@ -157,6 +162,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     from fisher_jax.design import TokenEmbeddings
     from fisher_jax.embed import forward, standardize, tokenize
     from fisher_jax.models.load import file_sha256, load_model
+    from fisher_jax.report import counted
 
     assert file.rows is not None
     with timed("load_model"):
@@ -181,12 +187,15 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
             "more and a completion, or a larger --max-length"
         )
     kept = tokenized.take(rows)
-    notes = []
+    notes, n_cut = [], tokenized.n_cut
     if len(empty):
-        notes.append(f"{len(empty):,} rows with no token to predict were skipped.")
-    if tokenized.n_cut:
-        limit = args.max_length or model.context
-        notes.append(f"{tokenized.n_cut:,} rows were longer than {limit:,} tokens and were cut.")
+        skipped = [file.rows[i] for i in empty]  # a row counts once, as skipped
+        n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
+        was = "was" if len(empty) == 1 else "were"
+        notes.append(f"{counted(len(empty), 'row')} with no token to predict {was} skipped.")
+    if n_cut:
+        was, limit = "was" if n_cut == 1 else "were", args.max_length or model.context
+        notes.append(f"{counted(n_cut, 'row')} {was} longer than {limit:,} tokens and {was} cut.")
     _announce(
         args,
         kept.counted,
@@ -205,7 +214,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         "weights_sha256": model.weights_sha256,
         "tokenizer_sha256": model.tokenizer_sha256,
         "skipped_rows": len(empty),
-        "cut_rows": tokenized.n_cut,
+        "cut_rows": n_cut,
     }
     return _Pool(file, emb, np.maximum(costs[rows], 1), rows, len(file), notes, facts)
 
@@ -241,6 +250,7 @@ def _announce(
 ) -> None:
     """One line of what is to come: rows, tokens, memory and estimated time."""
     from fisher_jax.budget import budget_in_examples
+    from fisher_jax.report import counted
 
     rows, tokens = len(lengths), int(lengths.sum())
     if args.token_budget is None:
@@ -258,8 +268,8 @@ def _announce(
     memory = (2.5 * 4 * tokens * dim) / 2**30 + 1
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     print(
-        f"{NAME}: {rows:,} rows, {tokens:,} tokens to learn, about {memory:.1f} GiB and "
-        f"{about}. {' '.join(notes)}".rstrip(),
+        f"{NAME}: {counted(rows, 'row')}, {counted(tokens, 'token')} to learn, about "
+        f"{memory:.1f} GiB and {about}. {' '.join(notes)}".rstrip(),
         file=sys.stderr,
     )
 

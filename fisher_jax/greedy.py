@@ -121,7 +121,7 @@ def advance(
         return _choose(pool, state, position, buckets)
 
     def goes_on(state: State) -> Bool[Array, ""]:
-        return (state.chosen < until) & jnp.any(_is_open(pool, state))
+        return (state.chosen < until) & jnp.any(is_open(pool, state.taken, state.remaining))
 
     return jax.lax.while_loop(goes_on, body, state)
 
@@ -191,8 +191,9 @@ def all_gains(
     return jnp.concatenate(gains)
 
 
-def _is_open(pool: Pool, state: State) -> Bool[Array, "N"]:
-    return ~state.taken & (pool.cost <= state.remaining)
+def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Float[Array, ""]) -> Bool[Array, "N"]:
+    """Examples that are not chosen yet and that the rest of the budget pays for."""
+    return ~taken & (pool.cost <= remaining)
 
 
 def _bucket_of(position: Int[Array, ""], buckets: tuple[Bucket, ...]) -> Int[Array, ""]:
@@ -208,7 +209,8 @@ def pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
 def _find_naive(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
     """Algorithm 1: evaluate every candidate."""
     gains = all_gains(pool, state.root, buckets)
-    keys = jnp.where(_is_open(pool, state), gains / pool.per, -jnp.inf)
+    is_candidate = is_open(pool, state.taken, state.remaining)
+    keys = jnp.where(is_candidate, gains / pool.per, -jnp.inf)
     return state._replace(bounds=gains), pick(pool, keys)
 
 
@@ -220,7 +222,7 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
     counts too if its index is lower. So the choice is Algorithm 1's, ties included.
     """
     n, dtype = len(pool.start), state.bounds.dtype
-    is_open = _is_open(pool, state)
+    is_candidate = is_open(pool, state.taken, state.remaining)
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(b.batch for b in buckets)
 
@@ -228,7 +230,7 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         """Keys of the candidates to evaluate, -inf for the others."""
         keys = bounds / pool.per
         near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
-        return jnp.where(is_open & (stamp != state.chosen) & near, keys, -jnp.inf)
+        return jnp.where(is_candidate & (stamp != state.chosen) & near, keys, -jnp.inf)
 
     def branch(bucket: Bucket):
         pad = (0, width - bucket.batch)
@@ -258,7 +260,7 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         return bounds, stamp, best, index, in_reach(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
-        return jnp.where(is_open & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
+        return jnp.where(is_candidate & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
 
     best = jnp.max(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
     index = jnp.full((), n, jnp.int32)

@@ -156,15 +156,13 @@ def _advance(
 ) -> State:
     longest = max(b.length for b in buckets)
 
-    def is_open(state: State) -> Bool[Array, "N"]:
-        return ~state.taken & (pool.cost <= state.remaining)
-
     def choose(state: State) -> State:
         falls = [
             (_fall_of_few if _is_small(bucket) else _fall)(gram, cross)
             for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True)
         ]
-        keys = jnp.where(is_open(state), jnp.concatenate(falls) / pool.per, -jnp.inf)
+        is_candidate = greedy.is_open(pool, state.taken, state.remaining)
+        keys = jnp.where(is_candidate, jnp.concatenate(falls) / pool.per, -jnp.inf)
         position = greedy.pick(pool, keys)
         x_MxD = greedy.padded_rows(pool, position[None], longest)[0]
         y_MxD = matmul(x_MxD, state.root)
@@ -191,7 +189,8 @@ def _advance(
         )
 
     def goes_on(state: State) -> Bool[Array, ""]:
-        return (state.chosen < until) & jnp.any(is_open(state))
+        is_candidate = greedy.is_open(pool, state.taken, state.remaining)
+        return (state.chosen < until) & jnp.any(is_candidate)
 
     return jax.lax.while_loop(goes_on, choose, state)
 

@@ -39,9 +39,14 @@ class Comparison:
         n = len(selection.ranking)
         f, equal, tokens = selection.log_det, self.examples.mean[-1], self.tokens.mean[-1]
         return (
-            f"{n:,} examples, log det {f:.1f} nats; uniform has {equal:.1f} with as many "
+            f"{counted(n, 'example')}, log det {f:.1f} nats; uniform has {equal:.1f} with as many "
             f"examples and {tokens:.1f} with as many tokens"
         )
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def compare_with_uniform(

@@ -115,13 +115,17 @@ class Run:
         ]
         return table([f"slope in {x}", *(f"equal {k}" for k in kinds)], lines)
 
-    def errors(self, metric: str, ns: list[int], **setting: object) -> str:
-        """Mean errors themselves."""
-        lines = []
-        for (name, kind), own in group(self.of(**setting), "selector", "equal").items():
-            cells = [str(estimate(r[metric] for r in own if r["n"] == n)) for n in ns]
-            lines.append([name, kind, *cells])
-        return table(["selector", "equal", *(f"n = {n}" for n in ns)], lines)
+    def errors(self, metric: str, selectors: list[str], **setting: object) -> str:
+        """Mean errors of some selectors themselves, at every n."""
+        rows = [r for r in self.of(**setting) if r["selector"] in selectors]
+        of_cell = group(rows, "equal", "selector", "n")
+        kinds, ns = ([v for (v,) in group(rows, key)] for key in ("equal", "n"))
+        lines = [
+            [kind, name, *(str(estimate(r[metric] for r in of_cell[kind, name, n])) for n in ns)]
+            for kind in kinds
+            for name in selectors
+        ]
+        return table(["equal", "selector", *(f"n = {n}" for n in ns)], lines)
 
     def differences_by(self, key: str, metric: str, n: int, **setting: object) -> str:
         """Ratio to uniform at one n, a column a value of an option."""

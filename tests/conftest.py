@@ -4,8 +4,11 @@ import importlib.util
 
 import jax
 import pytest
+from command import save_llama, snapshot, write_embeddings
+from small_models import llama_checkpoint, word_tokenizer_files
 
 from fisher_jax import greedy
+from fisher_jax.cli import main
 
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
@@ -21,6 +24,65 @@ def no_rank_promotion():
 def small_buckets(monkeypatch):
     """Small pools have as many length buckets as large ones."""
     monkeypatch.setattr(greedy, "BUCKET_SIZE", 1)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command: its exit code and stderr. Nothing ever goes to stdout."""
+
+    def run(*argv):
+        code = main([str(word) for word in argv])
+        printed, messages = capsys.readouterr()
+        assert printed == ""
+        return code, messages
+
+    return run
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run it on bad input: code 2, one line with these words, and every file as it was."""
+
+    def refused(argv, words):
+        before = snapshot(tmp_path)
+        code, messages = run(*argv)
+        assert code == 2
+        assert messages.startswith("fisher-select: error: ")
+        assert messages.endswith("\n") and messages.count("\n") == 1 and "\r" not in messages
+        for word in words:
+            assert str(word) in messages
+        assert snapshot(tmp_path) == before
+
+    return refused
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Where chosen rows go to, beside other people's files."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "chosen.jsonl"
+
+
+@pytest.fixture
+def ready(tmp_path):
+    """Ready embeddings as arguments."""
+    write_embeddings(tmp_path / "emb.safetensors")
+    return ["--embeddings", tmp_path / "emb.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The folder of a one-layer Llama."""
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def llama_folder(tmp_path):
+    """Another, of two layers and every kind of tensor."""
+    folder = llama_checkpoint().save(tmp_path / "llama")
+    word_tokenizer_files(folder)
+    return folder
 
 
 def pytest_collection_modifyitems(config, items):

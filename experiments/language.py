@@ -1,0 +1,330 @@
+"""Select, fine-tune, measure on held-out text: the paper's language-model experiment.
+
+`python -m experiments.language experiment=cpu`. Every finished cell (replicate, selector, budget)
+is kept; a killed run goes on after them.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.harness import Wandb, start
+from experiments.pools import KINDS, Pool, make_pool
+from experiments.results import RUNTIME_KEYS, Results, Row, settings
+from experiments.softmax_study import one_of, positive
+from experiments.variants import VARIANTS, Candidates, Chosen
+from fisher_jax.data import replacing
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.embed import TokenizedRows, forward, tokenize
+from fisher_jax.finetune import TrainOptions, finetune
+from fisher_jax.last_layer import HeadOptions, Positions, nll, positions_of, train, trained_rows
+from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.scores import labels_of, token_scores
+
+METHODS = ("last_layer", "lora", "full")
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Options:
+    """Options of the language experiment; `conf/language/config.yaml` explains each."""
+
+    name: str
+    method: str
+    model: str
+    corpus: str
+    pool: str
+    second: str
+    path: str | None
+    second_path: str | None
+    n_pool: int
+    n_validation: int
+    n_test: int
+    max_length: int
+    budgets: list[int]
+    uniform_budgets: list[int]
+    equal: list[str]
+    selectors: list[str]
+    replicates: int
+    learning_rates: list[float]
+    tune: str
+    epochs: int
+    batch_tokens: int
+    rank: int
+    seed: int
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    overwrite: bool = False
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def __post_init__(self) -> None:
+        one_of(self, "method", [*METHODS])
+        one_of(self, "pool", [*KINDS])
+        one_of(self, "tune", ["each", "uniform"])
+        positive(self, "n_pool n_validation n_test max_length replicates epochs batch_tokens rank")
+        for name in self.selectors:
+            if name not in VARIANTS:
+                raise ValueError(
+                    f"selectors has an unknown name {name!r}; known: {', '.join(VARIANTS)}"
+                )
+        if self.selectors[:1] != ["uniform"]:
+            raise ValueError("selectors must begin with uniform, what the others are compared with")
+        if not set(self.equal) <= {"examples", "tokens"} or not self.equal:
+            raise ValueError(f"equal must be of examples and tokens, got {self.equal}")
+        for budgets in (self.budgets, self.uniform_budgets):
+            if any(not 1 <= n <= self.n_pool for n in budgets):
+                raise ValueError(f"budgets must be from 1 to n_pool = {self.n_pool}, got {budgets}")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
+        for key in self.grid:
+            if key not in self.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
+                raise ValueError(f"grid has an unknown option {key!r}")
+
+
+class Cell(NamedTuple):
+    """One selection, training and test."""
+
+    selector: str
+    equal: str
+    n: int
+
+
+class Prepared(NamedTuple):
+    """A replicate before any selection."""
+
+    pool: Pool
+    rows: TokenizedRows
+    validation: TokenizedRows
+    test: TokenizedRows
+    candidates: Candidates
+    head: "Head | None"
+
+
+class Head(NamedTuple):
+    """What last-layer training needs: the head's trained rows, and all positions."""
+
+    start: np.ndarray
+    pool: Positions
+    validation: Positions
+    test: Positions
+
+
+def run(options: Options, folder: Path) -> list[Row]:
+    """All cells of all settings, those that `folder` already holds left as they are."""
+    results = Results(folder, asdict(options), options.overwrite, key=_key)
+    model: LanguageModel | None = None
+    rates: dict[str, float] = {}
+    for setting in settings(options.grid):
+        own = replace(options, **setting, grid={})
+        label = " ".join(map(str, setting.values())) or own.pool
+        for replicate in range(own.replicates):
+            todo = [
+                (cell, at)
+                for cell in cells(own)
+                if not results.has(
+                    at := {"setting": setting, "replicate": replicate} | cell._asdict()
+                )
+            ]
+            if not todo:
+                continue
+            model = model or load_model(own.model)
+            prepared = prepare(own, model, replicate, folder, label)
+            for cell, at in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
+                rows, weights = prepared.candidates.choose(
+                    cell.selector, n=cell.n, equal=cell.equal, seed=_seed(own, replicate)
+                )
+                measured = train_and_test(
+                    own, model, prepared, rows, weights, replicate, rates, label
+                )
+                results.add([at | described(prepared, rows) | measured])
+    return results.rows
+
+
+def cells(options: Options) -> Iterator[Cell]:
+    """Uniform first, at all of its budgets."""
+    for name in options.selectors:
+        budgets = {*options.budgets, *(options.uniform_budgets if name == "uniform" else ())}
+        for equal in options.equal:
+            yield from (Cell(name, equal, n) for n in sorted(budgets))
+
+
+def prepare(
+    options: Options, model: LanguageModel, replicate: int, folder: Path, label: str
+) -> Prepared:
+    """A fresh pool with its test set, embedded; the manifest says what is in them."""
+    seed = _seed(options, replicate)
+    pool = make_pool(
+        options.pool,
+        options.corpus,
+        n_pool=options.n_pool,
+        n_validation=options.n_validation,
+        n_test=options.n_test,
+        seed=seed,
+        second=options.second,
+        path=options.path,
+        second_path=options.second_path,
+    )
+    _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
+    parts = [
+        tokenize(model, rows, options.max_length)
+        for rows in (pool.rows, pool.validation, pool.test)
+    ]
+    for name, part in zip(("pool", "validation", "test"), parts, strict=True):
+        if not part.counted.all():
+            raise ValueError(f"a row of the {name} has nothing to predict: raise max_length")
+    total = sum(len(part.ids) for part in parts)
+    states = []
+    with tqdm(total=total, desc=f"{label}, replicate {replicate}: embedding", unit="row") as bar:
+        for part in parts:
+            begin = bar.n
+            states.append(
+                forward(model, part, 2048, lambda k, b=begin: bar.update(b + k - bar.n) and None)
+            )
+    labels = [labels_of(part) for part in parts]
+    module_head = np.asarray(model.module.head)
+    hidden, targets = (
+        TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
+        for x, part in zip(states[:2], parts[:2], strict=True)
+    )
+    head = None
+    if options.method == "last_layer":
+        rows = trained_rows(labels[0], len(module_head))
+        head = Head(
+            module_head[rows],
+            *(positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)),
+        )
+    return Prepared(
+        pool, *parts, Candidates(pool.rows, hidden, module_head, labels[0], targets), head
+    )
+
+
+def train_and_test(
+    options: Options,
+    model: LanguageModel,
+    prepared: Prepared,
+    chosen: Chosen,
+    replicate: int,
+    rates: dict[str, float],
+    label: str,
+) -> Row:
+    """Train on the rows and measure, at the learning rate with the best validation loss.
+
+    `tune=each`: of every cell; `tune=uniform`: found once a setting, on its first uniform cell.
+    """
+    if options.tune == "uniform" and label in rates:
+        tried = [rates[label]]
+    else:
+        tried = options.learning_rates
+    measured = [_train(options, model, prepared, chosen, replicate, rate) for rate in tried]
+    best = min(measured, key=lambda m: m["validation_nll"])
+    rates.setdefault(label, best["learning_rate"])
+    return best
+
+
+def _train(
+    options: Options,
+    model: LanguageModel,
+    prepared: Prepared,
+    chosen: Chosen,
+    replicate: int,
+    rate: float,
+) -> Row:
+    seed = _seed(options, replicate)
+    if prepared.head is not None:
+        head = prepared.head
+        offsets = prepared.candidates.hidden.offsets
+        theta = train(
+            head.start,
+            head.pool,
+            [np.arange(*offsets[i : i + 2]) for i in chosen.rows],
+            HeadOptions(rate, options.epochs, options.batch_tokens, seed=seed),
+            chosen.weights,
+        )
+        losses = [nll(theta, data) for data in (head.validation, head.test)]
+    else:
+        length = 128 if options.max_length <= 129 else options.max_length - 1
+        tuned = finetune(
+            model,
+            prepared.rows.take(chosen.rows),
+            TrainOptions(
+                options.method,  # pyright: ignore[reportArgumentType]
+                learning_rate=rate,
+                epochs=options.epochs,
+                sequences=max(1, options.batch_tokens // length),
+                sequence_length=length,
+                rank=options.rank,
+                seed=seed,
+            ),
+            weights=chosen.weights,
+        ).model
+        losses = [token_losses(tuned, part) for part in (prepared.validation, prepared.test)]
+    validation, test = (
+        np.add.reduceat(x, np.concatenate([[0], np.cumsum(part.counted)[:-1]]))
+        for x, part in zip(losses, (prepared.validation, prepared.test), strict=True)
+    )
+    n_own = len(prepared.pool.validation) - len(prepared.pool.validation) // 2
+    domains = prepared.pool.test_domain
+    of_validation = (np.arange(len(validation)) >= n_own) * bool(domains.any())
+    return (
+        {"learning_rate": rate}
+        | _means("validation", validation, prepared.validation.counted, of_validation)
+        | _means("held_out", test, prepared.test.counted, domains)
+        | {
+            "bits_per_byte": float(test.sum() / np.log(2) / _bytes(prepared.pool.test)),
+            "test_nll": [round(float(x), 3) for x in test],
+        }
+    )
+
+
+def _means(name: str, sums: np.ndarray, counts: np.ndarray, domains: np.ndarray) -> Row:
+    """Nats a token: the mean over the domains' own means, and those."""
+    means = [
+        float(sums[domains == d].sum() / counts[domains == d].sum()) for d in np.unique(domains)
+    ]
+    each = {f"{name}_nll_{d}": m for d, m in enumerate(means)} if len(means) > 1 else {}
+    return {f"{name}_nll": float(np.mean(means))} | each
+
+
+def token_losses(model: LanguageModel, rows: TokenizedRows) -> np.ndarray:
+    """NLL of every counted position, nats."""
+    return token_scores(model.module.head, forward(model, rows, 2048), labels_of(rows)).nll_T
+
+
+def described(prepared: Prepared, rows: np.ndarray) -> Row:
+    """What was chosen: rows, tokens that are trained and fed, shares of the pool's kinds."""
+    fed = np.array([len(ids) - 1 for ids in prepared.rows.ids])
+    kinds = prepared.pool.kind
+    return {
+        "rows": len(rows),
+        "tokens": int(prepared.rows.counted[rows].sum()),
+        "fed_tokens": int(fed[rows].sum()),
+        "shares": {
+            str(k): round(float(np.mean(kinds == k)), 4) for k in np.unique(prepared.pool.kind)
+        },
+    }
+
+
+def _bytes(rows: list) -> int:
+    return sum(len((row if isinstance(row, str) else row.completion).encode()) for row in rows)
+
+
+def _seed(options: Options, replicate: int) -> int:
+    return options.seed * 1009 + replicate
+
+
+def _key(row: Row) -> Any:
+    return [row[k] for k in ("setting", "replicate", "selector", "equal", "n")]
+
+
+def _write_facts(path: Path, where: str, facts: Row) -> None:
+    known = json.loads(path.read_text()) if path.exists() else {}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(known | {where: facts}, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    start("language")

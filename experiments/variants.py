@@ -1,0 +1,187 @@
+"""Every way of choosing rows that the language experiment tries: filter, features, rule, ridge."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.pools import deduplicate_exact, deduplicate_near
+from fisher_jax.baselines import SELECTORS
+from fisher_jax.budget import Budget
+from fisher_jax.data import Row
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
+from fisher_jax.randomized import draw_fisher
+from fisher_jax.scores import (
+    TokenScores,
+    el2n,
+    gradient_norms,
+    pooled_states,
+    row_means,
+    token_scores,
+)
+
+
+class Variant(NamedTuple):
+    """A way of choosing.
+
+    Attributes:
+        rule: a key of SELECTORS or MODEL_SELECTORS.
+        features: what the rule sees of a row, see `features_of`.
+        keep: rows it may choose: all, or one of each "exact" or "near" duplicate.
+        ridge: for embeddings with a mean squared norm of 1.
+    """
+
+    rule: str
+    features: str = "tokens"
+    keep: str = "all"
+    ridge: float = 1.0
+
+
+_NAMED = {
+    "uniform_exact": Variant("uniform", keep="exact"),
+    "uniform_near": Variant("uniform", keep="near"),
+    "near_fisher_per_token": Variant("fisher_per_token", keep="near"),
+    "centred": Variant("fisher_per_token", "centred"),
+    "whitened": Variant("fisher_per_token", "whitened"),
+    "unit_tokens": Variant("fisher_per_token", "unit"),
+    "row_means": Variant("fisher_per_token", "row_mean"),
+    "row_means_ridge_01": Variant("fisher_per_token", "row_mean", ridge=0.1),
+    "row_means_centred": Variant("fisher_per_token", "row_mean_centred"),
+    "trace": Variant("fisher_per_token", "trace"),
+    "error": Variant("fisher_per_token", "error"),
+    "ridge_001": Variant("fisher_per_token", ridge=0.01),
+    "ridge_01": Variant("fisher_per_token", ridge=0.1),
+    "ridge_10": Variant("fisher_per_token", ridge=10.0),
+    "ridge_100": Variant("fisher_per_token", ridge=100.0),
+    "i_row_means": Variant("i_optimal_per_token", "row_mean"),
+    "near_row_means": Variant("fisher_per_token", "row_mean", keep="near"),
+    "rds": Variant("rds"),
+}
+VARIANTS = (
+    {name: Variant(name) for name in SELECTORS if name not in ("exact_information", "badge")}
+    | {name: Variant(name) for name in MODEL_SELECTORS}
+    | _NAMED
+)
+
+
+class Chosen(NamedTuple):
+    """Rows in order of choice, and their weights in the loss if the rule has any."""
+
+    rows: Int[np.ndarray, "n"]
+    weights: Float[np.ndarray, "n"] | None = None
+
+
+class Candidates:
+    """A pool's rows with all that the variants may look at.
+
+    Args:
+        rows: as read.
+        hidden: their counted positions' states, as the head multiplies them.
+        head: of the model, for what it says of the labels.
+        labels: of those positions.
+        targets: states of rows from the test's distribution (validation), for RDS+.
+    """
+
+    def __init__(
+        self,
+        rows: list[Row],
+        hidden: TokenEmbeddings,
+        head: np.ndarray,
+        labels: Int[np.ndarray, "T"],
+        targets: TokenEmbeddings,
+    ) -> None:
+        self.rows, self.hidden, self.targets = rows, hidden, targets
+        self._head, self._labels = head, labels
+
+    @functools.cached_property
+    def scores(self) -> TokenScores:
+        """What the model says of the labels; only some variants look at it."""
+        return token_scores(self._head, self.hidden.tokens, self._labels)
+
+    @functools.cached_property
+    def kept(self) -> dict[str, Int[np.ndarray, "n"]]:
+        """Rows that a filter leaves."""
+        return {
+            "all": np.arange(len(self.rows)),
+            "exact": deduplicate_exact(self.rows),
+            "near": deduplicate_near(self.rows),
+        }
+
+    def given(self, name: str) -> Any:
+        """What a rule needs beside embeddings, by the name of its argument."""
+        scores, hidden = self.scores, self.hidden
+        if name == "losses":
+            return row_means(scores.nll_T, hidden.offsets)
+        if name == "el2n":
+            return el2n(scores, hidden.offsets)
+        if name == "gradient_norm":
+            return gradient_norms(scores, hidden.tokens, hidden.offsets)
+        if name == "weights":
+            return scores.fisher_trace_T / scores.fisher_trace_T.mean()
+        if name == "uncertainty":
+            return row_means(scores.entropy_T, hidden.offsets)
+        if name == "targets":
+            return pooled_states(self.targets.tokens, self.targets.offsets)
+        raise ValueError(f"a selector needs {name}=, which this experiment does not compute")
+
+    def choose(self, name: str, *, n: int, equal: str, seed: int) -> Chosen:
+        """Rows for n examples, or for the tokens of n average rows."""
+        variant = VARIANTS[name]
+        kept = self.kept[variant.keep]
+        features = rows_of(self.features_of(variant.features), kept)
+        costs = self.hidden.lengths[kept].astype(np.float64)
+        budget = (
+            Budget(np.ones(len(kept)), min(n, len(kept)))
+            if equal == "examples"
+            else Budget(costs, n * float(self.hidden.lengths.mean()))
+        )
+        if variant.rule == "fisher_random":
+            draw = draw_fisher(features, budget, ridge=variant.ridge, seed=seed)
+            return Chosen(kept[draw.ranking], draw.weights)
+        selector = (SELECTORS | MODEL_SELECTORS)[variant.rule]
+        extra = {}
+        for needed in selector.needs:
+            value = self.given(needed)
+            if needed in ("losses", "el2n", "gradient_norm", "uncertainty"):
+                value = value[kept]
+            extra[needed] = value
+        ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
+        return Chosen(kept[ranking])
+
+    @functools.lru_cache(3)  # noqa: B019  (a pool lives as long as its replicate)
+    def features_of(self, features: str) -> TokenEmbeddings:
+        """Embeddings with a mean squared norm of 1 a token (row means: a row).
+
+        tokens: the states; centred: less their mean; whitened: decorrelated, the spectrum's tail
+        shrunk; unit: each token of norm 1; row_mean: the row's mean, of norm 1; row_mean_centred:
+        the same of centred states; trace and error: states times the root of `1 - |p|^2` and
+        `|p - e_y|^2`.
+        """
+        x, offsets = self.hidden.tokens, self.hidden.offsets
+        if features.endswith("centred"):
+            x = x - x.mean(axis=0)
+        if features == "whitened":
+            x = x - x.mean(axis=0)
+            energy, directions = np.linalg.eigh(x.T.astype(np.float64) @ x / len(x))
+            x = x @ (directions / np.sqrt(energy + energy.mean())).astype(x.dtype)
+        if features == "unit":
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        if features.startswith("row_mean"):
+            x = pooled_states(x, offsets, "mean")
+            x /= np.linalg.norm(x, axis=1, keepdims=True)
+            offsets = np.arange(len(x) + 1)
+        emb = TokenEmbeddings(x, offsets)
+        if features in ("trace", "error"):
+            scores = self.scores
+            emb = weighted(emb, scores.fisher_trace_T if features == "trace" else scores.gradient_T)
+        scale = np.float32(np.sqrt(emb.mean_squared_norm()))
+        return TokenEmbeddings(emb.tokens / scale, offsets)
+
+
+def rows_of(emb: TokenEmbeddings, rows: Int[np.ndarray, "n"]) -> TokenEmbeddings:
+    """The embeddings of some rows."""
+    if len(rows) == len(emb):
+        return emb
+    return TokenEmbeddings.from_list([emb[i] for i in rows])

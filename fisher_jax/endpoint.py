@@ -1,0 +1,314 @@
+"""A judge behind an OpenAI-compatible endpoint, and the transcript that keeps paid answers."""
+
+import hashlib
+import ipaddress
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from fisher_jax.judge import Answer, JudgeError, OnProgress, Question, parse_answer
+
+CHARACTERS_A_TOKEN = 4  # of English text, where no tokenizer is at hand
+SETTINGS = {"temperature": 0, "max_tokens": 16}
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_OURS = {"model", "messages", "stream", "n"}
+_START = b'{"key": "'  # of every line of a transcript
+
+
+class Estimate(NamedTuple):
+    """What asking will take at most.
+
+    Attributes:
+        n_calls: questions to be sent.
+        n_known: questions that the transcript answers, and repetitions.
+        tokens_in: of the prompts, without the few that a chat format adds.
+        tokens_out: all answers at their longest.
+        cost: in the currency of the prices.
+    """
+
+    n_calls: int
+    n_known: int
+    tokens_in: int
+    tokens_out: int
+    cost: float
+
+
+class DryRun(NamedTuple):
+    """What would be sent: its cost, and the first prompt (None if nothing is left to ask)."""
+
+    estimate: Estimate
+    first_prompt: str | None
+
+
+@dataclass(frozen=True)
+class EndpointJudge:
+    """A chat model of any OpenAI-compatible endpoint.
+
+    Calls go one after the other. An answer is on disk before the next question is sent, under a
+    hash of model, prompt and settings, so a killed run goes on where it was and nothing is paid
+    for twice. Failed and rate-limited calls are tried again after growing pauses, or after the
+    pause that the server asks for.
+
+    Attributes:
+        model: the endpoint's name of the judge.
+        transcript: a JSON Lines file, made if need be; its folder must exist.
+        base_url: of the endpoint, usually ending in /v1. The key goes there.
+        key_variable: environment variable that holds the key; it may be unset where base_url is
+            this machine.
+        requests_per_minute: no more than so many questions a minute.
+        max_retries: of a call.
+        timeout: of a call, seconds.
+        settings: further parameters of the call; models that think first may need
+            `{"max_completion_tokens": 2000}`.
+
+    Raises:
+        ValueError: an argument out of range, or settings that aren't JSON.
+    """
+
+    model: str
+    transcript: Path
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str = "OPENAI_API_KEY"
+    requests_per_minute: float | int | None = None
+    max_retries: int = 8
+    timeout: float | int = 60
+    settings: Mapping[str, Any] = field(default_factory=lambda: dict(SETTINGS))
+
+    def __post_init__(self) -> None:
+        url = urlsplit(self.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(
+                f"base_url must begin with https:// or http:// and a host, got {self.base_url!r}"
+            )
+        rate = self.requests_per_minute
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"requests_per_minute must be above 0, got {rate}")
+        if self.max_retries < 0 or not self.timeout > 0:
+            raise ValueError(
+                "max_retries must be at least 0 and timeout above 0, got "
+                f"{self.max_retries} and {self.timeout}"
+            )
+        if _OURS & set(self.settings):
+            raise ValueError(
+                f"settings must leave {', '.join(sorted(_OURS))} alone, got "
+                f"{min(_OURS & set(self.settings))!r}"
+            )
+        try:
+            self.key_of("")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"settings must be plain JSON values ({error})") from None
+
+    @cached_property
+    def client(self) -> Any:
+        """The `openai` client.
+
+        Raises:
+            JudgeError: the package or the key is missing.
+        """
+        try:
+            import openai
+        except ImportError:
+            raise JudgeError(
+                "judging by an endpoint needs the openai package: pip install 'fisher-jax[judge]'"
+            ) from None
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key and not is_local(self.base_url):
+            raise JudgeError(
+                f"{self.base_url} needs a key: put it into the environment variable "
+                f"{self.key_variable}"
+            )
+        return openai.OpenAI(
+            api_key=key or "none",
+            base_url=self.base_url,
+            max_retries=self.max_retries,
+            timeout=self.timeout,
+        )
+
+    def answer(
+        self, questions: Sequence[Question], on_progress: OnProgress | None = None
+    ) -> list[Answer]:
+        """An answer to each question, from the transcript where it has one.
+
+        Raises:
+            JudgeError: the endpoint doesn't answer (what it has answered is kept), the package,
+                the key or the transcript's folder is missing, or a line of the transcript is
+                malformed.
+        """
+        records, end = read_transcript(self.transcript)
+        answers: list[Answer] = []
+        next_call = -math.inf
+        with _appending(self.transcript, end) as file:
+            for question in questions:
+                key = self.key_of(question.text)
+                if key not in records:
+                    time.sleep(max(0.0, next_call - time.monotonic()))
+                    next_call = time.monotonic() + 60 / (self.requests_per_minute or math.inf)
+                    records[key] = {"key": key, **self._ask(question.text)}
+                    line = json.dumps(records[key], ensure_ascii=False) + "\n"
+                    file.write(line.encode("utf-8", "surrogatepass"))
+                    file.flush()
+                raw = records[key]["answer"]
+                answers.append(Answer(raw, parse_answer(raw)))
+                if on_progress is not None:
+                    on_progress(len(answers))
+        return answers
+
+    def dry_run(
+        self,
+        questions: Sequence[Question],
+        price_in: float | int,
+        price_out: float | int,
+        tokenizer: Callable[..., Any] | None = None,
+    ) -> DryRun:
+        """What `answer` would send and cost; nothing is sent, and no key or package is needed.
+
+        Args:
+            questions: all that are to be answered.
+            price_in: of a million prompt tokens.
+            price_out: of a million answer tokens.
+            tokenizer: counts tokens as `tokenizer(text)["input_ids"]`; else 4 characters are one.
+
+        Raises:
+            JudgeError: a line of the transcript is malformed.
+            ValueError: a negative price, or settings without a limit on the answer's tokens.
+        """
+        records, _ = read_transcript(self.transcript)
+        texts = {self.key_of(question.text): question.text for question in questions}
+        asked = [text for key, text in texts.items() if key not in records]
+        limit = next((self.settings[k] for k in _LIMITS if k in self.settings), None)
+        if limit is None:
+            raise ValueError(f"settings must have {_LIMITS[1]} for an estimate of the cost")
+        estimate = estimate_cost(asked, price_in, price_out, limit, tokenizer)
+        estimate = estimate._replace(n_known=len(questions) - len(asked))
+        return DryRun(estimate, asked[0] if asked else None)
+
+    def key_of(self, text: str) -> str:
+        """sha256 of model, prompt and settings, under which an answer is kept."""
+        parts = {"model": self.model, "prompt": text, "settings": dict(self.settings)}
+        return hashlib.sha256(
+            json.dumps(parts, sort_keys=True, allow_nan=False).encode()
+        ).hexdigest()
+
+    def _ask(self, text: str) -> dict[str, Any]:
+        client = self.client  # which tells of a missing package
+        import openai
+
+        where = f"{self.base_url}, model {self.model}"
+        kept = f"answers so far are kept in {self.transcript}, run again to go on"
+        completion: Any = None
+        try:
+            completion = client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": text}],
+                **self.settings,
+            )
+        except openai.RateLimitError as error:
+            raise JudgeError(
+                f"{where}: rate limit or quota ({_one_line(error)}): {kept}, with a lower "
+                "requests_per_minute"
+            ) from None
+        except openai.OpenAIError as error:
+            raise JudgeError(f"{where}: {_one_line(error)}: {kept}") from None
+        except json.JSONDecodeError:
+            pass  # told below, as of other pages that are no completion
+        choices = getattr(completion, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise JudgeError(
+                f"{where}: no chat completion came back: does base_url end in /v1? {kept}"
+            )
+        usage = completion.usage
+        return {
+            "answer": choices[0].message.content or "",
+            "model": self.model,
+            "settings": dict(self.settings),
+            "prompt": text,
+            "answered_by": completion.model,
+            "finish_reason": choices[0].finish_reason,
+            "tokens_in": usage.prompt_tokens if usage else None,
+            "tokens_out": usage.completion_tokens if usage else None,
+            "base_url": self.base_url,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+
+def estimate_cost(
+    texts: Sequence[str],
+    price_in: float | int,
+    price_out: float | int,
+    tokens_an_answer: int,
+    tokenizer: Callable[..., Any] | None = None,
+) -> Estimate:
+    """`(tokens_in price_in + tokens_out price_out) / 10^6` of asking all texts.
+
+    Raises:
+        ValueError: a negative price.
+    """
+    for name, price in (("price_in", price_in), ("price_out", price_out)):
+        if not 0 <= price < math.inf:
+            raise ValueError(f"{name} must be a price per million tokens, got {price}")
+    if tokenizer is None:
+        tokens_in = sum(-(-len(text) // CHARACTERS_A_TOKEN) for text in texts)
+    else:
+        tokens_in = sum(len(tokenizer(text)["input_ids"]) for text in texts)
+    tokens_out = len(texts) * tokens_an_answer
+    cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
+    return Estimate(len(texts), 0, tokens_in, tokens_out, float(cost))
+
+
+def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Records by key, and the number of bytes they take.
+
+    A last line that was cut off by a kill is left out of both.
+
+    Raises:
+        JudgeError: another line isn't a record; file and line are named.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    *lines, rest = content.split(b"\n")
+    records = {}
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        try:
+            record = json.loads(line)
+            if not (isinstance(record["key"], str) and isinstance(record["answer"], str)):
+                raise TypeError("key and answer must be strings")
+        except (ValueError, TypeError, KeyError) as error:
+            if number > len(lines) and (line.startswith(_START) or _START.startswith(line)):
+                return records, len(content) - len(rest)
+            raise JudgeError(
+                f"{path}, line {number} is no answer of a judge ({_one_line(error)}): mend or "
+                "remove the line, or name another transcript"
+            ) from None
+        records[record["key"]] = record
+    return records, len(content)
+
+
+def is_local(base_url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _appending(path: Path, end: int) -> Any:
+    """The file open for writing after its first `end` bytes, which end a line."""
+    if not path.parent.is_dir():
+        raise JudgeError(f"there is no folder {path.parent} for the transcript {path.name}")
+    file = path.open("r+b" if path.exists() else "w+b")
+    file.truncate(end)
+    file.seek(max(0, end - 1))
+    if end and file.read(1) != b"\n":
+        file.write(b"\n")
+    return file
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

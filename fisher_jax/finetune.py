@@ -1,0 +1,298 @@
+"""Fine-tuning of a language model on chosen rows: full, LoRA or the last layer."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from fisher_jax.adapters import METHODS, Method, merged, prepare
+from fisher_jax.checkpoints import Checkpoints
+from fisher_jax.embed import TokenizedRows
+from fisher_jax.linalg import HIGHEST
+from fisher_jax.models.layers import packed_rows
+from fisher_jax.models.load import DTYPES, LanguageModel
+from fisher_jax.packing import Batch, pack
+
+
+class TrainOptions(NamedTuple):
+    """How to train.
+
+    Attributes:
+        method: "full", "lora" or "last_layer".
+        learning_rate: the highest; linear warm-up, then a cosine to zero.
+        epochs: passes over the rows, each in a new random order.
+        micro_batches, sequences, sequence_length: shape (A, B, T) of an optimiser step; gradients
+            of the A micro-batches are added up before it.
+        warmup: share of the steps.
+        weight_decay: AdamW's, of matrices only.
+        clip: largest global norm of a gradient.
+        rank: of the LoRA adapters.
+        remat: recompute layers in the backward pass, for less memory.
+        dtype: of the forward and backward pass; parameters and optimiser stay as they are.
+        seed: of the order of rows and of LoRA's start.
+        validate_every: steps between validations; 0 for none but the last.
+        patience: validations without improvement after which training stops.
+    """
+
+    method: Method = "lora"
+    learning_rate: float | int = 1e-3
+    epochs: int = 1
+    micro_batches: int = 1
+    sequences: int = 4
+    sequence_length: int = 256
+    warmup: float | int = 0.1
+    weight_decay: float | int = 0.01
+    clip: float | int = 1.0
+    rank: int = 16
+    remat: bool = False
+    dtype: str = "float32"
+    seed: int = 0
+    validate_every: int = 0
+    patience: int = 3
+
+
+class TrainState(NamedTuple):
+    """What is carried from step to step."""
+
+    params: nnx.State
+    optimizer: optax.OptState
+
+
+class Finetuned(NamedTuple):
+    """A trained model and its history.
+
+    Attributes:
+        model: with adapters merged; of the best validation if there was one.
+        losses: (S,) mean training NLL of each step, nats a token.
+        validation: (step, validation loss) pairs.
+    """
+
+    model: LanguageModel
+    losses: Float[np.ndarray, "S"]
+    validation: list[tuple[int, float]]
+
+
+def finetune(
+    model: LanguageModel,
+    rows: TokenizedRows,
+    options: TrainOptions,
+    *,
+    weights: Float[np.ndarray, "N"] | None = None,
+    validate: Callable[[LanguageModel], float] | None = None,
+    mesh: Mesh | None = None,
+    fsdp: bool = False,
+    checkpoints: Path | None = None,
+    checkpoint_every: int = 50,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Finetuned:
+    """Minimise the mean NLL of the rows' counted tokens by AdamW.
+
+    Rows are packed into sequences of one shape (`packing`), so there is one compiled program.
+    The loss of a step is `sum w nll / sum w` over all its tokens.
+
+    Args:
+        model: is left as it is.
+        rows: as `embed.tokenize` makes them; of a prompt + completion only the completion counts.
+        options: see there.
+        weights: (N,) of the rows in the loss, for example inverse inclusion probabilities.
+        validate: gives a loss of the model so far; the best model is kept, and training stops
+            after `options.patience` validations without improvement.
+        mesh: devices with one axis "data" over which sequences are divided.
+        fsdp: divide parameters and optimiser over the mesh as well.
+        checkpoints: a folder; a killed run with the same arguments goes on to the same bytes.
+        checkpoint_every: steps between checkpoints.
+        on_step: called with steps done, steps in all, and the training loss.
+
+    Raises:
+        ValueError: options out of range, a row that is too long, or a folder that holds
+            checkpoints of another run.
+    """
+    _check(options, mesh)
+    batches = list(batches_of(rows, options, weights))
+    if not batches:
+        raise ValueError("there are no rows to train on")
+    module, wanted = prepare(model.module, options.method, options.rank, options.seed)
+    graph, params, frozen = nnx.split(module, wanted, ...)
+    optimizer = adamw(options.clip, options.weight_decay)
+    state = TrainState(params, optimizer.init(params))  # pyright: ignore[reportArgumentType]
+    if mesh is not None:
+        state, frozen = (_divided(tree, mesh, fsdp) for tree in (state, frozen))
+    schedule = learning_rates(options.learning_rate, options.warmup, len(batches))
+    step = functools.partial(_step, graph, optimizer, options.remat, DTYPES[options.dtype], frozen)
+
+    def finished(params: nnx.State) -> LanguageModel:
+        return model._replace(module=merged(nnx.merge(graph, params, frozen)))
+
+    losses: list[Any] = []
+    validation: list[tuple[int, float]] = []
+    best = state.params
+    kept = None
+    if checkpoints is not None:
+        kept = Checkpoints(checkpoints, _fingerprint(model, batches, options), checkpoint_every)
+        restored = kept.restore({"state": state, "best": best})
+        if restored is not None:
+            tree, losses, validation = restored
+            state, best = tree["state"], tree["best"]
+    for k in range(len(losses), len(batches)):
+        if _exhausted(validation, options.patience):
+            break
+        batch = batches[k] if mesh is None else _spread(batches[k], mesh)
+        state, loss = step(state, batch, schedule[k])
+        losses.append(float(loss))
+        if on_step is not None:
+            on_step(k + 1, len(batches), losses[-1])
+        last = k + 1 == len(batches)
+        every = options.validate_every
+        if validate is not None and (last or (every and (k + 1) % every == 0)):
+            validation.append((k + 1, float(validate(finished(state.params)))))
+            if validation[-1][1] <= min(v for _, v in validation):
+                best = jax.tree.map(jnp.copy, state.params)  # the next step takes the original
+        if kept is not None:
+            kept.save(k + 1, {"state": state, "best": best}, losses, validation, force=last)
+    if kept is not None:
+        kept.close()
+    final = finished(best if validation else state.params)
+    return Finetuned(final, np.asarray(losses, np.float32), validation)
+
+
+def batches_of(
+    rows: TokenizedRows, options: TrainOptions, weights: np.ndarray | None = None
+) -> list[Batch]:
+    """All steps of a run: every epoch in its own random order."""
+    shape = (options.micro_batches, options.sequences, options.sequence_length)
+    rng = np.random.default_rng(options.seed)
+    return [
+        batch
+        for _ in range(options.epochs)
+        for batch in pack(rows, rng.permutation(len(rows.ids)), shape, weights)
+    ]
+
+
+def learning_rates(highest: float | int, warmup: float | int, steps: int) -> Float[np.ndarray, "S"]:
+    """Linear warm-up for a share of the steps, then a cosine to zero."""
+    schedule = optax.warmup_cosine_decay_schedule(0, highest, int(warmup * steps) + 1, steps + 1)
+    return np.asarray(jax.vmap(schedule)(jnp.arange(1, steps + 1)), np.float32)
+
+
+@functools.cache
+def adamw(clip: float, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW without its rate, which every step brings: one compiled program for all schedules."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(weight_decay, mask=_matrices),
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """Whether a parameter is a matrix; those of stacked layers have an axis more."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.ndim - ("layers" in jax.tree_util.keystr(path)) > 1, params
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="state")
+def _step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    remat: bool,
+    dtype: DTypeLike,
+    frozen: nnx.State,
+    state: TrainState,
+    batch: Batch,
+    rate: float | Array,
+) -> tuple[TrainState, Float[Array, ""]]:
+    def cast(tree):
+        return jax.tree.map(lambda x: x.astype(dtype) if dtype != jnp.float32 else x, tree)
+
+    total = jnp.sum(batch.weights)
+
+    def loss_of(params, micro: Batch):
+        module = nnx.merge(graph, cast(params), cast(frozen))
+        attend = packed_rows(micro.segments)
+        hidden, _ = module.states(micro.ids, micro.positions, attend, remat=remat)
+        return jnp.sum(micro.weights * token_nll(hidden, module.head, micro.labels)) / total
+
+    def add(sums, micro):
+        return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss_of)(state.params, micro)), None
+
+    if batch.ids.shape[0] == 1:
+        loss, gradients = jax.value_and_grad(loss_of)(
+            state.params, jax.tree.map(lambda x: x[0], batch)
+        )
+    else:
+        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        (loss, gradients), _ = jax.lax.scan(add, zeros, batch)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    return TrainState(params, optimizer_state), loss
+
+
+def token_nll(
+    hidden_BxTxD: Float[Array, "*B D"], head_LxD: Float[Array, "L D"], labels: Array
+) -> Float[Array, "*B"]:
+    """`logsumexp(theta x) - theta_y x` of each position, in float32."""
+    logits = jnp.matmul(hidden_BxTxD, head_LxD.T, precision=HIGHEST).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _check(options: TrainOptions, mesh: Mesh | None) -> None:
+    for name in ("learning_rate", "epochs", "micro_batches", "sequences", "sequence_length"):
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(options, name)}")
+    if options.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    if options.dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+    if not 0 <= options.warmup < 1:
+        raise ValueError(f"warmup must be at least 0 and below 1, got {options.warmup}")
+    if options.rank < 1 or not options.clip > 0 or options.weight_decay < 0:
+        raise ValueError("rank and clip must be above 0, weight_decay at least 0")
+    if mesh is not None and (mesh.axis_names != ("data",) or options.sequences % mesh.size):
+        raise ValueError(
+            f"mesh must have one axis 'data' whose {mesh.size} devices divide "
+            f"sequences = {options.sequences}, got axes {mesh.axis_names}"
+        )
+
+
+def _exhausted(validation: list[tuple[int, float]], patience: int) -> bool:
+    if not validation:
+        return False
+    values = [v for _, v in validation]
+    return len(values) - 1 - int(np.argmin(values)) >= patience
+
+
+def _divided(tree: Any, mesh: Mesh, fsdp: bool) -> Any:
+    """Each array on all devices, or divided along its longest axis that they divide."""
+
+    def place(x: Array) -> Array:
+        axes: list[str | None] = [None] * x.ndim
+        divisible = [k for k in range(x.ndim) if x.shape[k] % mesh.size == 0]
+        if fsdp and divisible:
+            axes[max(divisible, key=lambda k: x.shape[k])] = "data"
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    return jax.tree.map(place, tree)
+
+
+def _spread(batch: Batch, mesh: Mesh) -> Batch:
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(None, "data")))
+
+
+def _fingerprint(model: LanguageModel, batches: list[Batch], options: TrainOptions) -> str:
+    digest = hashlib.sha256(json.dumps([model.weights_sha256, *options]).encode())
+    for batch in batches:
+        for part in batch:
+            digest.update(part.tobytes())
+    return digest.hexdigest()

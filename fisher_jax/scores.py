@@ -1,0 +1,417 @@
+"""What a language model says of rows: scores of tokens and of rows, without T x L logits.
+
+`token_scores` goes over the vocabulary once, a chunk of tokens at a time; rankings made of its
+results are in `model_selectors`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fisher_jax.data import PromptCompletion, Row
+from fisher_jax.embed import TokenizedRows, forward, tokenize
+from fisher_jax.linalg import HIGHEST
+from fisher_jax.models.load import LanguageModel
+
+Weighting = Literal["position", "mean"]
+YES_WORDS = ("yes", "Yes", " yes", " Yes")
+ASK_LLM_PROMPT = """###
+{text}
+###
+
+Does the previous paragraph demarcated within ### and ### contain informative signal for \
+pre-training a large-language model? An informative datapoint should be well-formatted, contain \
+some usable knowledge of the world, and strictly NOT have any harmful, racist, sexist, etc. content.
+
+OPTIONS:
+- yes
+- no"""
+
+
+class TokenScores(NamedTuple):
+    """Scores of T tokens, p a token's predicted distribution over L labels and y its label.
+
+    Attributes:
+        nll_T: `-log p_y` in nats.
+        entropy_T: `-sum_l p_l log p_l` in nats, from 0 to log L.
+        fisher_trace_T: `1 - |p|^2`, the trace of `diag(p) - p p^T`, from 0 to 1 - 1/L.
+        gradient_T: `|p - e_y|^2`, the squared norm of the gradient in the logits, from 0 to 2.
+        top_T: the most likely label; ties go to the lowest.
+    """
+
+    nll_T: Float[np.ndarray, "T"]
+    entropy_T: Float[np.ndarray, "T"]
+    fisher_trace_T: Float[np.ndarray, "T"]
+    gradient_T: Float[np.ndarray, "T"]
+    top_T: Int[np.ndarray, "T"]
+
+
+def token_scores(
+    head_LxD: Float[Array | np.ndarray, "L D"],
+    tokens_TxD: Float[np.ndarray, "T D"],
+    labels_T: Int[np.ndarray, "T"],
+    chunk: int = 512,
+    on_progress: Callable[[int], None] | None = None,
+) -> TokenScores:
+    """Loss, entropy, Fisher trace and gradient norm of every token, in float32.
+
+    `p = softmax(head x)`. Only `chunk` x L logits are held at a time, and all chunks share one
+    compiled program. Scores are formed from `1 - p_top` and never from p_top, so that they keep
+    their relative precision where the model is sure.
+
+    Args:
+        head_LxD: the model's last layer, `LanguageModel.module.head`.
+        tokens_TxD: hidden states as the head multiplies them: `embed` with `normalize="none"`.
+        labels_T: what follows each token, as `labels_of` gives it.
+        chunk: tokens a step.
+        on_progress: called with the number of tokens done.
+
+    Raises:
+        ValueError: shapes that don't fit each other, a label outside 0..L-1, a chunk below 1.
+    """
+    labels_T = np.asarray(labels_T)
+    if labels_T.shape != tokens_TxD.shape[:1]:
+        raise ValueError(
+            f"labels must be one a token, {len(tokens_TxD)}, got shape {labels_T.shape}"
+        )
+    if len(labels_T) and not 0 <= labels_T.min() <= labels_T.max() < len(head_LxD):
+        raise ValueError(
+            f"labels must be from 0 to {len(head_LxD) - 1}, the head's last, "
+            f"got {labels_T.min()} to {labels_T.max()}"
+        )
+    return TokenScores(
+        *_by_chunks(_score, head_LxD, (tokens_TxD, labels_T.astype(np.int32)), chunk, on_progress)
+    )
+
+
+def top_probabilities(
+    head_LxD: Float[Array | np.ndarray, "L D"],
+    tokens_TxD: Float[np.ndarray, "T D"],
+    k: int = 32,
+    chunk: int = 512,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Float[np.ndarray, "T k"], Int[np.ndarray, "T k"]]:
+    """The k largest probabilities of every token, largest first, and their labels.
+
+    What is left out has a squared norm of at most `P (1 - P) / k <= 1 / (4 k)`, P the sum of what
+    is kept: every probability left out is at most P / k.
+
+    Raises:
+        ValueError: a head of another width than the tokens, a k outside 1..L, a chunk below 1.
+    """
+    if not 1 <= k <= len(head_LxD):
+        raise ValueError(f"k must be from 1 to {len(head_LxD)}, the head's labels, got {k}")
+    top = functools.partial(_top, k=k)
+    values_Txk, labels_Txk = _by_chunks(top, head_LxD, (tokens_TxD,), chunk, on_progress)
+    return values_Txk, labels_Txk
+
+
+def labels_of(rows: TokenizedRows) -> Int[np.ndarray, "T"]:
+    """The label of every counted position, in the order of `embed.forward`'s embeddings."""
+    labels = [ids[first:] for ids, first in zip(rows.ids, rows.first, strict=True)]
+    return np.concatenate([np.empty(0, np.int32), *labels])
+
+
+def row_means(
+    values_T: Float[np.ndarray, "T"], offsets: Int[np.ndarray, "_"]
+) -> Float[np.ndarray, "N"]:
+    """Mean over each row's tokens, in float64: of `nll_T`, the log-perplexity of each row.
+
+    Args:
+        offsets: (N + 1,) as in `TokenEmbeddings`.
+
+    Raises:
+        ValueError: offsets that do not run from 0 to T, or an empty row.
+    """
+    _check_offsets(offsets, len(values_T))
+    return np.add.reduceat(values_T.astype(np.float64), offsets[:-1]) / np.diff(offsets)
+
+
+def el2n(scores: TokenScores, offsets: Int[np.ndarray, "_"]) -> Float[np.ndarray, "N"]:
+    """Mean over a row's tokens of `|p - e_y|`: EL2N (Paul et al. 2021, arXiv 2107.07075)."""
+    return row_means(np.sqrt(scores.gradient_T), offsets)
+
+
+def gradient_norms(
+    scores: TokenScores, tokens_TxD: Float[np.ndarray, "T D"], offsets: Int[np.ndarray, "_"]
+) -> Float[np.ndarray, "N"]:
+    """Mean over a row's tokens of `|p - e_y| |x|`, GraNd of the last layer.
+
+    A token's gradient in the head is `(p - e_y) x^T`, so this is its exact Frobenius norm. The
+    norm of the row's summed gradient is another number, at most M times this one.
+
+    Args:
+        tokens_TxD: the same hidden states that were scored.
+    """
+    norms_T = np.sqrt(np.einsum("td,td->t", tokens_TxD, tokens_TxD))
+    return row_means(np.sqrt(scores.gradient_T) * norms_T, offsets)
+
+
+def pooled_states(
+    tokens: Float[np.ndarray, "T D"],
+    offsets: Int[np.ndarray, "_"],
+    weighting: Weighting = "position",
+) -> Float[np.ndarray, "N D"]:
+    """A weighted mean of each row's states: RDS+'s pooling (arXiv 2503.01807).
+
+    "position" weights token i = 1..M by `i / sum_i i`, since later tokens have seen more of the
+    row; "mean" weights all the same. The source counts the tokens of prompt and completion; here
+    those count that have an embedding.
+
+    Raises:
+        ValueError: an unknown weighting, or wrong offsets.
+    """
+    _check_offsets(offsets, len(tokens))
+    lengths = np.diff(offsets)
+    if weighting == "position":
+        place_T = np.arange(1, len(tokens) + 1) - np.repeat(offsets[:-1], lengths)
+        weights_T = place_T / np.repeat(lengths * (lengths + 1) / 2, lengths)
+    elif weighting == "mean":
+        weights_T = np.repeat(1 / lengths, lengths)
+    else:
+        raise ValueError(f"weighting must be 'position' or 'mean', got {weighting!r}")
+    return np.add.reduceat(tokens * weights_T[:, None].astype(tokens.dtype), offsets[:-1])
+
+
+def ask_llm(
+    model: LanguageModel,
+    rows: Sequence[Row],
+    yes_words: Sequence[str] = YES_WORDS,
+    *,
+    prompt: str = ASK_LLM_PROMPT,
+    max_length: int | None = None,
+    batch_tokens: int = 4096,
+    on_progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "N"]:
+    """Ask-LLM's quality: the probability of "yes" as the next token (arXiv 2402.09668).
+
+    The question is put through the tokenizer's chat template if it has one, as the user's only
+    message; else the prompt is continued as it stands. What is asked about is a row's text, or
+    its prompt and completion joined. The text and what stands around it are tokenised apart, and
+    the text is cut where the whole would be too long: the question stays whole.
+
+    P(yes) is the sum over the tokens of `yes_ids`: for SmolLM2 the four words "yes", "Yes",
+    " yes", " Yes". It is not divided by P(yes) + P(no).
+
+    Args:
+        yes_words: words that count; those of more than one token do not.
+        prompt: holds `{text}` once.
+        max_length: tokens of the whole question; default the model's context.
+        batch_tokens: tokens of a forward pass, padding included.
+        on_progress: called with the number of rows done.
+
+    Raises:
+        ValueError: no rows, no yes-word that is one token, a prompt without `{text}`, a
+            max_length that leaves no room for a text or that the model can't take.
+    """
+    if len(rows) == 0:
+        raise ValueError("rows is empty: there is nothing to ask about")
+    yes = yes_ids(model, yes_words)
+    before, after = _around_text(model, prompt)
+    limit = model.context if max_length is None else max_length
+    room = limit - len(before) - len(after)
+    if room < 1 or limit > model.context:
+        raise ValueError(
+            f"max_length must be from {limit - room + 1}, the question's tokens and one of the "
+            f"text, to {model.context}, the context of {model.name}, got {limit}"
+        )
+    texts = [row if isinstance(row, str) else row.prompt + row.completion for row in rows]
+    encoded = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = [before + text[:room] + after for text in encoded]
+    # the one position that counts is the last, which predicts "yes"
+    asked = TokenizedRows(
+        [np.asarray([*row, yes[0]], np.int32) for row in ids],
+        np.asarray([len(row) for row in ids], np.int64),
+        0,
+    )
+    states_NxD = forward(model, asked, batch_tokens, on_progress)
+    of_yes = functools.partial(_probability, ids=jnp.asarray(yes))
+    return _by_chunks(of_yes, model.module.head, (states_NxD,), 64)[0].astype(np.float64)
+
+
+def yes_ids(model: LanguageModel, words: Sequence[str] = YES_WORDS) -> Int[np.ndarray, "Y"]:
+    """Ids of the words that are one token of the model, ascending and each once.
+
+    Raises:
+        ValueError: none of the words is.
+    """
+    encoded = [model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    single = sorted({ids[0] for ids in encoded if len(ids) == 1})
+    if not single:
+        raise ValueError(f"none of yes_words {list(words)} is a single token of {model.name}")
+    return np.asarray(single, np.int32)
+
+
+def ifd(
+    model: LanguageModel,
+    rows: Sequence[Row],
+    *,
+    max_length: int | None = None,
+    batch_tokens: int = 4096,
+    on_progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "N"]:
+    """Instruction-following difficulty: how little the prompt helps (Cherry, arXiv 2308.12032).
+
+    `mean NLL(completion | prompt) / mean NLL(completion alone)`, a ratio of mean losses and not
+    of perplexities; above 0, and above 1 where the prompt misleads. Both means are over the same
+    tokens. Alone, a completion begins with the tokenizer's own special tokens; where there are
+    none, nothing predicts its first token, which then counts in neither mean.
+
+    Args:
+        max_length: tokens a row may have, longer ones are cut; default the model's context.
+        on_progress: called with the number of rows done, from 0 to N twice.
+
+    Raises:
+        ValueError: no rows, a row without a prompt, or one whose completion has nothing to
+            predict.
+    """
+    if len(rows) == 0:
+        raise ValueError("rows is empty: there is nothing to compare")
+    for i, row in enumerate(rows):
+        if not isinstance(row, PromptCompletion) or not row.prompt:
+            raise ValueError(
+                f"row {i} has no prompt: IFD compares a completion with and without its prompt, "
+                "it is for prompt + completion rows"
+            )
+    given = tokenize(model, rows, max_length)
+    opening = model.tokenizer("", add_special_tokens=True)["input_ids"]
+    completions = [ids[first:] for ids, first in zip(given.ids, given.first, strict=True)]
+    alone = TokenizedRows(
+        [np.concatenate([np.asarray(opening, np.int32), ids]) for ids in completions],
+        np.full(len(rows), max(1, len(opening)), np.int64),
+        0,
+    )
+    empty = np.flatnonzero(alone.counted == 0)
+    if len(empty):
+        raise ValueError(
+            f"row {empty[0]} has nothing to predict in its completion: leave it out, "
+            "or raise max_length"
+        )
+    given = given._replace(first=given.first + given.counted - alone.counted)
+    offsets = np.concatenate([[0], np.cumsum(alone.counted)])
+    with_prompt, without = (
+        row_means(_losses(model, tokenized, batch_tokens, on_progress), offsets)
+        for tokenized in (given, alone)
+    )
+    return with_prompt / np.maximum(without, np.finfo(np.float32).tiny)
+
+
+def _losses(
+    model: LanguageModel,
+    rows: TokenizedRows,
+    batch_tokens: int,
+    on_progress: Callable[[int], None] | None,
+) -> np.ndarray:
+    states_TxD = forward(model, rows, batch_tokens, on_progress)
+    return token_scores(model.module.head, states_TxD, labels_of(rows)).nll_T
+
+
+def _around_text(model: LanguageModel, prompt: str) -> tuple[list[int], list[int]]:
+    """Token ids of what stands before and after the text in a question."""
+    if prompt.count("{text}") != 1:
+        raise ValueError(f"prompt must hold {{text}} once, it does {prompt.count('{text}')} times")
+    tokenizer: Any = model.tokenizer
+    chats = getattr(tokenizer, "chat_template", None) is not None
+    if chats:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+    before, _, after = prompt.partition("{text}")
+    return (
+        tokenizer(before, add_special_tokens=not chats)["input_ids"],
+        tokenizer(after, add_special_tokens=False)["input_ids"],
+    )
+
+
+def _by_chunks(
+    score: Callable[..., tuple[Array, ...]],
+    head_LxD: Array | np.ndarray,
+    arrays: tuple[np.ndarray, ...],
+    chunk: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """`score(head, *arrays)` of all tokens, in chunks of one shape; the last one is padded."""
+    n_tokens = len(arrays[0])
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if head_LxD.shape[1] != arrays[0].shape[1]:
+        raise ValueError(
+            f"the head multiplies states of width {head_LxD.shape[1]}, "
+            f"tokens have {arrays[0].shape[1]}"
+        )
+    head = jnp.asarray(head_LxD, jnp.float32)
+    parts = []
+    for begin in range(0, max(1, n_tokens), chunk):
+        own = [_padded(array[begin : begin + chunk], chunk) for array in arrays]
+        count = min(chunk, n_tokens - begin)
+        parts.append([np.asarray(value)[:count] for value in score(head, *own)])
+        if on_progress is not None:
+            on_progress(begin + count)
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+
+def _padded(array: np.ndarray, length: int) -> Array:
+    is_float = np.issubdtype(array.dtype, np.floating)
+    padded = np.zeros((length, *array.shape[1:]), np.float32 if is_float else np.int32)
+    padded[: len(array)] = array
+    return jnp.asarray(padded)
+
+
+def _logits(head_LxD: Array, hidden_CxD: Array) -> Array:
+    return jnp.matmul(hidden_CxD, head_LxD.T, precision=HIGHEST)
+
+
+@jax.jit
+def _score(
+    head_LxD: Float[Array, "L D"], hidden_CxD: Float[Array, "C D"], labels_C: Int[Array, "C"]
+) -> tuple[Array, ...]:
+    logits_CxL = _logits(head_LxD, hidden_CxD)
+    top_C = jnp.argmax(logits_CxL, axis=1).astype(jnp.int32)
+    below_CxL = logits_CxL - jnp.max(logits_CxL, axis=1, keepdims=True)  # at most 0
+    is_top_CxL = jnp.arange(len(head_LxD), dtype=jnp.int32)[None] == top_C[:, None]
+    others_CxL = jnp.where(is_top_CxL, 0, jnp.exp(below_CxL))  # the top label's would be 1
+    rest_C = jnp.sum(others_CxL, axis=1)
+    square_C = jnp.sum(others_CxL**2, axis=1)
+    slope_C = jnp.sum(others_CxL * below_CxL, axis=1)
+
+    total_C, log_total_C = 1 + rest_C, jnp.log1p(rest_C)
+    off_top_C = rest_C / total_C  # 1 - p_top
+    below_label_C = jnp.take_along_axis(below_CxL, labels_C[:, None], axis=1)[:, 0]
+    # off the token's label: the sums over `others`, the top label put in and its own taken out
+    swap_C = jnp.where(labels_C == top_C, 0, 1)
+    label_C = swap_C * jnp.exp(below_label_C)
+    off_label_C = (swap_C + (rest_C - label_C)) / total_C  # 1 - p_y
+    return (
+        log_total_C - below_label_C,
+        log_total_C - slope_C / total_C,
+        off_top_C * (2 - off_top_C) - square_C / total_C**2,
+        off_label_C**2 + (swap_C + (square_C - label_C**2)) / total_C**2,
+        top_C,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("k",))
+def _top(head_LxD: Array, hidden_CxD: Array, *, k: int) -> tuple[Array, Array]:
+    values_Cxk, labels_Cxk = jax.lax.top_k(jax.nn.softmax(_logits(head_LxD, hidden_CxD)), k)
+    return values_Cxk, labels_Cxk
+
+
+@jax.jit
+def _probability(head_LxD: Array, hidden_CxD: Array, *, ids: Int[Array, "Y"]) -> tuple[Array]:
+    log_p_CxL = jax.nn.log_softmax(_logits(head_LxD, hidden_CxD))
+    return (jnp.sum(jnp.exp(log_p_CxL[:, ids]), axis=1),)
+
+
+def _check_offsets(offsets: np.ndarray, n_tokens: int) -> None:
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != n_tokens:
+        raise ValueError(
+            f"offsets must run from 0 to {n_tokens}, the number of tokens, "
+            f"got {len(offsets)} from {offsets[:1]} to {offsets[-1:]}"
+        )
+    if np.diff(offsets).min() < 1:
+        raise ValueError(f"row {np.argmin(np.diff(offsets))} has no tokens: offsets must increase")

@@ -1,0 +1,345 @@
+"""What `fisher-select` refuses: one line, code 2, and every file as it was."""
+
+import os
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command import (
+    EARLIER,
+    D,
+    K,
+    M,
+    N,
+    leave_earlier_results,
+    manifest_of,
+    read_rows,
+    write_embeddings,
+    write_rows,
+)
+from safetensors.numpy import load_file, save_file
+
+from fisher_jax.report import FILES
+
+GOOD = b'{"text": "a b c d e"}\n'
+
+# Pools
+
+
+def parquet(**columns):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def not_utf8():
+    offsets, letters = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")
+    return parquet(text=pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters]))
+
+
+POOLS = {
+    "empty": ("p.jsonl", b"", ["is empty", "at least one row"]),
+    "only line ends": ("p.txt", b"\r\n\n\n", ["is empty", "at least one row"]),
+    "broken JSON": (
+        "p.jsonl",
+        GOOD * 6 + b'{"text": "a"\n' + GOOD,
+        ["line 7", "not JSON", "mend or remove"],
+    ),
+    "blank line": ("p.jsonl", GOOD * 2 + b"\n" + GOOD, ["line 3", "not JSON", "remove the line"]),
+    "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
+    "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
+    "no text at first": (
+        "p.jsonl",
+        b'{"body": "a b"}\n',
+        ["line 1", "no column 'text'", "'body'", "--text-column"],
+    ),
+    "no text later": (
+        "p.jsonl",
+        GOOD * 2 + b'{"body": "a b"}\n',
+        ["line 3", "no column 'text'", "'body'", "--text-column"],
+    ),
+    "no completion": (
+        "p.jsonl",
+        b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n',
+        ["line 2", "no column 'completion'"],
+    ),
+    "number": ("p.jsonl", GOOD + b'{"text": 3}\n', ["line 2", "'text'", "int", "mend or remove"]),
+    "null": ("p.jsonl", GOOD + b'{"text": null}\n', ["line 2", "'text'", "null"]),
+    "NaN": ("p.jsonl", GOOD + b'{"text": "a b", "x": NaN}\n', ["line 2", "NaN", "mend or remove"]),
+    "half a character": (
+        "p.jsonl",
+        GOOD + b'{"text": "a \\ud800"}\n',
+        ["line 2", "lone surrogate", "mend or remove"],
+    ),
+    "rank column": (
+        "p.jsonl",
+        GOOD + b'{"text": "a b", "fisher_rank": 1}\n',
+        ["line 2", "already has a column fisher_rank", "rename it"],
+    ),
+    "gain column": (
+        "p.parquet",
+        parquet(text=["a b"], fisher_gain=[1.0]),
+        ["already has a column fisher_gain", "rename it"],
+    ),
+    "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),
+    "zero bytes": ("p.jsonl", b"\x00" * 64, ["line 1", "zero byte", "binary"]),
+    "CSV": ("p.csv", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
+    "not Parquet": ("p.parquet", GOOD, ["not readable as Parquet", "write it anew"]),
+    "no rows": ("p.parquet", parquet(text=pa.array([], pa.string())), ["is empty"]),
+    "Parquet null": ("p.parquet", parquet(text=["a b", None]), ["row 1", "null"]),
+    "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
+    "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_pool_that_cannot_be_read_is_refused(name, refused, out, tmp_path):
+    filename, content, words = POOLS[name]
+    pool = tmp_path / filename
+    pool.write_bytes(content)
+    leave_earlier_results(out)
+    argv = [pool, "-o", out, "--model", "none", "--n-samples", "1", "--overwrite"]
+    refused(argv, [pool, *words])
+
+
+def test_a_missing_pool_and_a_missing_column_are_refused(refused, out, tmp_path):
+    rest = ["-o", out, "--model", "none", "--n-samples", "1"]
+    refused([tmp_path / "p.jsonl", *rest], [tmp_path / "p.jsonl", "no file", "name a .jsonl"])
+    pool = tmp_path / "p.jsonl"
+    pool.write_bytes(GOOD)
+    words = [f"{pool}, line 1", "no column 'nope'", "it has 'text'", "--text-column"]
+    refused([pool, *rest, "--text-column", "nope"], words)
+    pool = tmp_path / "p.txt"
+    pool.write_bytes(b"a b\n")
+    refused([pool, *rest, "--text-column", "text"], [pool, "no columns", "leave --text-column out"])
+
+
+# JSONL that Parquet has no form for, and the other way round: told before any work is done
+MISFITS = {
+    "two types": ("p.jsonl", [{"x": 1}, {"x": "a"}], ".jsonl"),
+    "integer out of range": ("p.jsonl", [{"x": 1}, {"x": 10**30}], ".jsonl"),
+    "empty object": ("p.jsonl", [{"x": {}}, {"x": {}}], ".jsonl"),
+    "lone surrogate": ("p.jsonl", [{"x": "a"}, {"x": "\ud800"}], ".jsonl"),
+    "bytes": ("p.parquet", {"x": [b"a", b"\xff"]}, ".parquet"),
+    "NaN": ("p.parquet", {"x": [0.5, float("nan")]}, ".parquet"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp_path):
+    filename, content, remedy = MISFITS[name]
+    pool, emb = tmp_path / filename, tmp_path / "emb.safetensors"
+    if pool.suffix == ".jsonl":
+        write_rows(pool, content)
+        out = out.with_suffix(".parquet")
+    else:
+        pool.write_bytes(parquet(**content))
+    write_embeddings(emb, lengths=(M, M))
+    leave_earlier_results(out)
+    argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--overwrite"]
+    refused(argv, [out, pool, "can't hold", f"write a {remedy} instead"])
+
+
+# Arguments
+
+ARGUMENTS = {
+    "K of 0": (["--n-samples", "0"], ["--n-samples must be at least 1", "got 0"]),
+    "negative K": (["--n-samples", "-5"], ["--n-samples must be at least 1", "got -5"]),
+    "K above N": (["--n-samples", N + 1], ["n_samples", f"from 1 to {N}", f"got {N + 1}"]),
+    "K of half a row": (["--n-samples", "2.5"], ["--n-samples", "invalid int", "2.5", "--help"]),
+    "fraction 0": (["--fraction", "0"], ["--fraction must be above 0 and at most 1", "got 0"]),
+    "fraction 1.5": (["--fraction", "1.5"], ["--fraction must be above 0 and at most 1", "1.5"]),
+    "fraction nan": (["--fraction", "nan"], ["--fraction must be above 0 and at most 1", "nan"]),
+    "no tokens": (["--token-budget", "0"], ["--token-budget must be at least 1", "got 0"]),
+    "too few tokens": (
+        ["--token-budget", M - 1],
+        [f"--token-budget {M - 1} buys nothing", f"has {M} tokens"],
+    ),
+    "two budgets": (
+        ["--n-samples", "1", "--fraction", "0.5"],
+        ["exactly one budget", "got --n-samples and --fraction"],
+    ),
+    "no budget": ([], ["exactly one budget", "got none"]),
+    "unknown option": (["--n-samples", "1", "--nope"], ["--nope", "--help"]),
+    "abbreviation": (["--n-samp", "1"], ["--n-samp", "--help"]),
+    "unknown choice": (["--n-samples", "1", "--on-empty", "keep"], ["--on-empty", "keep", "skip"]),
+    "ridge 0": (["--n-samples", "1", "--ridge", "0"], ["--ridge must be a positive number"]),
+    "ridge inf": (["--n-samples", "1", "--ridge", "inf"], ["--ridge must be a positive number"]),
+    "batch 0": (["--n-samples", "1", "--batch-tokens", "0"], ["--batch-tokens", "at least 1"]),
+    "seed -1": (["--n-samples", "1", "--seed", "-1"], ["--seed", "0 or more"]),
+    "two sources": (["--n-samples", "1", "--model", "none"], ["either --model", "--embeddings"]),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_wrong_arguments_are_refused(name, refused, ready, out):
+    argv, words = ARGUMENTS[name]
+    leave_earlier_results(out)
+    refused([*ready, "-o", out, "--overwrite", *argv], words)
+
+
+def test_no_output_no_pool_and_no_model_are_refused(refused, ready, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
+    refused([*ready, "--n-samples", "1"], ["-o/--out", "--help"])
+    refused(["-o", out, "--model", "none", "--n-samples", "1"], ["give a POOL", ".jsonl"])
+    refused([pool, "-o", out, "--n-samples", "1"], ["give either --model", "--embeddings"])
+
+
+# Outputs
+
+
+def test_an_earlier_output_is_replaced_only_when_asked(run, refused, ready, out):
+    argv = [*ready, "-o", out, "--n-samples", K]
+    report = out.with_name(out.name + ".report")
+    out.write_bytes(EARLIER)
+    refused(argv, [out, "exists", "--overwrite"])
+    out.unlink()
+    report.mkdir()
+    (report / "manifest.json").write_bytes(EARLIER)
+    refused(argv, [report / "manifest.json", "exists", "--overwrite"])
+    (report / "mine.txt").write_bytes(EARLIER)
+    leftovers = {path.name for path in report.iterdir()} - set(FILES)
+    assert run(*argv, "--overwrite")[0] == 0
+    assert len(read_rows(out)) == K
+    assert {path.name for path in report.iterdir()} == {*FILES, *leftovers} == {*FILES, "mine.txt"}
+    assert manifest_of(out)["result"]["selected_rows"] == K
+
+
+def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
+    budget = ["--n-samples", "1", "--overwrite"]
+    words = ["OUT must end in .jsonl or .parquet"]
+    refused([*ready, "-o", out.with_suffix(".csv"), *budget], words)
+    missing = tmp_path / "nowhere" / "chosen.jsonl"
+    refused([*ready, "-o", missing, *budget], [missing.parent, "does not exist", "make it first"])
+    out.mkdir()
+    refused([*ready, "-o", out, *budget], [out, "is a folder", "name another output"])
+    out.rmdir()
+    report = out.with_name(out.name + ".report")
+    report.write_bytes(EARLIER)
+    refused([*ready, "-o", out, *budget], [report, "not a folder", "name another"])
+    report.unlink()
+    out.write_bytes(EARLIER)
+    (report / "report.html").mkdir(parents=True)
+    refused([*ready, "-o", out, *budget], [report / "report.html", "is a folder"])
+
+
+def test_no_input_is_ever_replaced(refused, tmp_path):
+    pool, emb = tmp_path / "p.jsonl", tmp_path / "emb.safetensors"
+    write_rows(pool, [{"x": i} for i in range(N)])
+    write_embeddings(emb)
+    rest = ["--embeddings", emb, "--n-samples", "1", "--overwrite"]
+    refused([pool, "-o", pool, *rest], [pool, "is the pool itself", "name another file"])
+    link, hard = tmp_path / "link.jsonl", tmp_path / "hard.jsonl"
+    link.symlink_to(pool)
+    hard.hardlink_to(pool)
+    for other in (link, hard):
+        refused([pool, "-o", other, *rest], [other, "is the pool itself"])
+    pool = tmp_path / "ranking.parquet"
+    pq.write_table(pa.table({"x": range(N)}), pool)
+    argv = [pool, "-o", tmp_path / "chosen.parquet", *rest, "--report-dir", tmp_path]
+    refused(argv, ["the report would replace", pool, "--report-dir"])
+    argv = ["-o", pool, *rest, "--report-dir", tmp_path]
+    refused(argv, ["the report would replace", pool, "--report-dir"])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder no one can write to")
+def test_a_place_that_cannot_be_written_to_is_refused(refused, ready, out):
+    budget = ["--n-samples", "1"]
+    words = ["can't write into /proc", "choose another place"]
+    refused([*ready, "-o", "/proc/chosen.jsonl", *budget], words)
+    refused([*ready, "-o", out, "--report-dir", "/proc/new/report", *budget], words)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(refused, ready, out):
+    out.parent.chmod(0o555)
+    try:
+        refused([*ready, "-o", out, "--n-samples", "1"], ["can't write into", out.parent])
+    finally:
+        out.parent.chmod(0o755)
+
+
+# Embeddings
+
+
+def test_embeddings_that_cannot_be_used_are_refused(refused, out, tmp_path):
+    emb = tmp_path / "emb.safetensors"
+    argv = ["-o", out, "--embeddings", emb, "--n-samples", "1"]
+    refused(argv, [emb, "no file", ".safetensors"])
+    emb.write_bytes(b"not one")
+    refused(argv, [emb, "not readable as safetensors", "save_file"])
+    tokens, offsets = np.ones((4, 2), np.float32), np.array([0, 1, 4])
+    save_file({"embeddings": tokens, "offsets": offsets}, emb)
+    refused(argv, [emb, "must hold tokens and offsets", "it holds embeddings, offsets"])
+    save_file({"tokens": tokens, "offsets": np.array([0, 4, 4])}, emb)
+    refused(argv, [emb, "example 1 has no tokens", "leave them out"])
+    save_file({"tokens": tokens, "offsets": np.array([0, 1, 3])}, emb)
+    refused(argv, [emb, "offsets must run from 0 to the 4 rows of tokens"])
+    tokens[2, 1] = np.inf
+    save_file({"tokens": tokens, "offsets": offsets}, emb)
+    refused(argv, [emb, "example 1 has a non-finite number", "drop the example or mend"])
+
+
+def test_embeddings_of_another_pool_are_refused(refused, ready, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"x": i} for i in range(N + 1)])
+    words = [f"{N} examples", f"{pool} has {N + 1} rows", "the same rows in the same order"]
+    refused([pool, "-o", out, *ready, "--n-samples", "1"], words)
+
+
+# Models
+
+
+def copy(folder, to):
+    to.mkdir()
+    for path in folder.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def test_models_that_cannot_be_had_are_refused(refused, llama, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
+    argv = [pool, "-o", out, "--n-samples", "1", "--model"]
+    refused([*argv, "smollm3"], ["no model 'smollm3'", "hub name such as"])
+    refused([*argv, tmp_path / "no.gguf"], ["no model file", tmp_path / "no.gguf"])
+    folder = copy(llama, tmp_path / "llama")
+    (folder / "config.json").unlink()
+    refused([*argv, folder], [folder, "no config.json", "save_pretrained"])
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "wrong shape"])
+def test_weights_that_do_not_match_are_refused(change, refused, llama, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
+    folder = copy(llama, tmp_path / "llama")
+    weights = load_file(folder / "model.safetensors")
+    if change == "missing":
+        del weights["model.norm.weight"]
+        words = ["lacks tensor norm.weight"]
+    elif change == "extra":
+        weights["model.layers.0.self_attn.q_norm.weight"] = np.ones(4, np.float32)
+        words = ["unknown tensor layers.0.self_attn.q_norm.weight"]
+    else:
+        weights["model.norm.weight"] = np.ones(D + 1, np.float32)
+        words = ["tensor norm.weight has shape (9,)", "asks for (8,)"]
+    save_file(weights, folder / "model.safetensors")
+    refused([pool, "-o", out, "--n-samples", "1", "--model", folder], [folder, *words, "config"])
+
+
+@pytest.mark.parametrize("cut", ["header", "tensors"])
+def test_a_truncated_gguf_is_refused(cut, refused, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
+    model = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(model, "llama")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    argv = [pool, "-o", out, "--n-samples", "1", "--model", model]
+    refused(argv, [model, "no metadata"])  # whole, if not much of a model
+    content = model.read_bytes()
+    model.write_bytes(content[: 40 if cut == "header" else -100])
+    refused(argv, [model, "not a whole GGUF", "download it anew"])

@@ -1,0 +1,475 @@
+"""The judge behind an endpoint, against real servers on this machine, and its transcript."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fisher_jax.endpoint import EndpointJudge, estimate_cost, is_local, read_transcript
+from fisher_jax.judge import Answer, JudgeError, Pair, Verdict, judge_pairs, questions_of
+from fisher_jax.judges import LocalJudge
+from fisher_jax.models.load import SMOLLM2, load_model
+
+PAIRS = [Pair("To be", f", or not to be {i}", " is it") for i in range(3)]
+KEY = "sk-a-secret-of-the-test"
+
+
+def judge(server, tmp_path, **options):
+    return EndpointJudge("judge-1", tmp_path / "answers.jsonl", server.url, timeout=5, **options)
+
+
+class Server(ThreadingHTTPServer):
+    """An OpenAI-compatible endpoint: `reply(n, body)` gives status, headers and body of call n."""
+
+    def __init__(self, reply):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply, self.calls, self.times, self.keys = reply, [], [], []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.times.append(time.monotonic())
+        self.server.keys.append(self.headers["Authorization"])
+        self.server.calls.append((self.path, body))
+        status, headers, content = self.server.reply(len(self.server.calls) - 1, body)
+        if isinstance(content, dict):
+            headers, content = {"Content-Type": "application/json"} | headers, json.dumps(content)
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": len(content.encode())}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+def completion(text, **changes):
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "judge-1-as-of-today",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 50, "completion_tokens": 1, "total_tokens": 51},
+    } | changes
+
+
+def failure(status, message, **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return status, headers, {"error": {"message": message, "type": "t", "code": "c"}}
+
+
+@pytest.fixture
+def serve():
+    """Starts servers, and stops them at the end."""
+    pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
+    servers = []
+
+    def start(reply):
+        server = Server(reply)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OTHER_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def shorter(n, body):
+    """Prefers the shorter text, in words of its own."""
+    one, two = body["messages"][0]["content"].split("\n")[1:3]
+    return 200, {}, completion("Answer: 2" if len(two) < len(one) else "1")
+
+
+# Asking
+
+
+def test_questions_go_out_word_for_word_and_answers_come_back(serve, tmp_path):
+    server, seen = serve(shorter), []
+    verdicts = judge_pairs(judge(server, tmp_path), PAIRS[:2], on_progress=seen.append)
+    assert seen == [1, 2, 3, 4]
+    assert verdicts[0] == Verdict("To be", Answer("Answer: 2", 2), Answer("1", 1))
+    assert [verdict.winner for verdict in verdicts] == ["b", "b"]
+    assert [path for path, _ in server.calls] == ["/v1/chat/completions"] * 4
+    for (_, body), question in zip(server.calls, questions_of(PAIRS[:2]), strict=True):
+        assert body == {
+            "model": "judge-1",
+            "messages": [{"role": "user", "content": question.text}],
+            "temperature": 0,
+            "max_tokens": 16,
+        }
+
+
+def test_settings_replace_the_defaults(serve, tmp_path):
+    server = serve(shorter)
+    judge_pairs(judge(server, tmp_path, settings={"max_completion_tokens": 9}), PAIRS[:1])
+    assert set(server.calls[0][1]) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_a_finished_transcript_needs_no_call(serve, tmp_path):
+    server = serve(shorter)
+    verdicts = judge_pairs(judge(server, tmp_path), PAIRS)
+    assert len(server.calls) == 6
+    assert judge_pairs(judge(server, tmp_path), PAIRS) == verdicts
+    assert judge_pairs(judge(server, tmp_path), PAIRS[::-1]) == verdicts[::-1]
+    assert len(server.calls) == 6
+    judge_pairs(judge(server, tmp_path, settings={"max_tokens": 8}), PAIRS[:1])  # other settings
+    assert len(server.calls) == 8
+
+
+def test_equal_questions_are_asked_once(serve, tmp_path):
+    server = serve(shorter)
+    verdicts = judge_pairs(judge(server, tmp_path), [PAIRS[0], PAIRS[0]])
+    assert len(server.calls) == 2
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_run_that_ends_early_goes_on_where_it_was(serve, tmp_path):
+    server = serve(lambda n, body: shorter(n, body) if n != 3 else failure(400, "no more"))
+    with pytest.raises(JudgeError, match=r"model judge-1: .*no more.*answers so far are kept in"):
+        judge_pairs(judge(server, tmp_path), PAIRS)
+    assert len(server.calls) == 4
+    assert len(read_transcript(tmp_path / "answers.jsonl")[0]) == 3
+    judge_pairs(judge(server, tmp_path), PAIRS)
+    assert len(server.calls) == 4 + 3
+    prompts = [body["messages"][0]["content"] for _, body in server.calls]
+    assert prompts[:3] + prompts[4:] == [question.text for question in questions_of(PAIRS)]
+
+
+def test_an_answer_is_on_disk_before_the_next_question(serve, tmp_path):
+    lines = []
+
+    def reply(n, body):
+        lines.append((tmp_path / "answers.jsonl").read_text().count("\n"))
+        return shorter(n, body)
+
+    judge_pairs(judge(serve(reply), tmp_path), PAIRS[:2])
+    assert lines == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_failed_calls_are_tried_again(serve, tmp_path, status):
+    def reply(n, body):
+        if n in (0, 2):
+            return failure(status, "busy", Retry_After="0.1")
+        return shorter(n, body)
+
+    server = serve(reply)
+    verdicts = judge_pairs(judge(server, tmp_path), PAIRS[:1])
+    assert verdicts[0].winner == "b"
+    assert len(server.calls) == 4
+    assert server.times[1] - server.times[0] >= 0.1
+
+
+def test_a_lasting_rate_limit_is_told(serve, tmp_path):
+    server = serve(lambda n, body: failure(429, "quota is spent", Retry_After="0.01"))
+    with pytest.raises(JudgeError, match=r"rate limit or quota .*quota is spent.*lower requests"):
+        judge_pairs(judge(server, tmp_path, max_retries=2), PAIRS)
+    assert len(server.calls) == 3
+
+
+def test_requests_per_minute_are_kept(serve, tmp_path):
+    server = serve(shorter)
+    judge_pairs(judge(server, tmp_path, requests_per_minute=300), PAIRS[:2])
+    assert (np.diff(server.times) > 0.15).all()  # 0.2 s, less what a call takes to arrive
+    assert server.times[-1] - server.times[0] >= 0.55
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        ({"Content-Type": "text/html"}, "<html>welcome</html>"),
+        ({"Content-Type": "application/json"}, "<html>welcome</html>"),
+        ({}, {"detail": "not here"}),
+        ({}, completion("", choices=[])),
+    ],
+)
+def test_another_page_is_no_answer(serve, tmp_path, headers, content):
+    server = serve(lambda n, body: (200, headers, content))
+    with pytest.raises(JudgeError, match="no chat completion came back: does base_url end in /v1"):
+        judge_pairs(judge(server, tmp_path, max_retries=0), PAIRS)
+
+
+def test_nobody_there_is_told(serve, tmp_path):
+    server = serve(shorter)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(JudgeError, match="model judge-1: Connection error"):
+        judge_pairs(judge(server, tmp_path, max_retries=0), PAIRS)
+
+
+def test_an_answer_without_words_is_unparsable(serve, tmp_path):
+    verdicts = judge_pairs(
+        judge(serve(lambda n, body: (200, {}, completion(None))), tmp_path), PAIRS[:1]
+    )
+    assert verdicts[0].winner == "unparsable"
+
+
+# Keys
+
+
+def test_the_key_comes_from_the_environment_and_stays_out_of_the_transcript(
+    serve, tmp_path, monkeypatch
+):
+    server = serve(shorter)
+    judge_pairs(judge(server, tmp_path), PAIRS[:1])  # local: none is needed
+    assert KEY not in str(server.keys)
+    monkeypatch.setenv("OTHER_KEY", KEY + "\n")
+    judge_pairs(judge(server, tmp_path, key_variable="OTHER_KEY"), PAIRS[1:2])
+    assert server.keys[-1] == f"Bearer {KEY}"
+    assert KEY not in (tmp_path / "answers.jsonl").read_text()
+
+
+def test_a_distant_endpoint_without_a_key_is_refused(tmp_path):
+    pytest.importorskip("openai")
+    path = tmp_path / "answers.jsonl"
+    distant = EndpointJudge("judge-1", path, "https://judge.invalid/v1", key_variable="OTHER_KEY")
+    with pytest.raises(JudgeError, match=r"judge.invalid/v1 needs a key.* variable OTHER_KEY"):
+        judge_pairs(distant, PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1/v1", True),
+        ("http://[::1]:80/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("http://10.0.0.1/v1", False),
+        ("http://localhost.example.org/v1", False),
+    ],
+)
+def test_local_is_this_machine_only(url, local):
+    assert is_local(url) == local
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)  # as if it weren't installed
+    local = EndpointJudge("judge-1", tmp_path / "answers.jsonl", "http://localhost:1/v1")
+    with pytest.raises(JudgeError, match=r"pip install 'fisher-jax\[judge\]'"):
+        judge_pairs(local, PAIRS)
+    assert local.dry_run(questions_of(PAIRS), 1, 1).estimate.n_calls == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "api.openai.com/v1"}, "base_url must begin with https://"),
+        ({"requests_per_minute": 0}, "requests_per_minute must be above 0, got 0"),
+        ({"max_retries": -1}, "max_retries must be at least 0 and timeout above 0, got -1"),
+        ({"timeout": 0}, "timeout above 0, got 8 and 0"),
+        ({"settings": {"stream": True}}, "settings must leave .* alone, got 'stream'"),
+        ({"settings": {"temperature": float("nan")}}, "settings must be plain JSON"),
+        ({"settings": {"stop": {1}}}, "settings must be plain JSON"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        EndpointJudge("judge-1", tmp_path / "answers.jsonl", **options)
+
+
+# The transcript
+
+
+@pytest.fixture
+def transcript(tmp_path):
+    """Three records, as they stand in the file."""
+    path = tmp_path / "answers.jsonl"
+    records = [{"key": f"{i}", "answer": "é 1\u2028"} for i in range(3)]
+    path.write_bytes(b"".join(json.dumps(r).encode() + b"\n" for r in records))
+    return path
+
+
+def test_a_line_cut_off_by_a_kill_is_written_anew(serve, tmp_path):
+    server = serve(shorter)
+    verdicts = judge_pairs(judge(server, tmp_path), PAIRS)
+    path = tmp_path / "answers.jsonl"
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for size in (last + 1, last + 5, len(whole) - 10, len(whole) - 2):
+        path.write_bytes(whole[:size])
+        assert read_transcript(path)[1] == last
+        n = len(server.calls)
+        assert judge_pairs(judge(server, tmp_path), PAIRS) == verdicts
+        assert len(server.calls) == n + 1
+        records, size = read_transcript(path)
+        assert len(records) == 6 and size == path.stat().st_size
+    path.write_bytes(whole[:-1])  # all but the line's end
+    assert judge_pairs(judge(server, tmp_path), [*PAIRS, PAIRS[0]._replace(a="x")])[:3] == verdicts
+    assert len(server.calls) == 6 + 4 + 2
+    assert len(read_transcript(path)[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "bad"),
+    [(2, b'{"key": "1", "answer"'), (3, b"{}"), (1, b"[]"), (2, b""), (2, b'{"key":1,"answer":2}')],
+)
+def test_another_malformed_line_is_named(transcript, line, bad):
+    lines = transcript.read_bytes().split(b"\n")
+    lines[line - 1] = bad
+    transcript.write_bytes(b"\n".join(lines))
+    with pytest.raises(JudgeError, match=rf"answers.jsonl, line {line} is no answer of a judge"):
+        read_transcript(transcript)
+
+
+def test_a_file_that_is_no_transcript_is_left_alone(serve, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text("what I have to buy")
+    with pytest.raises(JudgeError, match=r"answers.jsonl, line 1 is no answer of a judge"):
+        judge_pairs(judge(serve(shorter), tmp_path), PAIRS)
+    assert path.read_text() == "what I have to buy"
+
+
+def test_a_missing_folder_is_named(serve, tmp_path):
+    with pytest.raises(JudgeError, match=r"there is no folder .*nowhere"):
+        judge_pairs(judge(serve(shorter), tmp_path / "nowhere"), PAIRS)
+
+
+def test_a_record_tells_what_was_asked_and_who_answered(serve, tmp_path):
+    server = serve(shorter)
+    judge_pairs(judge(server, tmp_path), PAIRS[:1])
+    first = json.loads((tmp_path / "answers.jsonl").read_text().split("\n")[0])
+    assert first["prompt"] == questions_of(PAIRS)[0].text
+    assert first["answer"] == "Answer: 2"
+    assert (first["model"], first["answered_by"]) == ("judge-1", "judge-1-as-of-today")
+    assert first["settings"] == {"temperature": 0, "max_tokens": 16}
+    assert (first["tokens_in"], first["tokens_out"]) == (50, 1)
+    assert first["base_url"] == server.url
+
+
+# Costs
+
+
+def test_the_estimate_is_tokens_times_prices():
+    got = estimate_cost(["x" * 400, "y" * 401], 2.5, 10.0, 16)
+    assert (got.n_calls, got.tokens_in, got.tokens_out) == (2, 100 + 101, 32)
+    assert got.cost == pytest.approx((201 * 2.5 + 32 * 10) / 1e6)
+    got = estimate_cost(["a b c", "d"], 1, 1, 1, lambda text: {"input_ids": text.split()})
+    assert got.tokens_in == 4
+    with pytest.raises(ValueError, match="price_out must be a price per million tokens, got -1"):
+        estimate_cost(["x"], 1, -1, 16)
+
+
+def test_a_dry_run_asks_nothing_and_counts_what_is_left(serve, tmp_path):
+    server = serve(shorter)
+    asked = judge(server, tmp_path)
+    questions = questions_of([*PAIRS, PAIRS[0]])
+    plan = asked.dry_run(questions, 2.5, 10)
+    assert not (tmp_path / "answers.jsonl").exists()
+    assert (plan.estimate.n_calls, plan.estimate.n_known) == (6, 2)  # a pair is there twice
+    assert plan.estimate.tokens_out == 6 * 16
+    assert plan.first_prompt == questions[0].text
+    assert server.calls == []
+    judge_pairs(asked, PAIRS[:1])
+    plan = asked.dry_run(questions, 2.5, 10)
+    assert (plan.estimate.n_calls, plan.estimate.n_known) == (4, 4)
+    assert plan.first_prompt == questions[2].text
+    judge_pairs(asked, PAIRS)
+    plan = asked.dry_run(questions, 2.5, 10)
+    assert plan.first_prompt is None
+    assert plan.estimate.cost == 0
+    with pytest.raises(ValueError, match="settings must have max_tokens"):
+        judge(server, tmp_path, settings={}).dry_run(questions, 1, 1)
+
+
+# A real model behind a real server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """SmolLM2 behind `transformers serve`: its address, its folder, and the model in JAX."""
+    missing = [
+        name
+        for name in ("torch", "accelerate", "openai", "fastapi", "uvicorn", "pydantic")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        pytest.skip(f"transformers serve needs {', '.join(missing)}")
+    from transformers import AutoModelForCausalLM
+
+    from fisher_jax.models.load import _smollm2_file
+
+    folder = tmp_path_factory.mktemp("served")
+    path = _smollm2_file()
+    reference = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    reference.save_pretrained(folder)
+    del reference
+    model = load_model(SMOLLM2)
+    model.tokenizer.save_pretrained(folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as probe:
+        port = probe.server_port  # free a moment ago
+    log = tmp_path_factory.mktemp("log") / "server.txt"
+    command = Path(sys.executable).with_name("transformers")
+    options = ["--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [command, "serve", folder, *options, "--port", str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for _ in range(150):
+            if process.poll() is not None:
+                pytest.fail(f"transformers serve ended early: {log.read_text()[-1000:]}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        else:
+            pytest.fail(f"transformers serve did not come up: {log.read_text()[-1000:]}")
+        yield f"http://127.0.0.1:{port}/v1", str(folder), model
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_a_served_model_answers_as_the_same_model_in_jax(served, tmp_path):
+    url, name, model = served
+    settings = {"temperature": 0, "max_tokens": 1}
+    path = tmp_path / "answers.jsonl"
+    endpoint = EndpointJudge(name, path, url, max_retries=1, timeout=30, settings=settings)
+    questions = questions_of(PAIRS[:1])
+    answers = endpoint.answer(questions)
+    local = LocalJudge(model)
+    for question, answer in zip(questions, answers, strict=True):
+        (ids,) = local.tokenize([question.text])
+        hidden_1xTxD = model.module(jnp.asarray([ids]))
+        best = int(jnp.argmax(hidden_1xTxD[0, -1] @ model.module.head.T))
+        assert answer.raw == model.tokenizer.decode([best])
+    records = read_transcript(path)[0].values()
+    assert [record["tokens_in"] for record in records] == [
+        len(ids) for ids in local.tokenize([question.text for question in questions])
+    ]
+    assert endpoint.answer(questions) == answers
