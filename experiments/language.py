@@ -18,12 +18,15 @@ from experiments.pools import KINDS, Pool, make_pool
 from experiments.results import RUNTIME_KEYS, Results, Row, settings
 from experiments.softmax_study import one_of, positive
 from experiments.variants import VARIANTS, Candidates, Chosen
+from fisher_jax.data import Row as DataRow
 from fisher_jax.data import replacing
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.embed import TokenizedRows, forward, tokenize
+from fisher_jax.embed import TokenizedRows, tokenize
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.last_layer import HeadOptions, Positions, nll, positions_of, train, trained_rows
+from fisher_jax.models.generate import generate
 from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.packing import packed_states
 from fisher_jax.scores import labels_of, token_scores
 
 METHODS = ("last_layer", "lora", "full")
@@ -56,6 +59,11 @@ class Options:
     epochs: int
     batch_tokens: int
     rank: int
+    n_prompts: int
+    prompt_words: int
+    new_tokens: int
+    temperature: float
+    generate_budgets: list[int]
     seed: int
     grid: dict[str, list[Any]] = field(default_factory=dict)
     overwrite: bool = False
@@ -75,7 +83,9 @@ class Options:
             raise ValueError("selectors must begin with uniform, what the others are compared with")
         if not set(self.equal) <= {"examples", "tokens"} or not self.equal:
             raise ValueError(f"equal must be of examples and tokens, got {self.equal}")
-        for budgets in (self.budgets, self.uniform_budgets):
+        if self.n_prompts and self.method == "last_layer":
+            raise ValueError("n_prompts must be 0 with method=last_layer, which keeps no model")
+        for budgets in (self.budgets, self.uniform_budgets, self.generate_budgets):
             if any(not 1 <= n <= self.n_pool for n in budgets):
                 raise ValueError(f"budgets must be from 1 to n_pool = {self.n_pool}, got {budgets}")
         if not self.learning_rates or min(self.learning_rates) <= 0:
@@ -117,30 +127,31 @@ def run(options: Options, folder: Path) -> list[Row]:
     """All cells of all settings, those that `folder` already holds left as they are."""
     results = Results(folder, asdict(options), options.overwrite, key=_key)
     model: LanguageModel | None = None
-    rates: dict[str, float] = {}
     for setting in settings(options.grid):
         own = replace(options, **setting, grid={})
         label = " ".join(map(str, setting.values())) or own.pool
+        tried = own.learning_rates
+        if own.tune == "uniform":  # as an earlier run found it
+            tried = [r["learning_rate"] for r in results.rows if r["setting"] == setting][
+                :1
+            ] or tried
         for replicate in range(own.replicates):
-            todo = [
-                (cell, at)
-                for cell in cells(own)
-                if not results.has(
-                    at := {"setting": setting, "replicate": replicate} | cell._asdict()
-                )
-            ]
+            at = {"setting": setting, "replicate": replicate}
+            todo = [cell for cell in cells(own) if not results.has(at | cell._asdict())]
             if not todo:
                 continue
             model = model or load_model(own.model)
             prepared = prepare(own, model, replicate, folder, label)
-            for cell, at in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
-                rows, weights = prepared.candidates.choose(
+            for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
+                chosen = prepared.candidates.choose(
                     cell.selector, n=cell.n, equal=cell.equal, seed=_seed(own, replicate)
                 )
-                measured = train_and_test(
-                    own, model, prepared, rows, weights, replicate, rates, label
-                )
-                results.add([at | described(prepared, rows) | measured])
+                texts = own.n_prompts > 0 and cell.n in own.generate_budgets
+                measured = train_and_test(own, model, prepared, chosen, replicate, tried, texts)
+                if own.tune == "uniform":
+                    tried = [measured["learning_rate"]]
+                row = at | cell._asdict() | described(prepared, chosen.rows) | measured
+                results.add([row])
     return results.rows
 
 
@@ -180,10 +191,11 @@ def prepare(
     states = []
     with tqdm(total=total, desc=f"{label}, replicate {replicate}: embedding", unit="row") as bar:
         for part in parts:
-            begin = bar.n
-            states.append(
-                forward(model, part, 2048, lambda k, b=begin: bar.update(b + k - bar.n) and None)
-            )
+
+            def show(done: int, begin: int = bar.n) -> None:
+                bar.update(begin + done - bar.n)
+
+            states.append(packed_states(model, part, on_progress=show))
     labels = [labels_of(part) for part in parts]
     module_head = np.asarray(model.module.head)
     hidden, targets = (
@@ -193,13 +205,10 @@ def prepare(
     head = None
     if options.method == "last_layer":
         rows = trained_rows(labels[0], len(module_head))
-        head = Head(
-            module_head[rows],
-            *(positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)),
-        )
-    return Prepared(
-        pool, *parts, Candidates(pool.rows, hidden, module_head, labels[0], targets), head
-    )
+        known = [positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)]
+        head = Head(module_head[rows], known[0], known[1], known[2])
+    candidates = Candidates(pool.rows, hidden, module_head, labels[0], targets)
+    return Prepared(pool, parts[0], parts[1], parts[2], candidates, head)
 
 
 def train_and_test(
@@ -208,21 +217,12 @@ def train_and_test(
     prepared: Prepared,
     chosen: Chosen,
     replicate: int,
-    rates: dict[str, float],
-    label: str,
+    tried: list[float],
+    texts: bool,
 ) -> Row:
-    """Train on the rows and measure, at the learning rate with the best validation loss.
-
-    `tune=each`: of every cell; `tune=uniform`: found once a setting, on its first uniform cell.
-    """
-    if options.tune == "uniform" and label in rates:
-        tried = [rates[label]]
-    else:
-        tried = options.learning_rates
-    measured = [_train(options, model, prepared, chosen, replicate, rate) for rate in tried]
-    best = min(measured, key=lambda m: m["validation_nll"])
-    rates.setdefault(label, best["learning_rate"])
-    return best
+    """Train on the rows and measure, at the learning rate with the best validation loss."""
+    measured = [_train(options, model, prepared, chosen, replicate, r, texts) for r in tried]
+    return min(measured, key=lambda m: m["validation_nll"])
 
 
 def _train(
@@ -232,10 +232,12 @@ def _train(
     chosen: Chosen,
     replicate: int,
     rate: float,
+    texts: bool,
 ) -> Row:
-    seed = _seed(options, replicate)
-    if prepared.head is not None:
-        head = prepared.head
+    """Losses on validation and test of the model that one training gives; its texts if asked."""
+    seed, head = _seed(options, replicate), prepared.head
+    row: Row = {"learning_rate": rate}
+    if head is not None:
         offsets = prepared.candidates.hidden.offsets
         theta = train(
             head.start,
@@ -246,7 +248,7 @@ def _train(
         )
         losses = [nll(theta, data) for data in (head.validation, head.test)]
     else:
-        length = 128 if options.max_length <= 129 else options.max_length - 1
+        length = max(128, -(-(options.max_length - 1) // 64) * 64)
         tuned = finetune(
             model,
             prepared.rows.take(chosen.rows),
@@ -262,17 +264,39 @@ def _train(
             weights=chosen.weights,
         ).model
         losses = [token_losses(tuned, part) for part in (prepared.validation, prepared.test)]
+        if texts:
+            row["texts"] = generate(
+                tuned,
+                prompts_of(prepared.pool.test, options),
+                max_new_tokens=options.new_tokens,
+                temperature=options.temperature,
+                seed=seed,
+            )
+    return row | _measures(prepared, *losses)
+
+
+def prompts_of(test: list[DataRow], options: Options) -> list[str]:
+    """The first words of the first test sentences of twice as many; a question's prompt whole."""
+    prompts = []
+    for row in test:
+        if not isinstance(row, str):
+            prompts.append(row.prompt)
+        elif len(words := row.split()) >= 2 * options.prompt_words:
+            prompts.append(" ".join(words[: options.prompt_words]))
+    return prompts[: options.n_prompts]
+
+
+def _measures(prepared: Prepared, validation_T: np.ndarray, test_T: np.ndarray) -> Row:
+    parts = prepared.validation, prepared.test
     validation, test = (
         np.add.reduceat(x, np.concatenate([[0], np.cumsum(part.counted)[:-1]]))
-        for x, part in zip(losses, (prepared.validation, prepared.test), strict=True)
+        for x, part in zip((validation_T, test_T), parts, strict=True)
     )
-    n_own = len(prepared.pool.validation) - len(prepared.pool.validation) // 2
     domains = prepared.pool.test_domain
-    of_validation = (np.arange(len(validation)) >= n_own) * bool(domains.any())
+    n_own = len(validation) - len(validation) // 2 if domains.any() else len(validation)
     return (
-        {"learning_rate": rate}
-        | _means("validation", validation, prepared.validation.counted, of_validation)
-        | _means("held_out", test, prepared.test.counted, domains)
+        _means("validation", validation, parts[0].counted, np.arange(len(validation)) >= n_own)
+        | _means("held_out", test, parts[1].counted, domains)
         | {
             "bits_per_byte": float(test.sum() / np.log(2) / _bytes(prepared.pool.test)),
             "test_nll": [round(float(x), 3) for x in test],
@@ -291,7 +315,7 @@ def _means(name: str, sums: np.ndarray, counts: np.ndarray, domains: np.ndarray)
 
 def token_losses(model: LanguageModel, rows: TokenizedRows) -> np.ndarray:
     """NLL of every counted position, nats."""
-    return token_scores(model.module.head, forward(model, rows, 2048), labels_of(rows)).nll_T
+    return token_scores(model.module.head, packed_states(model, rows), labels_of(rows)).nll_T
 
 
 def described(prepared: Prepared, rows: np.ndarray) -> Row:
@@ -302,13 +326,11 @@ def described(prepared: Prepared, rows: np.ndarray) -> Row:
         "rows": len(rows),
         "tokens": int(prepared.rows.counted[rows].sum()),
         "fed_tokens": int(fed[rows].sum()),
-        "shares": {
-            str(k): round(float(np.mean(kinds == k)), 4) for k in np.unique(prepared.pool.kind)
-        },
+        "shares": {str(k): round(float(np.mean(kinds[rows] == k)), 4) for k in np.unique(kinds)},
     }
 
 
-def _bytes(rows: list) -> int:
+def _bytes(rows: list[DataRow]) -> int:
     return sum(len((row if isinstance(row, str) else row.completion).encode()) for row in rows)
 
 

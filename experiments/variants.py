@@ -43,6 +43,7 @@ _NAMED = {
     "uniform_exact": Variant("uniform", keep="exact"),
     "uniform_near": Variant("uniform", keep="near"),
     "near_fisher_per_token": Variant("fisher_per_token", keep="near"),
+    "near_unit": Variant("fisher_per_token", "unit", keep="near"),
     "centred": Variant("fisher_per_token", "centred"),
     "whitened": Variant("fisher_per_token", "whitened"),
     "unit_tokens": Variant("fisher_per_token", "unit"),
@@ -111,6 +112,8 @@ class Candidates:
 
     def given(self, name: str) -> Any:
         """What a rule needs beside embeddings, by the name of its argument."""
+        if name == "targets":
+            return pooled_states(self.targets.tokens, self.targets.offsets)
         scores, hidden = self.scores, self.hidden
         if name == "losses":
             return row_means(scores.nll_T, hidden.offsets)
@@ -122,8 +125,6 @@ class Candidates:
             return scores.fisher_trace_T / scores.fisher_trace_T.mean()
         if name == "uncertainty":
             return row_means(scores.entropy_T, hidden.offsets)
-        if name == "targets":
-            return pooled_states(self.targets.tokens, self.targets.offsets)
         raise ValueError(f"a selector needs {name}=, which this experiment does not compute")
 
     def choose(self, name: str, *, n: int, equal: str, seed: int) -> Chosen:

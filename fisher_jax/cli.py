@@ -189,7 +189,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     kept = tokenized.take(rows)
     notes, n_cut = [], tokenized.n_cut
     if len(empty):
-        skipped = [file.rows[i] for i in empty]  # a row counts once, as skipped
+        skipped = [file.rows[int(i)] for i in empty]  # a row counts once, as skipped
         n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
         was = "was" if len(empty) == 1 else "were"
         notes.append(f"{counted(len(empty), 'row')} with no token to predict {was} skipped.")

@@ -124,6 +124,7 @@ def finetune(
         raise ValueError("there are no rows to train on")
     module, wanted = prepare(model.module, options.method, options.rank, options.seed)
     graph, params, frozen = nnx.split(module, wanted, ...)
+    params = jax.tree.map(jnp.copy, params)  # every step takes the memory of those before it
     optimizer = adamw(options.clip, options.weight_decay)
     state = TrainState(params, optimizer.init(params))  # pyright: ignore[reportArgumentType]
     if mesh is not None:

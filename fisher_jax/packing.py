@@ -1,12 +1,16 @@
 """Rows of tokens packed into batches of one shape: little padding, no row sees another."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from fisher_jax.embed import TokenizedRows
+from fisher_jax.models.layers import packed_rows
+from fisher_jax.models.load import LanguageModel
 
 
 class Batch(NamedTuple):
@@ -25,6 +29,14 @@ class Batch(NamedTuple):
     segments: Int[np.ndarray, "A B T"]
     labels: Int[np.ndarray, "A B T"]
     weights: Float[np.ndarray, "A B T"]
+
+
+class Place(NamedTuple):
+    """Where a row went: its sequence in the batch, and the position that it begins at."""
+
+    row: int
+    sequence: int
+    begin: int
 
 
 def pack(
@@ -47,6 +59,48 @@ def pack(
     Raises:
         ValueError: a row that is longer than T + 1 tokens.
     """
+    for places in arrange(rows, order, shape):
+        yield _batch(rows, places, shape, weights)
+
+
+def packed_states(
+    model: LanguageModel,
+    rows: TokenizedRows,
+    sequences: int = 8,
+    length: int = 256,
+    on_progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "T D"]:
+    """What `embed.forward` gives, from packed sequences of one shape: a single compiled program.
+
+    For many sets of short rows, such as an experiment's pools and test sets.
+    """
+    longest = max(len(ids) - 1 for ids in rows.ids)
+    shape = (1, sequences, max(length, -(-longest // 64) * 64))
+    offsets = np.concatenate([[0], np.cumsum(rows.counted)])
+    tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
+    done = 0
+    for places in arrange(rows, np.arange(len(rows.ids)), shape):
+        batch = _batch(rows, places, shape, None)
+        hidden = np.asarray(_packed(model.module, *(x[0] for x in batch[:3])))
+        for i, sequence, begin in places:
+            own = slice(begin + rows.first[i] - 1, begin + len(rows.ids[i]) - 1)
+            tokens_TxD[offsets[i] : offsets[i + 1]] = hidden[sequence, own]
+        done += len(places)
+        if on_progress is not None:
+            on_progress(done)
+    return tokens_TxD
+
+
+@nnx.jit
+def _packed(module: nnx.Module, ids: Array, positions: Array, segments: Array) -> Array:
+    states = module.states  # pyright: ignore[reportAttributeAccessIssue]
+    return states(ids, positions, packed_rows(segments))[0].astype(jnp.float32)
+
+
+def arrange(
+    rows: TokenizedRows, order: Int[np.ndarray, "K"], shape: tuple[int, int, int]
+) -> Iterator[list[Place]]:
+    """First fit: the places of each batch's rows."""
     sequences, length = shape[0] * shape[1], shape[2]
     fed = np.array([len(ids) - 1 for ids in rows.ids])
     if len(order) and fed[order].max() > length:
@@ -59,17 +113,17 @@ def pack(
     for i in order:
         (room,) = np.nonzero(used + fed[i] <= length)
         if not len(room):
-            yield _batch(rows, places, shape, weights)
+            yield places
             places, used, room = [], np.zeros(sequences, np.int64), [0]
-        places.append((int(i), int(room[0]), int(used[room[0]])))
+        places.append(Place(int(i), int(room[0]), int(used[room[0]])))
         used[room[0]] += fed[i]
     if places:
-        yield _batch(rows, places, shape, weights)
+        yield places
 
 
 def _batch(
     rows: TokenizedRows,
-    places: list[tuple[int, int, int]],
+    places: list[Place],
     shape: tuple[int, int, int],
     weights: np.ndarray | None,
 ) -> Batch:

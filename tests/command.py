@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
-from fisher_jax.report import FILES
 
 # one shape for most runs, texts and ready embeddings alike: each other shape is a compilation
 N, M, D, K = 8, 4, 8, 3
@@ -55,6 +54,8 @@ def snapshot(folder):
 
 
 def leave_earlier_results(out):
+    from fisher_jax.report import FILES  # brings matplotlib
+
     report = out.with_name(out.name + ".report")
     report.mkdir()
     for path in (out, *(report / name for name in FILES)):

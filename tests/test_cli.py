@@ -93,6 +93,24 @@ def test_long_rows_are_cut_and_counted(run, llama, out, tmp_path):
     assert manifest_of(target)["notes"] == [note] and f"<li>{note}</li>" in page_of(target)
 
 
+def test_a_row_counts_once_and_one_row_is_no_rows(run, llama, out, tmp_path):
+    rows = [{"prompt": "q a", "completion": text} for text in texts(words=M)]
+    rows[2]["completion"] += " x y z"  # cut
+    rows[5]["prompt"] = " ".join(["q"] * (M + 3))  # cut to its prompt, so with nothing to predict
+    pool = write_rows(tmp_path / "p.jsonl", rows)
+    argv = [pool, "-o", out, "--model", llama, "--max-length", M + 2, "--on-empty", "skip"]
+    code, messages = run(*argv, "--n-samples", 1)
+    assert code == 0
+    notes = [
+        "1 row with no token to predict was skipped.",
+        f"1 row was longer than {M + 2} tokens and was cut.",
+    ]
+    assert manifest_of(out)["notes"] == notes and " ".join(notes) in messages
+    result = manifest_of(out)["result"]
+    assert (result["skipped_rows"], result["cut_rows"]) == (1, 1)
+    assert f"1 row with {M} tokens chosen." in page_of(out) and "1 example, log det" in messages
+
+
 @pytest.mark.parametrize("limit", [1, 33])
 def test_lengths_that_the_model_cannot_take_are_refused(limit, refused, llama, out, tmp_path):
     pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
@@ -148,6 +166,17 @@ def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
     expected = SELECTORS[name](emb, n_samples=K, seed=5)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["options"]["selector"] == name
+
+
+@pytest.mark.parametrize("name", ["fisher", "i_optimal", "uniform", "fisher_random"])
+@pytest.mark.parametrize("budget", [["--n-samples", K], ["--token-budget", 2 * M]])
+def test_the_bar_of_a_selection_ends_where_it_does(name, budget, run, ready, out):
+    code, messages = run(*ready, "-o", out, *budget, "--selector", name, "--seed", 3)
+    assert code == 0
+    bar = [line for line in messages.replace("\r", "\n").split("\n") if "selecting" in line][-1]
+    chosen = ranking_of(out)["tokens"]
+    spent = len(chosen) if "--n-samples" in budget else sum(chosen)
+    assert f" {spent}/{budget[1]} [" in bar
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

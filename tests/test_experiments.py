@@ -7,16 +7,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import statistics, synthetic, words
+from experiments import information, statistics, synthetic, words
 from experiments.algorithms import algorithm_1, algorithm_2
 from experiments.generators import GENERATORS, make_problem
 from experiments.harness import checked
-from experiments.results import Results, read_rows, settings
+from experiments.results import Results, read_rows, run_grid, settings
+from experiments.softmax_study import rank
 from experiments.word_vectors import read_vectors
+from fisher_jax import softmax_model
+from fisher_jax.budget import Budget
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [
@@ -151,6 +155,30 @@ def test_a_sweep_has_results_of_every_job(launcher, tmp_path):
     assert len(list(tmp_path.glob("*/results.jsonl"))) == 2
 
 
+def test_sentences_without_a_prompt_refuse_the_selector_by_prompts():
+    config = OmegaConf.create(base_config("words") | {"selectors": ["uniform", "fisher_prompt"]})
+    with pytest.raises(ValueError, match=r"fisher_prompt.*no prompt"):
+        checked(config, words.Options)
+
+
+def test_a_grid_runs_what_is_missing_and_is_checked_before_any_work(tmp_path):
+    def run_setting(of_setting, setting):
+        done.append(of_setting.dim)
+        assert of_setting.grid == {} and setting == {"dim": of_setting.dim}
+        return [{"n": of_setting.dim}]
+
+    done = []
+    small = options(grid={"dim": [2, 3]}, **SMALL)
+    rows = run_grid(small, tmp_path / "a", run_setting)
+    assert rows == [{"setting": {"dim": d}, "n": d} for d in (2, 3)] and done == [2, 3]
+    kept = (tmp_path / "a/results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "a/results.jsonl").write_text(kept[0])
+    assert run_grid(small, tmp_path / "a", run_setting) == rows and done == [2, 3, 3]
+    with pytest.raises(ValueError, match="dim must be above 0"):
+        run_grid(options(grid={"dim": [2, -1]}, **SMALL), tmp_path / "b", run_setting)
+    assert done == [2, 3, 3] and not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(("name", "experiment"), CONFIGS)
 def test_every_committed_experiment_has_a_header_and_valid_options(name, experiment):
     text = (ROOT / f"conf/{name}/experiment/{experiment}.yaml").read_text().splitlines()
@@ -177,6 +205,24 @@ def test_generators_have_unit_scale_and_a_seed(generator):
     np.testing.assert_array_equal(one.labels, again.labels)
     assert one.emb.mean_squared_norm() == pytest.approx(1, rel=1e-5)
     assert sorted(one.emb.lengths) == sorted(other.emb.lengths)
+    by_prompt = rank(one, "fisher_prompt", Budget.of(one.emb, n_samples=3), options(**SMALL), 0)
+    assert len(by_prompt) == 3
+
+
+@pytest.mark.parametrize("lengths", ["random", "fixed"])
+def test_exact_information_is_one_program_for_sets_of_any_size(lengths):
+    small = SMALL | {"lengths": lengths, "selectors": ["uniform", "fisher"]}
+    information._exact.clear_cache()
+    rows = information.study(options(kind="information", n_subsets=2, **small), {})
+    assert information._exact._cache_size() == 1 and len({r["tokens"] for r in rows}) > 1
+    problem = make_problem(options(**small), 0)
+    chosen = np.array([3, 1, 4])
+    x = np.concatenate([problem.emb[i] for i in chosen]).astype(np.float64)
+    with jax.enable_x64(True):
+        h = softmax_model.information(problem.theta.astype(np.float64), x, reduced=True)
+    expected = np.linalg.slogdet(np.eye(len(h)) + np.asarray(h) / 0.5)[1]
+    got = information.information_of(problem, chosen, 0.5, room=len(x) + 20)
+    assert got["exact"] == pytest.approx(expected, rel=1e-12) and got["tokens"] == len(x)
 
 
 def test_autoregressive_features_are_the_labels_before_them():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import figures
 from scripts import figures as script
@@ -46,6 +47,20 @@ def test_ratios_are_of_pairs(run):
 
 def test_slopes_are_of_each_replicate(run):
     assert "| uniform | -0.5 ± " in run.slopes("max_logit")
+
+
+def test_errors_are_means_with_intervals(run):
+    lines = run.errors("max_logit", ["uniform", "fisher"]).splitlines()
+    assert lines[0] == "| equal | selector | n = 10 | n = 100 |"
+    half = stats.t.ppf(0.975, 2) / np.sqrt(3)  # of 1, 2, 3
+    cells = [
+        f"{f * 2 / np.sqrt(n):.3g} ± {f * half / np.sqrt(n):.1g}"
+        for f in (1, 0.8)
+        for n in (10, 100)
+    ]
+    assert lines[2] == f"| examples | uniform | {cells[0]} | {cells[1]} |"
+    assert lines[5] == f"| tokens | fisher | {cells[2]} | {cells[3]} |"
+    assert len(lines) == 6 and len(run.errors("max_logit", ["fisher"]).splitlines()) == 4
 
 
 def test_every_kind_of_figure_is_drawn(tmp_path):

@@ -426,6 +426,19 @@ def test_gguf_with_damaged_text_is_refused(tmp_path):
     assert_model_error(lambda: load_model(str(path)), path, "tokenizer.ggml.merges", "damaged")
 
 
+@pytest.mark.parametrize("byte", range(2, 8))
+def test_gguf_with_a_damaged_array_length_is_refused_at_once(tmp_path, byte):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(vocab_size=32), vocabulary=byte_vocabulary())
+    content, key = bytearray(path.read_bytes()), b"tokenizer.ggml.token_type"
+    length = content.index(key) + len(key) + 8  # past the types of the value and its elements
+    (before,) = np.frombuffer(content[length : length + 8], np.uint64)
+    assert before == len(byte_vocabulary().types)
+    content[length + byte] = 1
+    path.write_bytes(content)
+    assert_model_error(lambda: GGUFFile(path), path, f"{before + (1 << 8 * byte)} numbers")
+
+
 def test_text_named_gguf_is_refused(tmp_path):
     path = tmp_path / "poem.gguf"
     path.write_text("Shall I compare thee to a summer's day?\n" * 50)

@@ -19,7 +19,7 @@ WORDS = (
 VOCAB = ["[UNK]", "[BOS]", *WORDS]
 CONTEXT = 40
 QUESTION = "# {text} # is that the question : yes or no"
-TEMPLATE = "{% for m in messages %}user : {{ m['content'] }} {% endfor %}: "
+TEMPLATE = "user : {{ messages[0]['content'] }} {% if add_generation_prompt %}: {% endif %}"
 TEXTS = ["to be or not to be", "that", "whether tis nobler in the mind", "in question"]
 PAIRS = [
     PromptCompletion("to be or not", "to be that is"),

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,20 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.layers import Attend, causal_attention
-from fisher_jax.models.llama import Llama
+from fisher_jax.models.gpt2 import GPT2, GPT2Config
+from fisher_jax.models.layers import causal_attention
+from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
 
 STEPS_A_REPORT = 32  # between two calls of on_progress
-SHORTEST = 16  # smallest padded length of prompts and of continuations
+SHORTEST = 16  # least room for prompts and for continuations, in tokens
 
 OnProgress = Callable[[int], None]
+_Pair = tuple[Array, Array]  # keys and values
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn from the logits; checked by `check_sampling`."""
+    """How a token is taken from the logits; see `generate_ids`."""
 
     temperature: float | int = 0.0
     top_k: int | None = None
@@ -34,14 +35,14 @@ class Sampling(NamedTuple):
 class Decoding(NamedTuple):
     """Between two steps: `tokens_BxS[:, :step]` are drawn, all but the last are in the memory.
 
-    Keys and values of layer l are `memory[0][l]` and `memory[1][l]`, each (B, P + S, G, E): the
-    prompts, padded on the right to P, then the drawn tokens, so all rows write at one place.
+    The memory is keys and values, each (layers, B, G, E, P + S): prompts, padded on the right to
+    P tokens, and then what was drawn, so that all rows write at one place.
     """
 
     step: Int[Array, ""]
     tokens_BxS: Int[Array, "B S"]
     done_B: Bool[Array, "B"]
-    memory: tuple[Array, Array]
+    memory: _Pair
 
 
 def generate(
@@ -60,27 +61,33 @@ def generate(
     """The continuations of prompts, without the prompts and without special tokens.
 
     A prompt's tokens are what the model's tokenizer gives with its own defaults. A continuation
-    is the text of prompt and new tokens less the text of the prompt, so spaces between the two
-    and characters of several tokens come out right.
+    is the text of prompt and new tokens less the text of the prompt, so that a space between the
+    two and characters of several tokens come out right; a character that the last token leaves
+    unfinished is U+FFFD.
 
     Args:
         model: as `fisher_jax.models.load.load_model` gives it.
         prompts: texts, none of them without tokens.
         max_new_tokens: tokens of a continuation; prompt and continuation must fit the context.
-        temperature: of the softmax that tokens are drawn from; 0 takes the likeliest.
-        top_k, top_p, seed, batch_size, on_progress: see `generate_ids`.
-        stop_at_eos: a continuation ends where the tokenizer's end-of-text token comes.
+        temperature: divides the logits that tokens are drawn by; 0 takes the likeliest token.
+        top_k: see `generate_ids`, also for the other arguments.
+        top_p: draw from the likeliest tokens that have this probability together.
+        seed: of the draws.
+        batch_size: most rows decoded together.
+        stop_at_eos: end a row where the tokenizer's end-of-text token comes, if it has one.
+        on_progress: called with the number of tokens done.
 
     Raises:
         ValueError: a prompt without tokens or too long, or an argument out of range.
     """
     if isinstance(prompts, str):
-        raise ValueError("prompts must be a sequence of strings, got one string: put it in a list")
+        raise ValueError("prompts must be a list of strings, got one string: put it into a list")
     other = next((i for i, prompt in enumerate(prompts) if not isinstance(prompt, str)), None)
     if other is not None:
-        raise ValueError(f"prompts must be strings, got {type(prompts[other]).__name__} at {other}")
-    ids = model.tokenizer(list(prompts))["input_ids"] if len(prompts) else []
-    eos = getattr(model.tokenizer, "eos_token_id", None) if stop_at_eos else None
+        kind = type(prompts[other]).__name__
+        raise ValueError(f"prompts must be strings, prompts[{other}] is of type {kind}")
+    tokenizer: Any = model.tokenizer
+    ids = tokenizer(list(prompts))["input_ids"] if len(prompts) else []
     continuations = generate_ids(
         model.module,
         ids,
@@ -90,17 +97,18 @@ def generate(
         top_p=top_p,
         seed=seed,
         batch_size=batch_size,
-        eos=eos,
+        eos=tokenizer.eos_token_id if stop_at_eos else None,
         on_progress=on_progress,
     )
     return [
-        continuation_text(model, head, tail) for head, tail in zip(ids, continuations, strict=True)
+        continuation_text(tokenizer, prompt, continuation.tolist())
+        for prompt, continuation in zip(ids, continuations, strict=True)
     ]
 
 
 def generate_ids(
     module: Llama | GPT2,
-    prompts: Sequence[Sequence[int] | Int[np.ndarray, "M"]],
+    prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     temperature: float | int = 0.0,
@@ -111,147 +119,264 @@ def generate_ids(
     eos: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Int[np.ndarray, "M"]]:
-    """The continuations of prompts as token ids, the `eos` that ended one included.
+    """The continuations of prompts as token ids, an `eos` that ended one included.
 
-    A row's result depends on its prompt, its index and the seed, not on the rows beside it.
+    A row's tokens depend on its prompt, its index and the seed, not on the rows beside it.
 
     Args:
         module: the model.
         prompts: token ids, at least one a prompt.
         max_new_tokens: tokens of a continuation; prompt and continuation must fit the context.
-        temperature: of the softmax that tokens are drawn from; 0 takes the likeliest, of equal
-            ones the lowest id, and leaves top_k, top_p and seed without effect.
-        top_k: draw among the k likeliest tokens only.
-        top_p: draw among the likeliest tokens whose probability together reaches p (the nucleus;
-            after top_k), as few as will do.
-        seed: of the draws; row i at step t has its own key.
-        batch_size: rows decoded together at most.
-        eos: the token id that ends a row; None ends none.
-        on_progress: called with the tokens done, of len(prompts) * max_new_tokens; a row that
-            ended early counts in full.
+        temperature: tokens are drawn from softmax(logits / temperature); 0 takes the likeliest
+            token, of equal ones the lowest id, and leaves top_k, top_p and seed without effect.
+        top_k: draw from the k likeliest tokens only.
+        top_p: draw from the nucleus only, the fewest likeliest tokens whose probability reaches
+            p; where top_k is given too, its tokens' probabilities count.
+        seed: of the draws; each row and step has its own key.
+        batch_size: most rows decoded together; they are cut into equal batches of alike lengths.
+        eos: the token id that ends a row, None ends none.
+        on_progress: called with the number of tokens done, of len(prompts) * max_new_tokens; a
+            row that has ended counts in full.
 
     Raises:
         ValueError: a prompt that is empty, too long or not of the vocabulary, or an argument out
             of range.
     """
     sampling = Sampling(temperature, top_k, top_p)
-    check_sampling(sampling)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-    rows = [np.asarray(prompt, np.int32) for prompt in prompts]
-    _check_prompts(rows, max_new_tokens, module)
-    if not rows:
+    _check_arguments(sampling, max_new_tokens, batch_size, seed)
+    _check_prompts(prompts, max_new_tokens, module.config)
+    if len(prompts) == 0:
         return []
-    order = np.argsort([len(row) for row in rows], kind="stable")  # alike lengths: little padding
-    n_batches = -(-len(rows) // batch_size)
-    size = -(-len(rows) // n_batches)  # equal batches: one shape
-    key = jax.random.key(seed)
+    n_batches = -(-len(prompts) // batch_size)
+    size = -(-len(prompts) // n_batches)
+    room = _rounded(max_new_tokens, module.config.context)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    graph, weights = nnx.split(module)
+    end = -1 if eos is None else eos
     continuations: dict[int, np.ndarray] = {}
-    for begin in range(0, len(rows), size):
-        chosen = order[begin : begin + size]
-        ids_BxP, lengths_B = _pad([rows[i] for i in chosen], size, module.config.context)
-        rows_B = np.resize(chosen, size).astype(np.uint32)
-        keys_B = _row_keys(key, jnp.asarray(rows_B))
-        room = _rounded(max_new_tokens, module.config.context)
-        state = _read(module, ids_BxP, lengths_B, keys_B, sampling, room)
-        state = state._replace(done_B=jnp.arange(size) >= len(chosen))
+    for begin in range(0, len(prompts), size):
+        rows = order[begin : begin + size]
+        batch = _as_batch(prompts, rows, size, seed, module.config.context)
+        decoding = _read(graph, weights, batch, end, sampling, room)
         step = 0
         while step < max_new_tokens:
             until = max_new_tokens if on_progress is None else step + STEPS_A_REPORT
             until = min(until, max_new_tokens)
-            state = _decode(module, lengths_B, keys_B, sampling, ids_BxP.shape[1], eos, until, state)
-            step = max_new_tokens if bool(state.done_B.all()) else until
+            decoding = _decode(graph, weights, batch, end, sampling, decoding, until)
+            step = max_new_tokens if bool(decoding.done_B.all()) else until
             if on_progress is not None:
-                on_progress(begin * max_new_tokens + len(chosen) * step)
-        tokens_BxS = np.asarray(state.tokens_BxS)[:, :max_new_tokens]
-        for i, tokens in zip(chosen.tolist(), tokens_BxS, strict=False):
-            continuations[i] = tokens
-    return [continuations[i] for i in range(len(rows))]
+                on_progress(begin * max_new_tokens + len(rows) * step)
+        tokens_BxS = np.asarray(decoding.tokens_BxS)[:, :max_new_tokens]
+        for i, tokens in zip(rows, tokens_BxS, strict=False):
+            ends = np.flatnonzero(tokens == end)
+            continuations[i] = tokens[: ends[0] + 1] if len(ends) else tokens
+    return [continuations[i] for i in range(len(prompts))]
 
 
-@functools.partial(nnx.jit, static_argnums=(4, 5))
-def _read(module, ids_BxP, lengths_B, keys_B, sampling, room):
-    def attend(q, k, v, memory):
-        return causal_attention(q, k, v), (k, v)
+def continuation_text(tokenizer: Any, prompt: Sequence[int], continuation: Sequence[int]) -> str:
+    """The text that a continuation adds to its prompt's, without special tokens.
 
-    size, length = ids_BxP.shape
-    states_BxPxD, memory = module.states(ids_BxP, jnp.arange(length)[None], attend)
-    last_BxD = jnp.take_along_axis(states_BxPxD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-    token_B = _draw(module, last_BxD, keys_B, jnp.zeros((), jnp.int32), sampling)
-    more = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
-    tokens_BxS = jnp.zeros((size, room), jnp.int32).at[:, 0].set(token_B)
-    return Decoding(
-        jnp.ones((), jnp.int32),
-        tokens_BxS,
-        jnp.zeros(size, bool),
-        jax.tree.map(lambda x: jnp.pad(x, more), memory),
-    )
+    It is decoded with the prompt before it: alone it could lose a space at its beginning.
+    """
+
+    def decode(ids: Sequence[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    whole, known = decode([*prompt, *continuation]), decode(prompt)
+    return whole[len(known) :] if whole.startswith(known) else decode(continuation)
 
 
-@functools.partial(nnx.jit, static_argnums=(3, 4, 5))
-def _decode(module, lengths_B, keys_B, sampling, first_slot, eos, until, state):
-    slots = jnp.arange(state.memory[0].shape[2])
-    is_prompt_BxS = slots[None] < lengths_B[:, None]
+def draw_token(
+    key: Key[Array, ""], logits_L: Float[Array, "L"], sampling: Sampling
+) -> Int[Array, ""]:
+    """A token of one row: the likeliest, or one drawn as `generate_ids` describes it."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_L).astype(jnp.int32)
+    logits_L = (logits_L - logits_L.max()) / max(sampling.temperature, 1e-30)
+    ids = jnp.arange(len(logits_L), dtype=jnp.int32)
+    if sampling.top_k is not None:
+        logits_L, ids = jax.lax.top_k(logits_L, min(sampling.top_k, len(logits_L)))
+    if sampling.top_p is not None:
+        p_L = jax.nn.softmax(logits_L)
+        logits_L = jnp.where(p_L >= nucleus_edge(p_L, sampling.top_p), logits_L, -jnp.inf)
+    return ids[jax.random.categorical(key, logits_L)]
 
-    def body(state):
-        token_B = state.tokens_BxS[:, state.step - 1]
-        slot = first_slot + state.step - 1
-        mask_BxS = is_prompt_BxS | ((slots >= first_slot) & (slots <= slot))[None]
 
-        def attend(q, k, v, memory):
+def nucleus_edge(p_L: Float[Array, "L"], top_p: float | int) -> Float[Array, ""]:
+    """The smallest probability in the nucleus: the largest e with `sum p[p >= e] >= top_p`.
+
+    Found by bisection over the bits of a float32, which are ordered as the numbers from 0 to 1
+    are; sorting a vocabulary would take ten times as long.
+    """
+    p_L = p_L.astype(jnp.float32)
+    bits_L = jax.lax.bitcast_convert_type(p_L, jnp.int32)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) // 2
+        reached = jnp.where(bits_L >= middle, p_L, 0).sum() >= top_p
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+    above_1 = jax.lax.bitcast_convert_type(jnp.float32(1), jnp.int32) + 1
+    low, _ = jax.lax.fori_loop(0, 31, halve, (jnp.zeros_like(above_1), above_1))
+    return jax.lax.bitcast_convert_type(low, jnp.float32)
+
+
+class _Batch(NamedTuple):
+    """Prompts padded on the right, their lengths and keys; at the end rows that are none."""
+
+    ids_BxP: Array
+    lengths_B: Array
+    is_row_B: Array
+    key_B: Array
+
+
+def _as_batch(
+    prompts: Sequence[Sequence[int]], rows: list[int], size: int, seed: int, context: int
+) -> _Batch:
+    lengths_B = np.ones(size, np.int32)
+    lengths_B[: len(rows)] = [len(prompts[i]) for i in rows]
+    ids_BxP = np.zeros((size, _rounded(int(lengths_B.max()), context)), np.int32)
+    for ids_P, i in zip(ids_BxP, rows, strict=False):
+        ids_P[: len(prompts[i])] = prompts[i]
+    key_B = _row_keys(jax.random.key(seed), np.resize(rows, size).astype(np.uint32))
+    is_row_B = np.arange(size) < len(rows)
+    return _Batch(jnp.asarray(ids_BxP), jnp.asarray(lengths_B), jnp.asarray(is_row_B), key_B)
+
+
+_row_keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "sampling", "room"))
+def _read(
+    graph: Any, weights: Any, batch: _Batch, end: ArrayLike, sampling: Sampling, room: int
+) -> Decoding:
+    """All prompts in one pass, and the first tokens."""
+    module = nnx.merge(graph, weights)
+
+    def roomy(x_BxPxGxE: Array) -> Array:
+        return jnp.pad(x_BxPxGxE.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, room)))
+
+    def attend(q: Array, k: Array, v: Array, memory: None) -> tuple[Array, _Pair]:
+        return causal_attention(q, k, v), (roomy(k), roomy(v))
+
+    size, length = batch.ids_BxP.shape
+    x_BxPxD, memory = module.states(batch.ids_BxP, jnp.arange(length)[None], attend)
+    last = (batch.lengths_B - 1)[:, None, None]
+    x_BxD = jnp.take_along_axis(x_BxPxD, last, axis=1)[:, 0]
+    no_tokens_BxS = jnp.zeros((size, room), jnp.int32)
+    now = Decoding(jnp.zeros((), jnp.int32), no_tokens_BxS, ~batch.is_row_B, memory)
+    return _with_token(now, module.head, x_BxD, batch, end, sampling)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "sampling"))
+def _decode(
+    graph: Any,
+    weights: Any,
+    batch: _Batch,
+    end: ArrayLike,
+    sampling: Sampling,
+    decoding: Decoding,
+    until: ArrayLike,
+) -> Decoding:
+    """Token after token till each row has `until` of them or has ended."""
+    module = nnx.merge(graph, weights)
+    first = batch.ids_BxP.shape[1]  # slot of the first drawn token
+    slot_C = jnp.arange(decoding.memory[0].shape[-1])
+    in_prompt_BxC = slot_C[None] < batch.lengths_B[:, None]
+
+    def goes_on(now: Decoding) -> Array:
+        return (now.step < until) & ~now.done_B.all()
+
+    def advance(now: Decoding) -> Decoding:
+        slot = first + now.step - 1
+        mask_BxC = in_prompt_BxC | ((slot_C >= first) & (slot_C <= slot))[None]
+
+        def written(memory: _Pair, new: _Pair) -> _Pair:
             keys, values = (
-                jax.lax.dynamic_update_slice_in_dim(old, new, slot, 1)
-                for old, new in zip(memory, (k, v), strict=True)
+                jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=old.ndim - 1)
+                for old, x in zip(memory, new, strict=True)
             )
-            out = jax.nn.dot_product_attention(q, keys, values, mask=mask_BxS[:, None, None])
-            return out, (k, v)
+            return keys, values
 
-        positions_Bx1 = (lengths_B + state.step - 1)[:, None]
-        x, new = module.states(token_B[:, None], positions_Bx1, attend, state.memory)
-        memory = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, n, slot, 2)
-            for old, n in zip(state.memory, new, strict=True)
-        )
-        token_B = _draw(module, x[:, 0], keys_B, state.step, sampling)
-        return Decoding(
-            state.step + 1,
-            jax.lax.dynamic_update_slice_in_dim(state.tokens_BxS, token_B[:, None], state.step, 1),
-            state.done_B,
-            memory,
-        )
+        def attend(q: Array, k: Array, v: Array, memory: _Pair) -> tuple[Array, _Pair]:
+            new = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 3, 1)
+            return _attention(q, *written(memory, new), mask_BxC), new
 
-    return jax.lax.while_loop(lambda s: (s.step < until) & ~s.done_B.all(), body, state)
+        last_Bx1 = jax.lax.dynamic_slice_in_dim(now.tokens_BxS, now.step - 1, 1, axis=1)
+        positions_Bx1 = (batch.lengths_B + now.step - 1)[:, None]
+        x_Bx1xD, new = module.states(last_Bx1, positions_Bx1, attend, now.memory)
+        now = now._replace(memory=written(now.memory, new))
+        return _with_token(now, module.head, x_Bx1xD[:, 0], batch, end, sampling)
+
+    return jax.lax.while_loop(goes_on, advance, decoding)
 
 
-def _draw(module, x_BxD, keys_B, step, sampling):
-    logits = jnp.matmul(
-        x_BxD, module.head.T, precision="highest", preferred_element_type=jnp.float32
+def _attention(q_Bx1xHxE: Array, k_BxGxExC: Array, v_BxGxExC: Array, mask_BxC: Array) -> Array:
+    """softmax(q k^T / sqrt(E)) v of one query a row over the slots in its mask."""
+    size, _, n_heads, head_dim = q_Bx1xHxE.shape
+    groups = k_BxGxExC.shape[1]
+    q_BxGxRxE = q_Bx1xHxE.reshape(size, groups, n_heads // groups, head_dim)
+    logits = jnp.einsum("bgre,bgec->bgrc", q_BxGxRxE, k_BxGxExC, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask_BxC[:, None, None], logits / math.sqrt(head_dim), -jnp.inf)
+    p_BxGxRxC = jax.nn.softmax(logits).astype(v_BxGxExC.dtype)
+    return jnp.einsum("bgrc,bgec->bgre", p_BxGxRxC, v_BxGxExC).reshape(q_Bx1xHxE.shape)
+
+
+def _with_token(
+    now: Decoding, head_LxD: Array, x_BxD: Array, batch: _Batch, end: ArrayLike, sampling: Sampling
+) -> Decoding:
+    """The next token of every row, from its last hidden state."""
+    logits_BxL = jnp.matmul(
+        x_BxD, head_LxD.T, precision="highest", preferred_element_type=jnp.float32
     )
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    key_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(batch.key_B, now.step)
+    draw = functools.partial(draw_token, sampling=sampling)
+    token_B = jax.vmap(draw)(key_B, logits_BxL)
+    return Decoding(
+        now.step + 1,
+        jax.lax.dynamic_update_slice_in_dim(now.tokens_BxS, token_B[:, None], now.step, axis=1),
+        now.done_B | (token_B == end),
+        now.memory,
+    )
 
 
-def _row_keys(key, rows):
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(rows)
+def _rounded(n_tokens: int, most: int) -> int:
+    """The next power of two, so that few programs are compiled, but at most `most`."""
+    return min(max(SHORTEST, 1 << (n_tokens - 1).bit_length()), most)
 
 
-def _rounded(n, most):
-    size = SHORTEST
-    while size < n:
-        size *= 2
-    return min(size, most)
+def _check_arguments(sampling: Sampling, max_new_tokens: int, batch_size: int, seed: int) -> None:
+    temperature, top_k, top_p = sampling
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(
+            f"temperature must be 0 (the likeliest token) or positive, got {temperature}"
+        )
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, or None for all tokens, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, or None, got {top_p}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def _pad(rows, size, most):
-    lengths = np.ones(size, np.int32)
-    lengths[: len(rows)] = [len(r) for r in rows]
-    ids = np.zeros((size, _rounded(lengths.max(), most)), np.int32)
-    for s, r in zip(ids, rows):
-        s[: len(r)] = r
-    return jnp.asarray(ids), jnp.asarray(lengths)
-def check_sampling(s): pass
-def _check_prompts(*a): pass
-def continuation_text(*a): pass
+def _check_prompts(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, config: LlamaConfig | GPT2Config
+) -> None:
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(f"prompts[{i}] has no tokens: leave it out, or begin it with one")
+        if len(prompt) + max_new_tokens > config.context:
+            raise ValueError(
+                f"prompts[{i}] has {len(prompt)} tokens, with max_new_tokens={max_new_tokens} more "
+                f"than the model's context of {config.context}: shorten it or ask for fewer tokens"
+            )
+        if min(prompt) < 0 or max(prompt) >= config.vocab:
+            raise ValueError(
+                f"prompts[{i}] has a token id outside 0 to {config.vocab - 1}, the model's "
+                "vocabulary: use the model's own tokenizer"
+            )

@@ -44,6 +44,28 @@ _PRE_TOKENIZERS = {
 }
 
 
+class _Reader(gguf.GGUFReader):
+    """The package's reader, with arrays of numbers taken at once.
+
+    It makes two objects of every number and does not notice the file's end, so that one damaged
+    length would take all memory.
+    """
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list, list, list]:
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        number, begin = self.gguf_scalar_to_np.get(gguf.GGUFValueType(kind[0])), orig_offs + 12
+        if number is None:
+            return super()._get_field_parts(orig_offs, raw_type)
+        n_bytes = int(length[0]) * np.dtype(number).itemsize
+        if n_bytes > len(self.data) - begin:
+            raise ValueError(f"an array of {length[0]} numbers goes past its end")
+        values = self._get(begin, number, length[0])
+        types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
+        return 12 + n_bytes, [kind, length, values], [2], types
+
+
 class GGUFFile:
     """An open GGUF: `field(key)`, `tensors()`, `config()`, `model(dtype)`, `tokenizer()`.
 
@@ -55,7 +77,7 @@ class GGUFFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._reader = gguf.GGUFReader(path)
+            self._reader = _Reader(path)
         except Exception as error:  # the reader's own errors have no common base
             reason = " ".join(str(error).split())[:120]
             raise ModelError(

@@ -1,0 +1,353 @@
+"""Packing, adapters, fine-tuning and checkpoints, on tiny random models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from fisher_jax.adapters import merged, untied, with_lora
+from fisher_jax.embed import TokenizedRows, forward
+from fisher_jax.finetune import TrainOptions, batches_of, finetune, learning_rates
+from fisher_jax.models.load import LanguageModel
+from fisher_jax.packing import pack, packed_states
+from test_models import MODELS, VOCAB, random_ids, random_model
+
+SHAPE = (1, 4, 16)
+
+
+def language_model(name="llama"):
+    return LanguageModel("tiny", random_model(name), None, "weights", "tokenizer")
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request):
+    return language_model(request.param)
+
+
+def random_rows(n=20, most=14, seed=0, prompt=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2 + prompt, most, n)
+    ids = [rng.integers(VOCAB, size=k).astype(np.int32) for k in lengths]
+    return TokenizedRows(ids, np.full(n, 1 + prompt), 0)
+
+
+def options(**changes):
+    given = {"sequences": 4, "sequence_length": 16, "learning_rate": 0.01, "epochs": 2, "rank": 2}
+    return TrainOptions(**given | changes)
+
+
+def nll_by_hand(model, rows):
+    """Sum over counted tokens, a row at a time, in float64."""
+    total = 0.0
+    head = np.asarray(model.module.head, np.float64)
+    for ids, first in zip(rows.ids, rows.first, strict=True):
+        hidden = np.asarray(model.module(jnp.asarray(ids[None, :-1])), np.float64)[0]
+        logits = hidden @ head.T
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        total -= log_p[np.arange(len(ids) - 1), ids[1:]][first - 1 :].sum()
+    return total
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 16), (2, 2, 16), (1, 1, 13)])
+def test_packing_keeps_every_row_once_and_whole(shape):
+    rows = random_rows(prompt=1)
+    order = np.random.default_rng(1).permutation(20)
+    seen = []
+    for batch in pack(rows, order, shape, weights=np.arange(20.0)):
+        assert batch.ids.shape == shape
+        flat = [part.reshape(-1, shape[2]) for part in batch]
+        for ids, positions, segments, labels, weights in zip(*flat, strict=True):
+            for segment in np.unique(segments[segments > 0]):
+                own = segments == segment
+                np.testing.assert_array_equal(positions[own], np.arange(own.sum()))
+                tokens = [*ids[own], labels[own][-1]]
+                (row,) = [i for i in order if list(rows.ids[i]) == tokens]
+                expected = np.where(positions[own] >= 1, row, 0)  # the prompt has two tokens
+                np.testing.assert_array_equal(weights[own], expected)
+                seen.append(row)
+    assert sorted(seen) == list(range(20))
+
+
+def test_a_row_longer_than_a_sequence_is_refused():
+    rows = random_rows()
+    longest = int(np.argmax([len(ids) for ids in rows.ids]))
+    with pytest.raises(ValueError, match=f"row {longest} has .* raise sequence_length"):
+        list(pack(rows, np.arange(20), (1, 4, 8)))
+
+
+def test_packed_rows_do_not_see_each_other(model):
+    rows = random_rows(prompt=1)
+    expected = forward(model, rows, 64)
+    np.testing.assert_allclose(packed_states(model, rows, 3, 20), expected, rtol=0, atol=2e-5)
+
+
+def test_lora_starts_as_the_model_and_merging_changes_nothing(model):
+    ids = jnp.asarray(random_ids(2, 9))
+    expected = model.module(ids)
+    adapted = with_lora(nnx.merge(*nnx.split(model.module)), rank=2, seed=0)
+    np.testing.assert_array_equal(adapted(ids), expected)
+    state = nnx.state(adapted, nnx.LoRAParam)
+    nnx.update(adapted, jax.tree.map(lambda x: x + 0.1, state))
+    changed = adapted(ids)
+    assert np.abs(changed - expected).max() > 0.1
+    np.testing.assert_allclose(merged(adapted)(ids), changed, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(model.module(ids), expected)  # the model itself is untouched
+
+
+def test_untying_copies_the_head(model):
+    free = untied(model.module)
+    np.testing.assert_array_equal(free.head, model.module.head)
+    free.untied_head.embedding[...] += 1
+    assert model.module.config.tied
+    assert np.abs(free.head - model.module.head).min() > 0.5
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "last_layer"])
+def test_training_lowers_the_loss_of_its_rows_and_leaves_the_model_alone(model, method):
+    rows = random_rows(prompt=1)
+    before = nll_by_hand(model, rows)
+    tuned = finetune(model, rows, options(method=method, epochs=15))
+    assert nll_by_hand(tuned.model, rows) < 0.8 * before
+    assert nll_by_hand(model, rows) == before
+    same = np.asarray(tuned.model.module.embedding.embedding[...]) == np.asarray(
+        model.module.embedding.embedding[...]
+    )
+    assert same.all() == (method != "full")
+
+
+def test_the_first_loss_is_the_mean_nll_of_the_first_batch(model):
+    rows = random_rows(n=8, prompt=1)
+    tuned = finetune(model, rows, options(epochs=1, sequences=8))
+    assert len(tuned.losses) == 1
+    counted = rows.counted.sum()
+    np.testing.assert_allclose(tuned.losses[0], nll_by_hand(model, rows) / counted, rtol=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_one_batch(model):
+    rows = random_rows()
+    once = finetune(model, rows, options(method="full"))
+    parts = finetune(model, rows, options(method="full", micro_batches=2, sequences=2))
+    np.testing.assert_allclose(parts.losses, once.losses, rtol=1e-4)
+
+
+def test_remat_changes_no_loss(model):
+    rows = random_rows()
+    expected = finetune(model, rows, options(method="full")).losses
+    np.testing.assert_allclose(
+        finetune(model, rows, options(method="full", remat=True)).losses, expected, rtol=1e-5
+    )
+
+
+def test_bfloat16_follows_float32(model):
+    rows = random_rows()
+    expected = finetune(model, rows, options()).losses
+    np.testing.assert_allclose(
+        finetune(model, rows, options(dtype="bfloat16")).losses, expected, rtol=0.05
+    )
+
+
+def test_weights_of_zero_leave_rows_out(model):
+    rows = random_rows()
+    keep = np.arange(20) % 2 == 0
+    one_step = options(sequences=20, epochs=1)
+    expected = finetune(model, rows.take(np.flatnonzero(keep)), one_step).losses
+    actual = finetune(model, rows, one_step, weights=keep.astype(np.float64)).losses
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_the_rate_rises_to_its_highest_and_falls_towards_zero():
+    rates = learning_rates(0.1, 0.2, 50)
+    assert rates.argmax() == 10
+    assert rates.max() == pytest.approx(0.1)
+    assert (np.diff(rates[:11]) > 0).all()
+    assert (np.diff(rates[10:]) < 0).all()
+    assert 0 < rates[-1] < 0.001
+
+
+def test_one_compiled_program_for_all_steps_and_runs(model):
+    from fisher_jax.finetune import _step
+
+    finetune(model, random_rows(), options())
+    before = _step._cache_size()
+    finetune(model, random_rows(seed=1), options(learning_rate=0.02, epochs=3))
+    assert _step._cache_size() == before
+
+
+def test_early_stopping_keeps_the_best(model):
+    rows = random_rows()
+    losses = iter([3.0, 2.0, 5.0, 4.0, 9.0, 9.0])
+    seen = []
+
+    def validate(candidate):
+        seen.append(nll_by_hand(candidate, rows))
+        return next(losses)
+
+    tuned = finetune(
+        model, rows, options(epochs=20, validate_every=2, patience=2), validate=validate
+    )
+    assert tuned.validation == [(2, 3.0), (4, 2.0), (6, 5.0), (8, 4.0)]
+    assert len(tuned.losses) == 8
+    np.testing.assert_allclose(nll_by_hand(tuned.model, rows), seen[1], rtol=1e-6)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, method):
+    model, rows, given = language_model(), random_rows(), options(method=method, epochs=4)
+    expected = finetune(model, rows, given)
+
+    def kill(step, steps, loss):
+        if step == 5:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        finetune(model, rows, given, checkpoints=tmp_path, checkpoint_every=2, on_step=kill)
+    steps = []
+    resumed = finetune(
+        model, rows, given, checkpoints=tmp_path, checkpoint_every=2,
+        on_step=lambda step, steps_in_all, loss: steps.append(step),
+    )  # fmt: skip
+    assert steps[0] == 5
+    np.testing.assert_array_equal(resumed.losses, expected.losses)
+    for a, b in zip(
+        jax.tree.leaves(nnx.state(resumed.model.module)),
+        jax.tree.leaves(nnx.state(expected.model.module)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    model, rows = language_model(), random_rows()
+    finetune(model, rows, options(), checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="holds checkpoints of other rows"):
+        finetune(model, rows, options(learning_rate=0.5), checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "adapter"}, "method must be one of full, lora, last_layer"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"epochs": 0}, "epochs must be above 0"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"warmup": 1}, "warmup must be"),
+        ({"rank": 0}, "rank and clip must be above 0"),
+    ],
+)
+def test_wrong_options_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        finetune(language_model(), random_rows(), options(**change))
+
+
+def test_a_mesh_that_does_not_divide_the_sequences_is_refused():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("model",))
+    with pytest.raises(ValueError, match="mesh must have one axis 'data'"):
+        finetune(language_model(), random_rows(), options(), mesh=mesh)
+
+
+def test_eight_devices_give_the_losses_of_one():
+    """In a process of its own, since the number of devices is fixed at start."""
+    here = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", _SHARDED],
+        cwd=here,
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": f"{here}:{here}/tests"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "divided 8 ways" in done.stdout
+
+
+_SHARDED = """
+import jax, numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from test_finetune import finetune, language_model, options, random_rows
+from fisher_jax import finetune as module
+
+model, rows = language_model(), random_rows(n=40)
+given = options(method="full", sequences=8, epochs=3)
+expected = finetune(model, rows, given).losses
+mesh = Mesh(np.array(jax.devices()), ("data",))
+assert mesh.size == 8
+for fsdp in (False, True):
+    tuned = finetune(model, rows, given, mesh=mesh, fsdp=fsdp)
+    np.testing.assert_allclose(tuned.losses, expected, atol=1e-4, rtol=0)
+    kernel = tuned.model.module.layers.gate.kernel[...]
+    parts = kernel.size // kernel.addressable_shards[0].data.size
+    assert parts == (8 if fsdp else 1), parts
+print(f"divided {parts} ways")
+"""
+
+
+def test_steps_hold_the_same_rows_for_the_same_seed():
+    rows = random_rows()
+    first, again, other = (batches_of(rows, options(seed=s)) for s in (0, 0, 1))
+    assert all((a.ids == b.ids).all() for a, b in zip(first, again, strict=True))
+    assert any((a.ids != b.ids).any() for a, b in zip(first, other, strict=False))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", MODELS)
+def test_twenty_steps_follow_a_pytorch_loop(tmp_path, name):
+    torch = pytest.importorskip("torch")
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    from fisher_jax.models.huggingface import load_folder
+    from test_models import GPT2_SIZES, LLAMA, save_random_reference
+
+    if name == "llama":
+        reference = LlamaForCausalLM(LlamaConfig(**LLAMA))
+    else:
+        zero = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        reference = GPT2LMHeadModel(GPT2Config(**GPT2_SIZES | zero))
+    save_random_reference(reference, tmp_path)
+    module, _ = load_folder(tmp_path, jnp.float32)
+    rows = random_rows(n=60, prompt=1)
+    given = options(method="full", learning_rate=1e-3, epochs=40, sequences=8)
+    batches = batches_of(rows, given)[:20]
+    model = LanguageModel("tiny", module, None, "w", "t")
+    ours = finetune(model, rows, given).losses[:20]
+    rates = learning_rates(given.learning_rate, given.warmup, len(batches_of(rows, given)))
+
+    matrices = [p for p in reference.parameters() if p.ndim > 1]
+    vectors = [p for p in reference.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": given.weight_decay},
+         {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.999),
+    )  # fmt: skip
+    reference.train()
+    theirs = []
+    for batch, rate in zip(batches, rates, strict=False):
+        losses, total = 0.0, float(batch.weights.sum())
+        ids, positions, segments, labels, weights = (part.reshape(-1, 16) for part in batch)
+        for sequence in range(len(ids)):
+            for segment in np.unique(segments[sequence][segments[sequence] > 0]):
+                own = segments[sequence] == segment
+                logits = reference(torch.tensor(ids[sequence][own][None]).long()).logits[0]
+                nll = torch.nn.functional.cross_entropy(
+                    logits, torch.tensor(labels[sequence][own]).long(), reduction="none"
+                )
+                losses = losses + (nll * torch.tensor(weights[sequence][own])).sum() / total
+        optimizer.zero_grad()
+        losses.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), given.clip)
+        for g in optimizer.param_groups:
+            g["lr"] = float(rate)
+        optimizer.step()
+        theirs.append(float(losses.detach()))
+    assert theirs[-1] < theirs[0]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
