@@ -156,11 +156,11 @@ def run(options: Options, folder: Path) -> list[Row]:
 
 
 def cells(options: Options) -> Iterator[Cell]:
-    """Uniform first, at all of its budgets."""
+    """Uniform first; its further budgets are counted in the first unit of `equal`."""
     for name in options.selectors:
-        budgets = {*options.budgets, *(options.uniform_budgets if name == "uniform" else ())}
         for equal in options.equal:
-            yield from (Cell(name, equal, n) for n in sorted(budgets))
+            more = options.uniform_budgets if (name, equal) == ("uniform", options.equal[0]) else []
+            yield from (Cell(name, equal, n) for n in sorted({*options.budgets, *more}))
 
 
 def prepare(

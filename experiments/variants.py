@@ -29,7 +29,8 @@ class Variant(NamedTuple):
     Attributes:
         rule: a key of SELECTORS or MODEL_SELECTORS.
         features: what the rule sees of a row, see `features_of`.
-        keep: rows it may choose: all, or one of each "exact" or "near" duplicate.
+        keep: rows it may choose: all, one of each "exact" or "near" duplicate, or of the latter
+            those without the quarter of the pool that the model finds least likely ("plain").
         ridge: for embeddings with a mean squared norm of 1.
     """
 
@@ -44,6 +45,9 @@ _NAMED = {
     "uniform_near": Variant("uniform", keep="near"),
     "near_fisher_per_token": Variant("fisher_per_token", keep="near"),
     "near_unit": Variant("fisher_per_token", "unit", keep="near"),
+    "near_middle": Variant("perplexity_middle", keep="near"),
+    "plain_uniform": Variant("uniform", keep="plain"),
+    "plain_unit": Variant("fisher_per_token", "unit", keep="plain"),
     "centred": Variant("fisher_per_token", "centred"),
     "whitened": Variant("fisher_per_token", "whitened"),
     "unit_tokens": Variant("fisher_per_token", "unit"),
@@ -104,10 +108,12 @@ class Candidates:
     @functools.cached_property
     def kept(self) -> dict[str, Int[np.ndarray, "n"]]:
         """Rows that a filter leaves."""
+        near, losses = deduplicate_near(self.rows), self.given("losses")
         return {
             "all": np.arange(len(self.rows)),
             "exact": deduplicate_exact(self.rows),
-            "near": deduplicate_near(self.rows),
+            "near": near,
+            "plain": near[losses[near] <= np.quantile(losses, 0.75)],
         }
 
     def given(self, name: str) -> Any:
