@@ -31,6 +31,7 @@ from fisher_jax.scores import labels_of, token_scores
 
 METHODS = ("last_layer", "lora", "full")
 MANIFEST = "manifest.json"
+GROWING = ("selectors", "equal", "budgets", "uniform_budgets", "replicates")  # add cells only
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Head(NamedTuple):
 
 def run(options: Options, folder: Path) -> list[Row]:
     """All cells of all settings, those that `folder` already holds left as they are."""
-    results = Results(folder, asdict(options), options.overwrite, key=_key)
+    results = Results(folder, asdict(options), options.overwrite, _key, GROWING)
     model: LanguageModel | None = None
     for setting in settings(options.grid):
         own = replace(options, **setting, grid={})

@@ -3,7 +3,7 @@
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Results:
         options: all of the run.
         overwrite: start anew where the folder holds results of other options.
         key: of a row, the piece of work that it belongs to; by default its setting.
+        growing: options that may differ from an earlier run's, since they only add work.
 
     Raises:
         ValueError: the folder holds results of other options and `overwrite` is not set.
@@ -40,6 +41,7 @@ class Results:
         options: dict[str, Any],
         overwrite: bool,
         key: Callable[[Row], Any] = lambda row: row["setting"],
+        growing: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self._key = key
@@ -47,7 +49,11 @@ class Results:
         kept = {k: v for k, v in options.items() if k not in RUNTIME_KEYS}
         resolved = OmegaConf.to_yaml(OmegaConf.create(kept))
         path = folder / RESOLVED
-        if path.exists() and path.read_text() != resolved and not overwrite:
+        before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+        assert isinstance(before, dict)
+        fixed = {k: v for k, v in kept.items() if k not in growing}
+        same = fixed == {k: v for k, v in before.items() if k not in growing}
+        if path.exists() and not same and not overwrite:
             raise ValueError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
                 "or hydra.run.dir=FOLDER for another place"

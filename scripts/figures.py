@@ -14,9 +14,12 @@ import numpy as np
 from scipy import stats
 
 from experiments.figures import draw_all
+from experiments.judging import JUDGED
+from experiments.language import MANIFEST
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import Estimate, estimate, group, log_ratio, slope
 from fisher_jax.data import replacing
+from scripts.language_tables import LanguageTables, judged
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results"
@@ -42,21 +45,22 @@ def render() -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"run": Run}
+    environment.globals |= {"run": Run, "language": Language, "table": table}
     return environment.get_template("RESULTS.md.j2").render()
 
 
 def collect() -> None:
     """Results of the committed experiments, compressed."""
-    for name in ("synthetic", "words"):
+    for name in ("synthetic", "words", "language"):
         for config in sorted((ROOT / f"conf/{name}/experiment").glob("*.yaml")):
             source = ROOT / "outputs" / name / config.stem
             if config.stem == "smoke" or not (source / RESULTS).exists():
                 continue
             target = KEPT / name / config.stem
             target.mkdir(parents=True, exist_ok=True)
-            for file in (RESOLVED, PROVENANCE):
-                shutil.copy(source / file, target / file)
+            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED):
+                if (source / file).exists():
+                    shutil.copy(source / file, target / file)
             data = gzip.compress((source / RESULTS).read_bytes(), mtime=0)
             (target / f"{RESULTS}.gz").write_bytes(data)
 
@@ -228,6 +232,19 @@ class Run:
     def of(self, **setting: object) -> list[Row]:
         """Rows of the settings with these options."""
         return [r for r in self.rows if all(r["setting"].get(k) == v for k, v in setting.items())]
+
+
+class Language(Run, LanguageTables):
+    """A finished or partial language run."""
+
+    def __init__(self, experiment: str) -> None:
+        super().__init__("language", experiment)
+        self.folder = KEPT / "language" / experiment
+
+    def judged(self, published: dict[str, str]) -> str:
+        """Win rates against uniform, if the run was judged."""
+        path = self.folder / JUDGED
+        return table(*judged(path.read_text(), published)) if path.exists() else "Not judged."
 
 
 def percent(e: Estimate, digits: int = 0) -> str:

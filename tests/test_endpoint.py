@@ -2,11 +2,11 @@
 
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -415,6 +415,7 @@ def served(tmp_path_factory):
         pytest.skip(f"transformers serve needs {', '.join(missing)}")
     from transformers import AutoModelForCausalLM
 
+    from fisher_jax.models.gguf_file import GGUFFile
     from fisher_jax.models.load import _smollm2_file
 
     folder = tmp_path_factory.mktemp("served")
@@ -424,10 +425,9 @@ def served(tmp_path_factory):
     del reference.config.quantization_config
     reference.save_pretrained(folder)
     del reference
-    model = load_model(SMOLLM2)
-    model.tokenizer.save_pretrained(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as probe:
-        port = probe.server_port  # free a moment ago
+    GGUFFile(path).tokenizer().save_pretrained(folder)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]  # free a moment ago
     log = tmp_path_factory.mktemp("log") / "server.txt"
     command = Path(sys.executable).with_name("transformers")
     options = ["--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
@@ -438,16 +438,16 @@ def served(tmp_path_factory):
             stderr=subprocess.STDOUT,
         )
     try:
-        for _ in range(150):
-            if process.poll() is not None:
-                pytest.fail(f"transformers serve ended early: {log.read_text()[-1000:]}")
+        model = load_model(SMOLLM2)  # beside the server's own loading
+        deadline, up = time.monotonic() + 240, False
+        while not up:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"transformers serve did not come up: {log.read_text()[-1000:]}")
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
+                up = True
+            except OSError:
                 time.sleep(0.5)
-        else:
-            pytest.fail(f"transformers serve did not come up: {log.read_text()[-1000:]}")
         yield f"http://127.0.0.1:{port}/v1", str(folder), model
     finally:
         process.terminate()
@@ -464,7 +464,7 @@ def test_a_served_model_answers_as_the_same_model_in_jax(served, tmp_path):
     url, name, model = served
     settings = {"temperature": 0, "max_tokens": 1}
     path = tmp_path / "answers.jsonl"
-    endpoint = EndpointJudge(name, path, url, max_retries=1, timeout=30, settings=settings)
+    endpoint = EndpointJudge(name, path, url, max_retries=1, timeout=60, settings=settings)
     questions = questions_of(PAIRS[:1])
     answers = endpoint.answer(questions)
     local = LocalJudge(model)

@@ -19,7 +19,7 @@ from fisher_jax.models.generate import (
 )
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
-from fisher_jax.models.load import SMOLLM2, LanguageModel, load_model
+from fisher_jax.models.load import SMOLLM2, load_model
 
 VOCAB, CONTEXT = 97, 64
 MODELS = {
@@ -28,8 +28,8 @@ MODELS = {
     "untied": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 1, 8, 48, CONTEXT, tied=False)),
     "five words": (Llama, LlamaConfig(5, 16, 1, 2, 2, 8, 24, CONTEXT)),
 }
-LENGTHS = [3, 17, 1, 8, 8, 5]  # of prompts: on both sides of a padded length
-NEW = 20
+LENGTHS = [3, 17, 1, 8, 8, 5, 16]  # of prompts: on both sides of a padded length
+NEW = 12
 
 
 @pytest.fixture(params=["llama", "gpt2", "untied"])
@@ -102,22 +102,17 @@ def assert_frequencies(counts, probabilities):
     assert stats.chisquare(counts[possible], expected).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("batch_size", [16, 4])
 @pytest.mark.usefixtures("no_rank_promotion")
-def test_greedy_equals_the_whole_forward_pass_at_each_step(model, batch_size):
+def test_greedy_equals_the_whole_forward_pass_at_each_step(model):
     prompts = random_prompts()
     expected = [step_by_step(model, prompt, NEW) for prompt in prompts]
     assert len({tuple(row) for row in expected}) == len(prompts)  # and no two are alike
-    assert greedy(model, prompts, batch_size=batch_size) == expected
+    assert greedy(model, prompts) == expected
+    assert greedy(model, prompts, batch_size=4) == expected  # the second batch lacks a row
 
 
-def test_a_row_alone_equals_the_row_in_a_batch(model):
-    prompts = random_prompts()
-    together = greedy(model, prompts)
-    assert [greedy(model, [prompt])[0] for prompt in prompts] == together
-
-
-def test_the_whole_context_can_be_filled(model):
+def test_the_whole_context_can_be_filled():
+    model = random_model("gpt2")
     prompt = random_prompts([CONTEXT - NEW])[0]
     assert greedy(model, [prompt]) == [step_by_step(model, prompt, NEW)]
 
@@ -158,14 +153,10 @@ def test_decoding_stops_when_all_rows_have_ended(llama):
     assert done == [120]  # one report, although 60 tokens would take two
 
 
-@pytest.mark.parametrize(("new", "expected"), [(1, [3, 4]), (40, [96, 120, 152, 160])])
+@pytest.mark.parametrize(("new", "expected"), [(1, [2, 4]), (40, [64, 80, 144, 160])])
 def test_progress_counts_tokens_and_changes_none(llama, new, expected):
     prompts, done = random_prompts([3, 5, 2, 4]), []
     options = {"max_new_tokens": new, "batch_size": 3, "temperature": 1.0}
-    if new == 1:
-        expected = [2, 4]  # batches are equal
-    else:
-        expected = [64, 80, 144, 160]
     ids = generate_ids(llama, prompts, on_progress=done.append, **options)
     assert done == expected
     assert as_lists(ids) == as_lists(generate_ids(llama, prompts, **options))
@@ -183,7 +174,7 @@ def test_one_compilation_for_one_shape(llama):
 
 def test_decoding_lowers_in_full_precision_on_all_platforms(model):
     graph, weights = nnx.split(model)
-    batch = module_under_test._as_batch(random_prompts(), list(range(6)), 6, 0, CONTEXT)
+    batch = module_under_test._as_batch(random_prompts(), list(range(7)), 7, 0, CONTEXT)
     sampling = Sampling(0.7, 9, 0.8)
 
     def run(weights, batch):
@@ -215,22 +206,30 @@ def test_equal_prompts_are_drawn_apart(llama):
 def test_draws_depend_on_no_other_row(llama):
     prompts = random_prompts()
     rows = sampled(llama, prompts)
-    assert sampled(llama, prompts, batch_size=2) == rows
-    others = random_prompts([2, 30, 1, 11, 7, 5])
+    assert sampled(llama, prompts, batch_size=1) == rows
+    others = random_prompts([2, 30, 1, 11, 7, 5, 9])
     others[3] = prompts[3]
     assert sampled(llama, others)[3] == rows[3]
 
 
-@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-40}])
-def test_narrow_sampling_equals_greedy(llama, options):
-    prompts = random_prompts()
-    assert sampled(llama, prompts, **options) == greedy(llama, prompts)
+def draws(logits, sampling, n):
+    keys = jax.random.split(jax.random.key(0), n)
+    draw = jax.jit(jax.vmap(lambda key, x: draw_token(key, x, sampling), in_axes=(0, None)))
+    return np.asarray(draw(keys, jnp.asarray(logits, jnp.float32)))
 
 
-def test_wide_sampling_equals_plain_sampling(llama):
-    prompts = random_prompts()
-    plain = sampled(llama, prompts, temperature=2.0)
-    assert sampled(llama, prompts, temperature=2.0, top_p=1) == plain
+@pytest.mark.parametrize(
+    "sampling", [Sampling(2.0, top_k=1), Sampling(2.0, top_p=1e-6), Sampling(1e-40), Sampling(0)]
+)
+def test_narrow_sampling_takes_the_likeliest(sampling):
+    logits = np.random.default_rng(4).normal(size=500)
+    assert set(draws(logits, sampling, 100).tolist()) == {logits.argmax()}
+
+
+def test_all_of_the_probability_is_plain_sampling():
+    logits = np.random.default_rng(4).normal(size=50)
+    plain = draws(logits, Sampling(2.0), 100)
+    np.testing.assert_array_equal(draws(logits, Sampling(2.0, top_p=1), 100), plain)
 
 
 def allowed_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
@@ -259,12 +258,8 @@ def allowed_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 )
 def test_frequencies_are_the_softmax_probabilities(options):
     logits = np.random.default_rng(2).normal(0, 1.5, 12)
-    sampling = Sampling(**{"temperature": 1.0, **options})
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    draw = jax.jit(jax.vmap(lambda key, x: draw_token(key, x, sampling), in_axes=(0, None)))
-    tokens = np.asarray(draw(keys, jnp.asarray(logits, jnp.float32)))
+    tokens = draws(logits, Sampling(**{"temperature": 1.0, **options}), 20_000)
     expected = allowed_probabilities(logits, **options)
-    assert (expected > 0).sum() == {4: 4, 6: 4}.get(options.get("top_k"), (expected > 0).sum())
     assert_frequencies(np.bincount(tokens, minlength=12), expected)
 
 
