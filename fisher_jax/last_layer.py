@@ -90,7 +90,7 @@ def positions_of(
 def train(
     start_VxD: Float[np.ndarray | Array, "V D"],
     data: Positions,
-    rows: Sequence[Int[np.ndarray, "M"]],
+    rows: Sequence[np.ndarray],  # (M_k,) each
     options: HeadOptions,
     weights: Float[np.ndarray, "K"] | None = None,
 ) -> Float[Array, "V D"]:

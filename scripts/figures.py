@@ -11,12 +11,15 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from scipy import stats
 
 from experiments.figures import draw_all
+from experiments.harness import CONF
 from experiments.judging import JUDGED
-from experiments.language import MANIFEST
-from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows
+from experiments.language import MANIFEST, Cell, cells
+from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
 from experiments.statistics import Estimate, estimate, group, log_ratio, slope
 from fisher_jax.data import replacing
 from scripts.language_tables import LanguageTables, judged
@@ -239,7 +242,37 @@ class Language(Run, LanguageTables):
 
     def __init__(self, experiment: str) -> None:
         super().__init__("language", experiment)
-        self.folder = KEPT / "language" / experiment
+        self.experiment, self.folder = experiment, KEPT / "language" / experiment
+
+    @property
+    def partial(self) -> str:
+        """What of the committed grid is missing, if anything."""
+        with initialize_config_dir(str(CONF / "language"), version_base="1.3"):
+            wanted = compose("config", [f"experiment={self.experiment}"])
+        done = {
+            (json.dumps(r["setting"], sort_keys=True), r["replicate"], *map(r.get, Cell._fields))
+            for r in self.rows
+        }
+        asked = {
+            (json.dumps(dict(setting), sort_keys=True), replicate, *cell)
+            for setting in settings(OmegaConf.to_object(wanted.grid))  # pyright: ignore
+            for replicate in range(wanted.replicates)
+            for cell in cells(wanted)
+        }
+        missing = len(asked - done)
+        if not missing:
+            return ""
+        return f"**A partial grid: {missing} of its {len(asked)} cells are missing.**"
+
+    def samples(self, selectors: list[str], count: int) -> str:
+        """The first texts of replicate 0 at equal tokens."""
+        lines = []
+        for name in selectors:
+            own = [r for r in self.of(selector=name, equal="tokens", replicate=0) if "texts" in r]
+            for k, text in enumerate(own[0]["texts"][:count] if own else []):
+                words = " ".join(text.split())
+                lines.append([name, str(k + 1), words.replace("|", "/").replace("<", "&lt;")])
+        return table(["selector", "prompt", "continuation"], lines)
 
     def judged(self, published: dict[str, str]) -> str:
         """Win rates against uniform, if the run was judged."""

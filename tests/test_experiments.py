@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import information, statistics, synthetic, words
+from experiments import information, language, statistics, synthetic, words
 from experiments.algorithms import algorithm_1, algorithm_2
 from experiments.generators import GENERATORS, make_problem
 from experiments.harness import checked
@@ -189,7 +189,7 @@ def test_every_committed_experiment_has_a_header_and_valid_options(name, experim
     merged = OmegaConf.merge(
         {k: v for k, v in base.items() if k not in ("defaults", "hydra")}, delta
     )
-    module = {"synthetic": synthetic, "words": words}[name]
+    module = {"language": language, "synthetic": synthetic, "words": words}[name]
     whole = checked(merged, module.Options)
 
     for setting in settings(whole.grid):

@@ -1,5 +1,6 @@
 """Packing, adapters, fine-tuning and checkpoints, on tiny random models."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import Mesh
+from test_models import MODELS, VOCAB, random_ids, random_model
 
 from fisher_jax.adapters import merged, untied, with_lora
 from fisher_jax.embed import TokenizedRows, forward
 from fisher_jax.finetune import TrainOptions, batches_of, finetune, learning_rates
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.packing import pack, packed_states
-from test_models import MODELS, VOCAB, random_ids, random_model
 
 SHAPE = (1, 4, 16)
 
@@ -261,7 +262,11 @@ def test_eight_devices_give_the_losses_of_one():
     done = subprocess.run(
         [sys.executable, "-c", _SHARDED],
         cwd=here,
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": f"{here}:{here}/tests"},
+        env=os.environ
+        | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "PYTHONPATH": f"{here}:{here}/tests",
+        },
         capture_output=True,
         text=True,
         timeout=300,
@@ -275,7 +280,6 @@ import jax, numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from test_finetune import finetune, language_model, options, random_rows
-from fisher_jax import finetune as module
 
 model, rows = language_model(), random_rows(n=40)
 given = options(method="full", sequences=8, epochs=3)
@@ -303,10 +307,10 @@ def test_steps_hold_the_same_rows_for_the_same_seed():
 @pytest.mark.parametrize("name", MODELS)
 def test_twenty_steps_follow_a_pytorch_loop(tmp_path, name):
     torch = pytest.importorskip("torch")
+    from test_models import GPT2_SIZES, LLAMA, save_random_reference
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     from fisher_jax.models.huggingface import load_folder
-    from test_models import GPT2_SIZES, LLAMA, save_random_reference
 
     if name == "llama":
         reference = LlamaForCausalLM(LlamaConfig(**LLAMA))
@@ -333,7 +337,7 @@ def test_twenty_steps_follow_a_pytorch_loop(tmp_path, name):
     theirs = []
     for batch, rate in zip(batches, rates, strict=False):
         losses, total = 0.0, float(batch.weights.sum())
-        ids, positions, segments, labels, weights = (part.reshape(-1, 16) for part in batch)
+        ids, _, segments, labels, weights = (part.reshape(-1, 16) for part in batch)
         for sequence in range(len(ids)):
             for segment in np.unique(segments[sequence][segments[sequence] > 0]):
                 own = segments[sequence] == segment

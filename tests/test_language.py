@@ -1,0 +1,311 @@
+"""The language experiment with a tiny model of random weights: cells, variants, tables."""
+
+import argparse
+import json
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from safetensors.numpy import save_file
+from test_experiments import ROOT, base_config
+from test_models import VOCAB, random_model
+
+from experiments import judging, language
+from experiments.harness import checked
+from experiments.results import read_rows
+from experiments.variants import VARIANTS, Candidates
+from fisher_jax.corpora import shakespeare
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.last_layer import HeadOptions, nll, positions_of, train, trained_rows
+from scripts.language_tables import (
+    LanguageTables,
+    difference,
+    length_and_content,
+    tokens_to_match,
+    two_level,
+)
+
+DIM, LAYERS, WORDS = 16, 1, 300
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A Llama whose tokens are frequent words of Shakespeare."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    counts = Counter(word for row in shakespeare() for word in row["text"].split())
+    words = ["<unk>", *(word for word, _ in counts.most_common(WORDS - 1))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    config = {
+        "model_type": "llama", "vocab_size": WORDS, "hidden_size": DIM, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 2 * DIM,
+        "max_position_embeddings": 200, "tie_word_embeddings": True, "hidden_act": "silu",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens.weight": (WORDS, DIM), "model.norm.weight": (DIM,)}
+    layer = "model.layers.0"
+    for name, shape in {
+        "self_attn.q_proj": (DIM, DIM), "self_attn.k_proj": (DIM // 2, DIM),
+        "self_attn.v_proj": (DIM // 2, DIM), "self_attn.o_proj": (DIM, DIM),
+        "mlp.gate_proj": (2 * DIM, DIM), "mlp.up_proj": (2 * DIM, DIM),
+        "mlp.down_proj": (DIM, 2 * DIM), "input_layernorm": (DIM,),
+        "post_attention_layernorm": (DIM,),
+    }.items():  # fmt: skip
+        shapes[f"{layer}.{name}.weight"] = shape
+    rng = np.random.default_rng(0)
+    weights = {k: rng.normal(0, 0.3, s).astype(np.float32) for k, s in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def options(model_folder, **changes):
+    delta = OmegaConf.load(ROOT / "conf/language/experiment/smoke.yaml")
+    given = base_config("language") | dict(delta) | {"model": str(model_folder)} | changes
+    return checked(OmegaConf.create(given), language.Options)
+
+
+@pytest.fixture(scope="module")
+def smoke(model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    return folder, language.run(options(model_folder), folder)
+
+
+def test_every_cell_has_a_row_with_losses_and_texts(smoke):
+    _, rows = smoke
+    assert len(rows) == 2 * 2 * 2  # replicates, selectors, kinds of budget
+    for row in rows:
+        assert 0 < row["held_out_nll"] < 10
+        assert row["bits_per_byte"] > 0
+        assert len(row["test_nll"]) == 20
+        assert len(row["texts"]) == 2
+        assert row["shares"] == {"own": 1.0}
+    by_tokens = [r for r in rows if r["equal"] == "tokens"]
+    assert all(r["rows"] == 4 for r in rows if r["equal"] == "examples")
+    assert len({r["tokens"] for r in by_tokens}) > 1
+    uniform = {r["replicate"]: r["tokens"] for r in by_tokens if r["selector"] == "uniform"}
+    assert uniform[0] != uniform[1]
+
+
+def test_losses_are_those_of_the_rows(smoke):
+    folder, _ = smoke
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"clean/0", "clean/1"} == set(manifest)
+    assert manifest["clean/0"]["sha256"]["test"] != manifest["clean/1"]["sha256"]["test"]
+    pools = manifest["clean/0"]["groups"]
+    assert not set(pools["pool"]) & set(pools["test"])
+
+
+def test_a_second_run_redoes_nothing_and_a_larger_one_adds_cells(model_folder, smoke):
+    folder, _ = smoke
+    before = read_rows(folder / "results.jsonl")
+    assert language.run(options(model_folder), folder) == before
+    grown = language.run(options(model_folder, selectors=["uniform", "longest"]), folder)
+    assert grown[: len(before)] == before
+    assert {r["selector"] for r in grown[len(before) :]} == {"longest"}
+    assert len(grown) == len(before) + 4
+    with pytest.raises(ValueError, match="holds results of other options"):
+        language.run(options(model_folder, epochs=3), folder)
+
+
+def test_the_same_options_give_the_same_rows(model_folder, smoke, tmp_path):
+    _, rows = smoke
+    again = language.run(options(model_folder, replicates=1), tmp_path)
+    assert again == [r for r in rows if r["replicate"] == 0 and r["selector"] != "longest"]
+
+
+def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path):
+    changes = {"tune": "uniform", "learning_rates": [1e-5, 3e-2], "n_prompts": 0, "replicates": 1}
+    rows = language.run(options(model_folder, **changes), tmp_path)
+    assert len({r["learning_rate"] for r in rows}) == 1
+
+
+def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_path):
+    own = tmp_path / "second.txt"
+    own.write_text(
+        "\n".join(f"the {a} of {b} and my {c}" for a in "abcd" for b in "abcdefgh" for c in "xyz")
+    )
+    changes = {
+        "method": "last_layer", "pool": "imbalance", "second": str(own), "n_prompts": 0,
+        "n_pool": 60, "selectors": ["uniform", "near_unit", "rds"], "replicates": 1,
+    }  # fmt: skip
+    rows = language.run(options(model_folder, **changes), tmp_path / "run")
+    for row in rows:
+        halves = row["held_out_nll_0"], row["held_out_nll_1"]
+        assert row["held_out_nll"] == pytest.approx(np.mean(halves), rel=1e-5)
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_judging_compares_with_uniform_of_the_same_prompt(smoke):
+    folder, _ = smoke
+    arguments = argparse.Namespace(
+        folder=folder, judges=["likelihood"], ablation=False, sheet=folder / "sheet",
+        dry_run=False, base_url="", judge_model="", price_in=0.0, price_out=0.0,
+    )  # fmt: skip
+    judging.run(arguments)
+    entries = json.loads((folder / "judged.json").read_text())
+    texts = [r for r in read_rows(folder / "results.jsonl") if r["selector"] != "uniform"]
+    assert len(entries) == len({(r["selector"], r["equal"], r["n"]) for r in texts})
+    for entry in entries:
+        assert entry["tally"]["n_pairs"] == 4  # two prompts, two replicates
+        assert entry["tally"]["unparsable"] == 0
+    assert (folder / "sheet/sheet.html").is_file()
+
+
+def test_judging_a_run_without_texts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no texts: run an experiment with n_prompts"):
+        judging.run(argparse.Namespace(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"selectors": ["fisher"]}, "selectors must begin with uniform"),
+        ({"selectors": ["uniform", "best"]}, "unknown name 'best'"),
+        ({"method": "all"}, "method must be one of"),
+        ({"equal": ["bytes"]}, "equal must be of examples and tokens"),
+        ({"budgets": [0]}, "budgets must be from 1"),
+        ({"learning_rates": []}, "learning_rates must be above 0"),
+        ({"method": "last_layer"}, "n_prompts must be 0"),
+        ({"grid": {"nothing": [1]}}, "grid has an unknown option 'nothing'"),
+    ],
+)
+def test_wrong_options_are_named(model_folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        options(model_folder, **changes)
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    rng = np.random.default_rng(0)
+    rows = [" ".join(rng.choice(list("abcdefghijk"), 9)) for _ in range(30)]
+    rows[7] = rows[3]
+    lengths = rng.integers(1, 9, 30)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    hidden = TokenEmbeddings(rng.normal(size=(offsets[-1], 8)).astype(np.float32), offsets)
+    targets = TokenEmbeddings(rng.normal(size=(12, 8)).astype(np.float32), np.arange(0, 13, 4))
+    head = rng.normal(size=(50, 8)).astype(np.float32)
+    return Candidates(rows, hidden, head, rng.integers(50, size=offsets[-1]), targets)
+
+
+LEFT_OUT = {"badge_factored", "ask_llm", "ifd"}  # need more than the experiment computes
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - LEFT_OUT))
+def test_every_variant_keeps_to_its_budget(candidates, name):
+    lengths = candidates.hidden.lengths
+    by_tokens = candidates.choose(name, n=8, equal="tokens", seed=0)
+    assert 0 < lengths[by_tokens.rows].sum() <= 8 * lengths.mean()
+    by_examples = candidates.choose(name, n=8, equal="examples", seed=0)
+    assert len(by_examples.rows) == len(set(by_examples.rows)) == 8
+
+
+def test_filters_leave_one_of_two_equal_rows(candidates):
+    assert 7 not in candidates.kept["exact"] and 3 in candidates.kept["exact"]
+    assert set(candidates.kept["plain"]) < set(candidates.kept["near"]) <= set(range(30)) - {7}
+    losses = candidates.given("losses")
+    assert losses[candidates.kept["plain"]].max() <= np.quantile(losses, 0.75)
+
+
+@pytest.fixture(scope="module")
+def head_problem():
+    rng = np.random.default_rng(0)
+    head = np.asarray(random_model("llama").head)
+    x = rng.normal(size=(40, head.shape[1])).astype(np.float32)
+    labels = rng.integers(0, 20, 40)
+    return head, x, labels
+
+
+def reference_nll(head, x, labels):
+    logits = x.astype(np.float64) @ head.astype(np.float64).T
+    total = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+    return total + logits.max(axis=1) - logits[np.arange(len(x)), labels]
+
+
+@pytest.mark.parametrize("trained", [np.arange(20), np.arange(5, 60), np.arange(VOCAB)])
+def test_frozen_and_trained_rows_add_up_to_the_softmax(head_problem, trained):
+    head, x, labels = head_problem
+    data = positions_of(head, trained, x, labels)
+    actual = nll(jnp.asarray(head[trained]), data)
+    np.testing.assert_allclose(actual, reference_nll(head, x, labels), rtol=1e-5)
+
+
+def test_trained_rows_hold_all_labels_in_a_few_sizes():
+    labels = np.array([5, 2000, 5, 7])
+    rows = trained_rows(labels, 5000)
+    assert len(rows) == 1024 and {5, 7, 2000} <= set(rows) and (np.diff(rows) > 0).all()
+    assert len(trained_rows(labels, 3000 - 2500 + 1501)) == 1024
+    assert len(trained_rows(np.arange(1025), 5000)) == 2048
+
+
+def test_training_a_head_follows_the_gradient_of_its_rows(head_problem):
+    head, x, labels = head_problem
+    trained = np.arange(30)
+    data = positions_of(head, trained, x, labels)
+    rows = [np.arange(k, k + 4) for k in range(0, 20, 4)]  # the first half of the positions
+    start = jnp.asarray(head[trained])
+    theta = train(start, data, rows, HeadOptions(0.05, epochs=20, batch_tokens=8))
+    before, after = nll(start, data), nll(theta, data)
+    assert after[:20].mean() < 0.5 * before[:20].mean()
+    weights = np.array([1.0, 0, 0, 0, 0])
+    alone = train(start, data, rows[:1], HeadOptions(0.05, epochs=1, batch_tokens=20))
+    weighted = train(start, data, rows, HeadOptions(0.05, epochs=1, batch_tokens=20), weights)
+    np.testing.assert_allclose(weighted, alone, atol=1e-6)
+
+    def loss(theta):
+        all_rows = jnp.asarray(head).at[trained].set(theta)
+        return jnp.mean(-jax.nn.log_softmax(x[:4] @ all_rows.T)[np.arange(4), labels[:4]])
+
+    direction = np.sign(np.asarray(jax.grad(loss)(start)))
+    moved = np.asarray(alone - start)
+    assert (np.sign(moved) == -direction)[np.abs(moved) > 1e-3].all()
+
+
+def planted(selector, values, n=10, tokens=100, equal="tokens"):
+    return [
+        {
+            "setting": {}, "selector": selector, "equal": equal, "n": n, "replicate": k,
+            "tokens": tokens, "rows": n, "held_out_nll": v, "validation_nll": v,
+            "test_nll": [v, v + 0.1],
+        }
+        for k, v in enumerate(values)
+    ]  # fmt: skip
+
+
+def test_differences_are_paired():
+    a, b = planted("a", [1.0, 2.0, 4.0]), planted("b", [1.5, 2.5, 4.5])
+    assert difference(a, b, "held_out_nll") == pytest.approx((-0.5, 0))
+    assert two_level(a, b) == pytest.approx((-0.5, -0.5))
+
+
+def test_tokens_to_match_are_interpolated_in_log_tokens():
+    curve = planted("uniform", [3.0, 3.0]) + planted("uniform", [2.0, 2.0], n=40, tokens=400)
+    half_way = planted("a", [2.5, 2.5], tokens=100)
+    assert np.exp(tokens_to_match(half_way, curve).mean) == pytest.approx(2.0)
+    beyond = planted("a", [1.0, 1.0], tokens=100)
+    assert np.exp(tokens_to_match(beyond, curve).mean) == pytest.approx(4.0)  # the curve's end
+
+
+def test_length_and_content_add_up_to_the_advantage():
+    curve = planted("uniform", [3.0, 3.2]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
+    uniform = planted("uniform", [3.0, 3.2], equal="examples")
+    chosen = planted("a", [2.4, 2.6], tokens=200, equal="examples")
+    length, content = length_and_content(chosen, uniform, curve)
+    assert (length.mean, content.mean) == pytest.approx((0.5, 0.1))
+
+
+def test_tables_show_what_was_not_run():
+    rows = planted("uniform", [3.0, 3.2]) + planted("a", [2.9, 3.0])
+    rows += planted("uniform", [2.0], n=40) + planted("b", [2.5], n=40)
+    tables = LanguageTables(rows)
+    head, lines = tables.main()
+    assert head[1:] == ["equal tokens, n = 10", "equal tokens, n = 40"]
+    assert lines[1] == ["a", "-0.1500 ± 0.6353", "not run"]
+    assert lines[2][1] == "not run"
+    assert tables.variants("equal", 10)[1][1] == ["a", "-0.1000"]
