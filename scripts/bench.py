@@ -30,7 +30,7 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 MAX_TOKENS = 64
 REPEATS = 5
-SECTIONS = ["selection", "memory", "fits", "drift", "growth", "embedding"]
+SECTIONS = ["selection", "memory", "fits", "drift", "growth", "embedding", "training"]
 
 
 def main() -> None:
@@ -66,9 +66,10 @@ def main() -> None:
         "drift": lambda: drift(pool()),
         "growth": lambda: growth(quick=args.quick),
         "embedding": embedding_race,
+        "training": training_race,
     }
     for name in args.only:
-        if name == "embedding" and (args.synthetic or args.quick):
+        if name in ("embedding", "training") and (args.synthetic or args.quick):
             continue
         results[name] = parts[name]() | {"machine": machine()}
         with replacing(path) as temporary:
@@ -306,6 +307,54 @@ def embedding_race() -> dict:
         "tokens_per_s_torch": tokens / theirs_s,
         "speedup": theirs_s / ours_s,
         "speedup_by_batch": ratios,
+    }
+
+
+def training_race(sequences: int = 8, length: int = 64) -> dict:
+    """Tokens/s of a full fine-tuning step of SmolLM2 (AdamW, clipping), ours and PyTorch's."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("accelerate") is None:
+        return {"left_out": "needs pip install -e '.[parity]'"}
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from fisher_jax.embed import TokenizedRows
+    from fisher_jax.finetune import TrainOptions, finetune
+    from fisher_jax.models.load import _smollm2_file, load_model
+
+    model, file = load_model("smollm2-135m"), _smollm2_file()
+    rng = np.random.default_rng(0)
+    ids = rng.integers(model.module.config.vocab, size=(sequences, length + 1)).astype(np.int32)
+    rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), 0)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).train()
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
+    batch = torch.from_numpy(ids).long()
+
+    def run_torch() -> None:
+        optimizer.zero_grad()
+        logits = theirs(input_ids=batch[:, :-1]).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimizer.step()
+
+    ours_s, theirs_s, last = [], [], [0.0]
+
+    def between_steps(step: int, steps: int, loss: float) -> None:
+        ours_s.append(time.perf_counter() - last[0])
+        theirs_s.append(clock(run_torch))
+        last[0] = time.perf_counter()
+
+    options = TrainOptions(
+        "full", learning_rate=1e-5, epochs=6, sequences=sequences, sequence_length=length
+    )
+    finetune(model, rows, options, on_step=between_steps)
+    ours, other = (float(np.median(s[2:])) for s in (ours_s, theirs_s))
+    tokens = sequences * length
+    return {
+        "tokens_per_s": tokens / ours,
+        "tokens_per_s_torch": tokens / other,
+        "speedup": other / ours,
     }
 
 
