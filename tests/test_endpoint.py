@@ -18,6 +18,7 @@ import pytest
 from fisher_jax.endpoint import EndpointJudge, estimate_cost, is_local, read_transcript
 from fisher_jax.judge import Answer, JudgeError, Pair, Verdict, judge_pairs, questions_of
 from fisher_jax.judges import LocalJudge
+from fisher_jax.models import export
 from fisher_jax.models.load import SMOLLM2, load_model
 
 PAIRS = [Pair("To be", f", or not to be {i}", " is it") for i in range(3)]
@@ -413,19 +414,9 @@ def served(tmp_path_factory):
     ]
     if missing:
         pytest.skip(f"transformers serve needs {', '.join(missing)}")
-    from transformers import AutoModelForCausalLM
-
-    from fisher_jax.models.gguf_file import GGUFFile
-    from fisher_jax.models.load import _smollm2_file
-
     folder = tmp_path_factory.mktemp("served")
-    path = _smollm2_file()
-    reference = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    reference.hf_quantizer = None  # its weights are full numbers by now
-    del reference.config.quantization_config
-    reference.save_pretrained(folder)
-    del reference
-    GGUFFile(path).tokenizer().save_pretrained(folder)
+    model = load_model(SMOLLM2)
+    export.save_folder(model, folder)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]  # free a moment ago
     log = tmp_path_factory.mktemp("log") / "server.txt"
@@ -438,7 +429,6 @@ def served(tmp_path_factory):
             stderr=subprocess.STDOUT,
         )
     try:
-        model = load_model(SMOLLM2)  # beside the server's own loading
         deadline, up = time.monotonic() + 240, False
         while not up:
             if process.poll() is not None or time.monotonic() > deadline:
