@@ -74,7 +74,9 @@ def nats(e: Estimate, digits: int = 4) -> str:
 
 
 def times(e: Estimate) -> str:
-    """A mean log-ratio as a factor with its interval."""
+    """A mean log-ratio as a factor with its interval; a bound where every replicate is at one."""
+    if e.half < 0.02 and abs(e.mean) > 0.1:
+        return f"at {'least' if e.mean > 0 else 'most'} {np.exp(e.mean):.1f}"
     return f"{np.exp(e.mean):.2f} ({np.exp(e.mean - e.half):.2f} to {np.exp(e.mean + e.half):.2f})"
 
 

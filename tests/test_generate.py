@@ -5,7 +5,6 @@ import pytest
 from flax import nnx
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from fisher_jax.corpora import shakespeare
 from fisher_jax.models import generate as module_under_test
@@ -25,14 +24,13 @@ VOCAB, CONTEXT = 97, 64
 MODELS = {
     "llama": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT)),
     "gpt2": (GPT2, GPT2Config(VOCAB, 32, 2, 4, 48, CONTEXT)),
-    "untied": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 1, 8, 48, CONTEXT, tied=False)),
-    "five words": (Llama, LlamaConfig(5, 16, 1, 2, 2, 8, 24, CONTEXT)),
+    "five words": (Llama, LlamaConfig(5, 16, 1, 2, 2, 8, 24, CONTEXT, tied=False)),
 }
 LENGTHS = [3, 17, 1, 8, 8, 5, 16]  # of prompts: on both sides of a padded length
 NEW = 12
 
 
-@pytest.fixture(params=["llama", "gpt2", "untied"])
+@pytest.fixture(params=["llama", "gpt2"])
 def model(request):
     return random_model(request.param)
 
@@ -107,7 +105,6 @@ def test_greedy_equals_the_whole_forward_pass_at_each_step(model):
     prompts = random_prompts()
     expected = [step_by_step(model, prompt, NEW) for prompt in prompts]
     assert len({tuple(row) for row in expected}) == len(prompts)  # and no two are alike
-    assert greedy(model, prompts) == expected
     assert greedy(model, prompts, batch_size=4) == expected  # the second batch lacks a row
 
 
@@ -199,15 +196,15 @@ def test_same_seed_same_tokens_and_another_seed_others(llama):
 
 
 def test_equal_prompts_are_drawn_apart(llama):
-    rows = sampled(llama, random_prompts([4]) * 5)
-    assert len({tuple(row) for row in rows}) == 5
+    rows = sampled(llama, random_prompts([17]) * 7)
+    assert len({tuple(row) for row in rows}) == 7
 
 
 def test_draws_depend_on_no_other_row(llama):
     prompts = random_prompts()
     rows = sampled(llama, prompts)
     assert sampled(llama, prompts, batch_size=1) == rows
-    others = random_prompts([2, 30, 1, 11, 7, 5, 9])
+    others = random_prompts([2, 30, 1, 11, 7, 5, 9])  # of another order by length
     others[3] = prompts[3]
     assert sampled(llama, others)[3] == rows[3]
 
@@ -322,6 +319,8 @@ def test_continuations_of_many_bytes_a_character(smollm2):
 
 
 def test_continuations_keep_the_space_that_a_decoder_strips():
+    from transformers import PreTrainedTokenizerFast
+
     words = {w: i for i, w in enumerate(["<unk>", "<s>", "▁to", "▁be", "▁or"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Prepend("▁")
