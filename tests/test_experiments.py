@@ -249,9 +249,9 @@ def test_the_papers_algorithms_pick_what_we_pick():
 
 def test_results_survive_a_kill_between_settings(tmp_path):
     results = Results(tmp_path, {"a": 1, "overwrite": False}, overwrite=False)
-    results.add({"dim": 5}, [{"x": 0.123456789}])
+    results.add([{"setting": {"dim": 5}, "x": 0.123456789}])
     again = Results(tmp_path, {"a": 1, "overwrite": True}, overwrite=False)
-    assert again.has({"dim": 5}) and not again.has({"dim": 6})
+    assert again.has({"setting": {"dim": 5}}) and not again.has({"setting": {"dim": 6}})
     assert again.rows == [{"setting": {"dim": 5}, "x": 0.123457}]
     with pytest.raises(ValueError, match="other options"):
         Results(tmp_path, {"a": 2}, overwrite=False)

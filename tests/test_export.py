@@ -166,6 +166,9 @@ def test_smollm2_keeps_weights_and_tokenizer(tmp_path, smollm2):
         for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
             assert getattr(tokenizer, name) == getattr(smollm2.tokenizer, name)
     assert loaded.tokenizer_sha256 == smollm2.tokenizer_sha256
+    for name in ("config.json", "generation_config.json"):
+        fields = json.loads((tmp_path / "saved" / name).read_text())
+        assert fields["eos_token_id"] == smollm2.tokenizer.eos_token_id
 
 
 @pytest.mark.parity
@@ -195,10 +198,11 @@ def test_files_can_be_read_by_others_as_usual(tmp_path, model):
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
-def test_an_empty_folder_and_a_relative_one(tmp_path, model, monkeypatch):
+def test_a_relative_link_to_an_empty_folder(tmp_path, model, monkeypatch):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
     monkeypatch.chdir(tmp_path)
-    save_folder(model, Path("empty"))
+    save_folder(model, Path("link"))
     assert_same_parameters(load_model("empty").module, model.module)
 
 

@@ -51,7 +51,7 @@ class _Reader(gguf.GGUFReader):
     length would take all memory.
     """
 
-    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list, list, list]:
+    def _get_field_parts(self, orig_offs: int, raw_type: Any) -> tuple[int, list, list, list]:
         if raw_type != gguf.GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
         kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
