@@ -7,6 +7,7 @@ texts and writes judged.json beside them. `--judges endpoint` asks an OpenAI-com
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,7 +187,15 @@ def reference(model: LanguageModel, options: Options) -> LanguageModel:
 def verdicts(judge: Judge, pairs: list[Pair], naming: Naming, options: Options) -> Row:
     """The tally of the pairs as plain values."""
     corpus = CORPUS_NAMES.get(options.corpus, "Shakespeare")
-    return tally(judge_pairs(judge, pairs, naming, corpus))._asdict()
+    found = tally(judge_pairs(judge, pairs, naming, corpus))._asdict()
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Without NaN, which JSON has no word for."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

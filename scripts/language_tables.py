@@ -80,9 +80,11 @@ def times(e: Estimate) -> str:
     return f"{np.exp(e.mean):.2f} ({np.exp(e.mean - e.half):.2f} to {np.exp(e.mean + e.half):.2f})"
 
 
-def rate(value: Sequence[float]) -> str:
-    """A share with its interval."""
-    return "none" if value[0] != value[0] else f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
+def rate(value: Sequence[float | None]) -> str:
+    """A share with its interval; none where nothing was decided."""
+    if None in value:
+        return "none"
+    return f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
 
 
 class LanguageTables:
