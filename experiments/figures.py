@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.results import Row
-from experiments.statistics import estimate, group
+from experiments.statistics import Estimate, estimate, group
 from fisher_jax.data import replacing
 
 METRICS = {
@@ -34,13 +34,13 @@ def draw_all(rows: list[Row], folder: Path, prefix: str = "") -> None:
     if not rows:
         return
     if "seconds" in rows[0]:
-        _save(run_time(rows), folder / f"{prefix}run_time.png")
+        save(run_time(rows), folder / f"{prefix}run_time.png")
     elif "bound" in rows[0]:
-        _save(information(rows), folder / f"{prefix}information.png")
+        save(information(rows), folder / f"{prefix}information.png")
     else:
         for metric in METRICS:
             if having := [row for row in rows if metric in row]:
-                _save(error_curves(having, metric), folder / f"{prefix}{metric}.png")
+                save(error_curves(having, metric), folder / f"{prefix}{metric}.png")
 
 
 def error_curves(rows: Sequence[Row], metric: str) -> Figure:
@@ -109,6 +109,25 @@ def information(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def differences(panels: dict[str, dict[str, Estimate]]) -> Figure:
+    """Held-out NLL less uniform's with 95% intervals, a line a selector, a panel a pool."""
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=(3.2 * len(panels) + 1, 3.6), sharey=True, layout="constrained"
+    )
+    for axes, (title, of_selector) in zip(np.atleast_1d(grid), panels.items(), strict=True):
+        names, at = [*of_selector], np.arange(len(of_selector))
+        means, halves = np.array([*of_selector.values()]).T
+        axes.errorbar(means, at, xerr=halves, fmt="o", color="#1f4e79", ms=4, capsize=2)
+        axes.axvline(0, color="black", ls="--", lw=1)
+        axes.set_yticks(at, names, fontsize=8)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("nats a token, left is better", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+    np.atleast_1d(grid)[0].invert_yaxis()
+    return figure
+
+
 def _columns(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     return [r["bound"] for r in rows], [r["exact"] for r in rows]
 
@@ -148,7 +167,8 @@ def _line(axes: Axes, rows: Sequence[Row], metric: str, label: str, style: dict)
     axes.errorbar([*points], mean, half, label=label, ms=4, capsize=2, elinewidth=0.8, **style)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG in one step, and close the figure."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=90)
     plt.close(figure)

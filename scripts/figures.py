@@ -15,14 +15,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy import stats
 
-from experiments.figures import draw_all
+from experiments.figures import differences, draw_all, save
 from experiments.harness import CONF
 from experiments.judging import JUDGED
 from experiments.language import MANIFEST, Cell, cells
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
 from experiments.statistics import Estimate, estimate, group, log_ratio, slope
 from fisher_jax.data import replacing
-from scripts.language_tables import LanguageTables, judged
+from scripts.language_tables import LanguageTables, difference, judged
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results"
@@ -72,12 +72,16 @@ class Run:
     """A finished experiment: its rows, figures and tables, as RESULTS.md shows them."""
 
     def __init__(self, name: str, experiment: str) -> None:
+        self.identify(name, experiment)
+        draw_all(self.rows, FIGURES, prefix=f"{self.where}_")
+
+    def identify(self, name: str, experiment: str) -> None:
+        """Read the rows and where they come from."""
         folder = KEPT / name / experiment
         self.where = f"{name}_{experiment}"
         self.command = f"python -m experiments.{name} experiment={experiment}"
         self.rows = read_rows(folder / f"{RESULTS}.gz")
         self.facts = json.loads((folder / PROVENANCE).read_text())
-        draw_all(self.rows, FIGURES, prefix=f"{self.where}_")
 
     @property
     def source(self) -> str:
@@ -237,12 +241,26 @@ class Run:
         return [r for r in self.rows if all(r["setting"].get(k) == v for k, v in setting.items())]
 
 
-class Language(Run, LanguageTables):
+class Language(LanguageTables, Run):
     """A finished or partial language run."""
 
     def __init__(self, experiment: str) -> None:
-        super().__init__("language", experiment)
         self.experiment, self.folder = experiment, KEPT / "language" / experiment
+        self.identify("language", experiment)
+
+    def dots(self, key: str, n: int, title: str) -> str:
+        """A picture of the differences to uniform at equal tokens, a panel a value of `key`."""
+        panels = {}
+        for (value,) in group(self.rows, key):
+            where = {key: value, "equal": "tokens", "n": n}
+            base = self.of(selector="uniform", **where)
+            panels[str(value)] = {
+                name: difference(self.of(selector=name, **where), base, "held_out_nll")
+                for (name,) in group(self.rows, "selector")
+                if name != "uniform"
+            }
+        save(differences(panels), FIGURES / f"{self.where}_differences.png")
+        return self.figure("differences", title)
 
     @property
     def partial(self) -> str:
