@@ -284,6 +284,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"base_url": "api.openai.com/v1"}, "base_url must begin with https://"),
+        ({"base_url": "ftp://openai.com/v1"}, "base_url must begin with https://"),
         ({"requests_per_minute": 0}, "requests_per_minute must be above 0, got 0"),
         ({"max_retries": -1}, "max_retries must be at least 0 and timeout above 0, got -1"),
         ({"timeout": 0}, "timeout above 0, got 8 and 0"),

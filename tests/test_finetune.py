@@ -114,7 +114,7 @@ def test_training_lowers_the_loss_of_its_rows_and_leaves_the_model_alone(model, 
     rows = random_rows(prompt=1)
     before = nll_by_hand(model, rows)
     tuned = finetune(model, rows, options(method=method, learning_rate=0.02, epochs=20))
-    assert nll_by_hand(tuned.model, rows) < 0.93 * before
+    assert nll_by_hand(tuned.model, rows) < 0.97 * before
     assert nll_by_hand(model, rows) == before
     same = np.asarray(tuned.model.module.embedding.embedding[...]) == np.asarray(
         model.module.embedding.embedding[...]

@@ -221,7 +221,7 @@ def test_exact_duplicates_ignore_case_and_white_space():
 
 @pytest.mark.parametrize("corpus", ["shakespeare", "gsm8k"])
 def test_near_duplicates_are_found_and_clean_rows_kept(corpus):
-    pytest.importorskip("datasketch", reason="needs: pip install -e '.[dedup]'")
+    pytest.importorskip("datasketch", reason="needs: pip install -e '.[language]'")
     pool = make_pool("duplicates", corpus, **SIZES, seed=1)
     kept = np.isin(np.arange(300), deduplicate_near(pool.rows))
     assert np.mean(~kept[pool.kind == "near_duplicate"]) > 0.8
@@ -233,7 +233,7 @@ def test_near_duplicates_are_found_and_clean_rows_kept(corpus):
 
 
 def test_the_first_of_connected_rows_is_kept():
-    pytest.importorskip("datasketch", reason="needs: pip install -e '.[dedup]'")
+    pytest.importorskip("datasketch", reason="needs: pip install -e '.[language]'")
     a = "The keeper of the lighthouse carried a lantern down to the harbour"
     rows = ["something else entirely", a, a + " wall", "", a + " wall at night!", a.upper()]
     assert deduplicate_near(rows, seed=3).tolist() == [0, 1, 3]
@@ -249,7 +249,7 @@ def test_thresholds_out_of_range_are_named(threshold):
 
 def test_a_missing_datasketch_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasketch", None)
-    with pytest.raises(PoolError, match=r"pip install 'fisher-jax\[dedup\]'"):
+    with pytest.raises(PoolError, match=r"pip install 'fisher-jax\[language\]'"):
         deduplicate_near(["a"])
 
 

@@ -211,7 +211,7 @@ def nucleus_edge(p_L: Float[Array, "L"], top_p: float | int) -> Float[Array, ""]
     p_L = p_L.astype(jnp.float32)
     bits_L = jax.lax.bitcast_convert_type(p_L, jnp.int32)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: ArrayLike, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) // 2
         reached = jnp.where(bits_L >= middle, p_L, 0).sum() >= top_p
