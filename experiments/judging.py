@@ -17,8 +17,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from experiments.language import Options, prompts_of
-from experiments.pools import make_pool, normalized, split_corpus
+from experiments.language import Options, pool_of, prompts_of
+from experiments.pools import normalized, split_corpus
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
 from fisher_jax.data import replacing
@@ -113,21 +113,6 @@ def pairs_of(options: Options, rows: Sequence[Row]) -> dict[tuple[str, str, int]
         texts = zip(prompts[replicate], own[0]["texts"], base[0]["texts"], strict=True)
         pairs.setdefault((name, equal, n), []).extend(Pair(*three) for three in texts)
     return pairs
-
-
-def pool_of(options: Options, replicate: int) -> Any:
-    """The pool that a replicate of the run had."""
-    return make_pool(
-        options.pool,
-        options.corpus,
-        n_pool=options.n_pool,
-        n_validation=options.n_validation,
-        n_test=options.n_test,
-        seed=options.seed * 1009 + replicate,
-        second=options.second,
-        path=options.path,
-        second_path=options.second_path,
-    )
 
 
 def make_judge(kind: str, args: argparse.Namespace, options: Options) -> Judge:

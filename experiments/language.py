@@ -164,22 +164,26 @@ def cells(options: Options) -> Iterator[Cell]:
             yield from (Cell(name, equal, n) for n in sorted({*options.budgets, *more}))
 
 
-def prepare(
-    options: Options, model: LanguageModel, replicate: int, folder: Path, label: str
-) -> Prepared:
-    """A fresh pool with its test set, embedded; the manifest says what is in them."""
-    seed = _seed(options, replicate)
-    pool = make_pool(
+def pool_of(options: Options, replicate: int) -> Pool:
+    """A replicate's pool, validation and test rows."""
+    return make_pool(
         options.pool,
         options.corpus,
         n_pool=options.n_pool,
         n_validation=options.n_validation,
         n_test=options.n_test,
-        seed=seed,
+        seed=_seed(options, replicate),
         second=options.second,
         path=options.path,
         second_path=options.second_path,
     )
+
+
+def prepare(
+    options: Options, model: LanguageModel, replicate: int, folder: Path, label: str
+) -> Prepared:
+    """A fresh pool with its test set, embedded; the manifest says what is in them."""
+    pool = pool_of(options, replicate)
     _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
     parts = [
         tokenize(model, rows, options.max_length)
