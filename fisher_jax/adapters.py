@@ -72,5 +72,5 @@ def untied(module: Llama | GPT2) -> Llama | GPT2:
     head = module.head
     module.untied_head = nnx.eval_shape(lambda: nnx.Embed(*head.shape, rngs=nnx.Rngs(0)))
     module.untied_head.embedding = nnx.Param(jnp.copy(head))
-    module.config = module.config._replace(tied=False)
+    module.config = module.config._replace(tied=False)  # pyright: ignore
     return module

@@ -73,8 +73,8 @@ class Checkpoints:
                 history=self._ocp.args.JsonRestore(),
             ),
         )
-        leaves = [restored.arrays[name] for name in _named(like)]
-        history = restored.history
+        leaves = [restored.arrays[name] for name in _named(like)]  # pyright: ignore
+        history = restored.history  # pyright: ignore
         return (
             jax.tree.unflatten(jax.tree.structure(like), leaves),
             [float(np.float32(x)) for x in history["losses"]],

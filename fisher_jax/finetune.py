@@ -65,7 +65,7 @@ class TrainOptions(NamedTuple):
 class TrainState(NamedTuple):
     """What is carried from step to step."""
 
-    params: nnx.State
+    params: Any
     optimizer: optax.OptState
 
 
@@ -221,9 +221,9 @@ def _step(
 
     def loss_of(params, micro: Batch):
         module = nnx.merge(graph, cast(params), cast(frozen))
-        attend = packed_rows(micro.segments)
+        attend = packed_rows(micro.segments)  # pyright: ignore
         hidden, _ = module.states(micro.ids, micro.positions, attend, remat=remat)
-        return jnp.sum(micro.weights * token_nll(hidden, module.head, micro.labels)) / total
+        return jnp.sum(micro.weights * token_nll(hidden, module.head, micro.labels)) / total  # pyright: ignore
 
     def add(sums, micro):
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss_of)(state.params, micro)), None

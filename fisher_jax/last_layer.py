@@ -153,7 +153,7 @@ def _step(
 
     gradient = jax.grad(loss)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    return TrainState(state.params - rate * updates, optimizer_state)
+    return TrainState(state.params - rate * updates, optimizer_state)  # pyright: ignore
 
 
 @jax.jit

@@ -275,7 +275,7 @@ class Language(LanguageTables, Run):
             (json.dumps(dict(setting), sort_keys=True), replicate, *cell)
             for setting in settings(OmegaConf.to_object(wanted.grid))  # pyright: ignore
             for replicate in range(wanted.replicates)
-            for cell in cells(wanted)
+            for cell in cells(wanted)  # pyright: ignore
         }
         missing = len(asked - done)
         if not missing:
