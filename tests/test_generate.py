@@ -144,13 +144,11 @@ def test_a_row_ends_at_eos(llama):
 
 def test_decoding_stops_when_all_rows_have_ended(llama):
     done = []
-    prompts = random_prompts([3]) * 3
+    prompts = random_prompts([3]) * 2
     eos = greedy(llama, prompts)[0][0]
-    ids = generate_ids(
-        llama, prompts, max_new_tokens=60, eos=eos, batch_size=2, on_progress=done.append
-    )
-    assert as_lists(ids) == [[eos]] * 3
-    assert done == [120, 180]  # one report a batch, although 60 tokens would take two
+    ids = generate_ids(llama, prompts, max_new_tokens=60, eos=eos, on_progress=done.append)
+    assert as_lists(ids) == [[eos]] * 2
+    assert done == [120]  # one report, although 60 tokens would take two
 
 
 @pytest.mark.parametrize(("new", "expected"), [(1, [2, 4]), (40, [64, 80, 144, 160])])
@@ -163,10 +161,10 @@ def test_progress_counts_tokens_and_changes_none(llama, new, expected):
 
 
 def test_one_compilation_for_one_shape(llama):
-    prompts = random_prompts([17, 19, 24, 32])
-    generate_ids(llama, prompts[:2], max_new_tokens=17)
+    prompts = random_prompts([3, 9, 14, 16])
+    generate_ids(llama, prompts[:2], max_new_tokens=7)
     sizes = [f._cache_size() for f in (module_under_test._read, module_under_test._decode)]
-    for new in (18, 25, 32):  # all have the same room
+    for new in (5, 12, 16):  # all have the same room
         generate_ids(random_model("llama"), prompts[2:], max_new_tokens=new)
         generate_ids(llama, prompts, max_new_tokens=new, batch_size=2, eos=3)
     assert sizes == [f._cache_size() for f in (module_under_test._read, module_under_test._decode)]
@@ -219,7 +217,7 @@ def draws(logits, sampling, n):
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(2.0, top_k=1), Sampling(2.0, top_p=1e-6), Sampling(1e-50), Sampling(0)]
+    "sampling", [Sampling(2.0, top_k=1), Sampling(2.0, top_p=1e-6), Sampling(1e-40), Sampling(0)]
 )
 def test_narrow_sampling_takes_the_likeliest(sampling):
     logits = np.random.default_rng(4).normal(size=500)
