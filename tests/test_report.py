@@ -63,7 +63,8 @@ def test_uniform_draws_get_as_much_as_the_selection(budget):
         values.append(np.interp(spent, tokens, curve))  # of the row that no longer fits, a share
     np.testing.assert_allclose(comparison.tokens.mean[-1], np.mean(values), rtol=1e-4)
     headline = comparison.headline(selection)
-    assert headline.startswith(f"{n} examples, log det {selection.log_det:.1f} nats; ")
+    counted = "1 example" if n == 1 else f"{n} examples"
+    assert headline.startswith(f"{counted}, log det {selection.log_det:.1f} nats; ")
     assert f"{comparison.tokens.mean[-1]:.1f} with as many tokens" in headline
 
 
