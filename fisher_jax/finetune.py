@@ -137,10 +137,12 @@ def finetune(
 
     losses: list[Any] = []
     validation: list[tuple[int, float]] = []
-    best = state.params
+    # a copy, since every step takes its parameters' memory
+    best = jax.tree.map(jnp.copy, state.params) if validate is not None else None
     kept = None
     if checkpoints is not None:
-        kept = Checkpoints(checkpoints, _fingerprint(model, batches, options), checkpoint_every)
+        fingerprint = _fingerprint(model, batches, options, validate is not None)
+        kept = Checkpoints(checkpoints, fingerprint, checkpoint_every)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
             tree, losses, validation = restored
@@ -158,7 +160,7 @@ def finetune(
         if validate is not None and (last or (every and (k + 1) % every == 0)):
             validation.append((k + 1, float(validate(finished(state.params)))))
             if validation[-1][1] <= min(v for _, v in validation):
-                best = jax.tree.map(jnp.copy, state.params)  # the next step takes the original
+                best = jax.tree.map(jnp.copy, state.params)
         if kept is not None:
             kept.save(k + 1, {"state": state, "best": best}, losses, validation, force=last)
     if kept is not None:
@@ -291,8 +293,10 @@ def _spread(batch: Batch, mesh: Mesh) -> Batch:
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 
-def _fingerprint(model: LanguageModel, batches: list[Batch], options: TrainOptions) -> str:
-    digest = hashlib.sha256(json.dumps([model.weights_sha256, *options]).encode())
+def _fingerprint(
+    model: LanguageModel, batches: list[Batch], options: TrainOptions, validated: bool
+) -> str:
+    digest = hashlib.sha256(json.dumps([model.weights_sha256, *options, validated]).encode())
     for batch in batches:
         for part in batch:
             digest.update(part.tobytes())

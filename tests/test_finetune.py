@@ -232,6 +232,8 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
     finetune(model, rows, options(), checkpoints=tmp_path)
     with pytest.raises(ValueError, match="holds checkpoints of other rows"):
         finetune(model, rows, options(learning_rate=0.5), checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="holds checkpoints of other rows"):
+        finetune(model, rows, options(), checkpoints=tmp_path, validate=lambda candidate: 0.0)
 
 
 @pytest.mark.parametrize(
