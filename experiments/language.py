@@ -226,8 +226,17 @@ def train_and_test(
     texts: bool,
 ) -> Row:
     """Train on the rows and measure, at the learning rate with the best validation loss."""
-    measured = [_train(options, model, prepared, chosen, replicate, r, texts) for r in tried]
-    return min(measured, key=lambda m: m["validation_nll"])
+    runs = (_train(options, model, prepared, chosen, replicate, rate) for rate in tried)
+    measured, tuned = min(runs, key=lambda run: run[0]["validation_nll"])
+    if texts and tuned is not None:
+        measured["texts"] = generate(
+            tuned,
+            prompts_of(prepared.pool.test, options),
+            max_new_tokens=options.new_tokens,
+            temperature=options.temperature,
+            seed=_seed(options, replicate),
+        )
+    return measured
 
 
 def _train(
@@ -237,11 +246,10 @@ def _train(
     chosen: Chosen,
     replicate: int,
     rate: float,
-    texts: bool,
-) -> Row:
-    """Losses on validation and test of the model that one training gives; its texts if asked."""
+) -> tuple[Row, LanguageModel | None]:
+    """Losses on validation and test after one training; the model, of which a head is no part."""
     seed, head = _seed(options, replicate), prepared.head
-    row: Row = {"learning_rate": rate}
+    tuned = None
     if head is not None:
         offsets = prepared.candidates.hidden.offsets
         theta = train(
@@ -269,15 +277,7 @@ def _train(
             weights=chosen.weights,
         ).model
         losses = [token_losses(tuned, part) for part in (prepared.validation, prepared.test)]
-        if texts:
-            row["texts"] = generate(
-                tuned,
-                prompts_of(prepared.pool.test, options),
-                max_new_tokens=options.new_tokens,
-                temperature=options.temperature,
-                seed=seed,
-            )
-    return row | _measures(prepared, *losses)
+    return {"learning_rate": rate} | _measures(prepared, *losses), tuned
 
 
 def prompts_of(test: list[DataRow], options: Options) -> list[str]:

@@ -4,9 +4,10 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.layers import stack
+from fisher_jax.models.layers import project, stack
 from fisher_jax.models.llama import Llama
 
 Method = Literal["full", "lora", "last_layer"]
@@ -31,6 +32,15 @@ def prepare(
     raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
 
 
+class Adapter(nnx.LoRA):
+    """flax's adapter, its products by `project`."""
+
+    def __call__(self, x: Array, **_: object) -> Array:
+        """`x W + x A B`."""
+        assert isinstance(self.base_module, nnx.Linear)
+        return self.base_module(x) + project(project(x, self.lora_a[...]), self.lora_b[...])
+
+
 def with_lora(module: Llama | GPT2, rank: int, seed: int) -> Llama | GPT2:
     """Every linear map of every layer gets an adapter: `x W + x A B`, A random and B zero.
 
@@ -40,8 +50,8 @@ def with_lora(module: Llama | GPT2, rank: int, seed: int) -> Llama | GPT2:
     for name, linear in list(vars(module.layers).items()):
         if isinstance(linear, nnx.Linear):
 
-            def adapter(rngs: nnx.Rngs, linear: nnx.Linear = linear) -> nnx.LoRA:
-                return nnx.LoRA(linear.in_features, rank, linear.out_features, rngs=rngs)
+            def adapter(rngs: nnx.Rngs, linear: nnx.Linear = linear) -> Adapter:
+                return Adapter(linear.in_features, rank, linear.out_features, rngs=rngs)
 
             adapters = stack(adapter, module.config.n_layers, rngs)
             adapters.base_module = nnx.data(linear)
@@ -53,7 +63,7 @@ def merged(module: Llama | GPT2) -> Llama | GPT2:
     """The same function without adapters: `W + A B`."""
     module = nnx.merge(*nnx.split(module))
     for name, adapter in list(vars(module.layers).items()):
-        if isinstance(adapter, nnx.LoRA):
+        if isinstance(adapter, Adapter):
             linear = adapter.base_module
             assert isinstance(linear, nnx.Linear)
             change = jnp.matmul(adapter.lora_a[...], adapter.lora_b[...], precision="highest")

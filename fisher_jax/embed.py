@@ -1,12 +1,14 @@
 """Texts to token embeddings: length buckets, full batches, one compiled program a bucket."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from fisher_jax.buckets import ladder
 from fisher_jax.data import PoolError, PromptCompletion, Row
@@ -154,6 +156,7 @@ def forward(
     fed = np.asarray([len(ids) - 1 for ids in rows.ids])
     offsets = np.concatenate([[0], np.cumsum(rows.counted)])
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
+    graph, weights = nnx.split(model.module)
     steps = np.minimum(ladder(fed, MAX_BUCKETS, LENGTH_STEP), model.context)
     done = 0
     for length, lower in zip(steps, [0, *steps[:-1]], strict=True):
@@ -165,7 +168,7 @@ def forward(
             ids_BxT = np.zeros((batch, length), np.int32)
             for slot, i in enumerate(chosen):
                 ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
-            hidden_BxTxD = np.asarray(_hidden(model.module, jnp.asarray(ids_BxT)))
+            hidden_BxTxD = np.asarray(_hidden(graph, weights, ids_BxT))
             for slot, i in enumerate(chosen):
                 states = hidden_BxTxD[slot, rows.first[i] - 1 : fed[i]]
                 tokens_TxD[offsets[i] : offsets[i + 1]] = states
@@ -194,9 +197,9 @@ def standardize(
     return tokens_TxD
 
 
-@nnx.jit
-def _hidden(module: nnx.Module, ids_BxT: jnp.ndarray) -> jnp.ndarray:
-    return module(ids_BxT).astype(jnp.float32)
+@functools.partial(jax.jit, static_argnames="graph")
+def _hidden(graph: nnx.GraphDef, weights: nnx.State, ids_BxT: Int[Array, "B T"]) -> Array:
+    return nnx.merge(graph, weights)(ids_BxT).astype(jnp.float32)
 
 
 def _as_row(text: str | Mapping[str, str], i: int) -> Row:

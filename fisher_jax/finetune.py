@@ -165,7 +165,7 @@ def finetune(
             kept.save(k + 1, {"state": state, "best": best}, losses, validation, force=last)
     if kept is not None:
         kept.close()
-    final = finished(best if validation else state.params)
+    final = finished(best if best is not None else state.params)
     return Finetuned(final, np.asarray(losses, np.float32), validation)
 
 

@@ -1,8 +1,10 @@
 """Rows of tokens packed into batches of one shape: little padding, no row sees another."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -66,22 +68,29 @@ def pack(
 def packed_states(
     model: LanguageModel,
     rows: TokenizedRows,
-    sequences: int = 8,
-    length: int = 256,
+    sequences: int = 4,
+    length: int = 128,
     on_progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "T D"]:
     """What `embed.forward` gives, from packed sequences of one shape: a single compiled program.
 
     For many sets of short rows, such as an experiment's pools and test sets.
     """
-    longest = max(len(ids) - 1 for ids in rows.ids)
-    shape = (1, sequences, max(length, -(-longest // 64) * 64))
+    fed = np.array([len(ids) - 1 for ids in rows.ids])
+    length = max(length, -(-int(fed.max()) // 64) * 64)
+    # first fit in decreasing length over as many sequences as it takes
+    (together,) = arrange(rows, np.argsort(-fed, kind="stable"), (1, len(fed), length))
+    n_batches = -(-(1 + max(place.sequence for place in together)) // sequences)
+    batches = [[] for _ in range(n_batches)]
+    for i, sequence, begin in together:
+        batches[sequence // sequences].append(Place(i, sequence % sequences, begin))
+    graph, weights = nnx.split(model.module)
     offsets = np.concatenate([[0], np.cumsum(rows.counted)])
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
     done = 0
-    for places in arrange(rows, np.arange(len(rows.ids)), shape):
-        batch = _batch(rows, places, shape, None)
-        hidden = np.asarray(_packed(model.module, *(x[0] for x in batch[:3])))
+    for places in batches:
+        batch = _batch(rows, places, (1, sequences, length), None)
+        hidden = np.asarray(_packed(graph, weights, *(x[0] for x in batch[:3])))
         for i, sequence, begin in places:
             own = slice(begin + rows.first[i] - 1, begin + len(rows.ids[i]) - 1)
             tokens_TxD[offsets[i] : offsets[i + 1]] = hidden[sequence, own]
@@ -91,10 +100,12 @@ def packed_states(
     return tokens_TxD
 
 
-@nnx.jit
-def _packed(module: nnx.Module, ids: Array, positions: Array, segments: Array) -> Array:
-    states = module.states  # pyright: ignore[reportAttributeAccessIssue]
-    return states(ids, positions, packed_rows(segments))[0].astype(jnp.float32)
+@functools.partial(jax.jit, static_argnames="graph")
+def _packed(
+    graph: nnx.GraphDef, weights: nnx.State, ids: Array, positions: Array, segments: Array
+) -> Array:
+    module = nnx.merge(graph, weights)
+    return module.states(ids, positions, packed_rows(segments))[0].astype(jnp.float32)
 
 
 def arrange(

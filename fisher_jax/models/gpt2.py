@@ -1,5 +1,6 @@
 """GPT-2's forward pass up to the pre-logit states."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.layers import Attend, Memory, apply_stack, stack, whole_rows
+from fisher_jax.models.layers import Attend, Memory, apply_stack, linear_map, stack, whole_rows
 
 
 class GPT2Config(NamedTuple):
@@ -29,12 +30,10 @@ class GPT2Layer(nnx.Module):
     """Layer norm, attention, layer norm, MLP."""
 
     def __init__(self, config: GPT2Config, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        def linear(n_in: int, n_out: int) -> nnx.Linear:
-            return nnx.Linear(n_in, n_out, param_dtype=dtype, precision="highest", rngs=rngs)
-
         def norm() -> nnx.LayerNorm:
             return nnx.LayerNorm(config.dim, epsilon=config.norm_eps, param_dtype=dtype, rngs=rngs)
 
+        linear = functools.partial(linear_map, dtype=dtype, rngs=rngs)
         self.n_heads = config.n_heads
         self.attention_norm, self.mlp_norm = norm(), norm()
         self.query_key_value = linear(config.dim, 3 * config.dim)

@@ -1,5 +1,6 @@
 """Llama's forward pass (SmolLM2, Llama 2 and 3 and their kin) up to the pre-logit states."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.layers import Attend, Memory, apply_stack, stack, whole_rows
+from fisher_jax.models.layers import Attend, Memory, apply_stack, linear_map, stack, whole_rows
 
 
 class Llama3Rope(NamedTuple):
@@ -65,14 +66,10 @@ class LlamaLayer(nnx.Module):
     """RMS norm, grouped-query attention, RMS norm, gated MLP."""
 
     def __init__(self, config: LlamaConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        def linear(n_in: int, n_out: int, bias: bool) -> nnx.Linear:
-            return nnx.Linear(
-                n_in, n_out, use_bias=bias, param_dtype=dtype, precision="highest", rngs=rngs
-            )
-
         def norm() -> nnx.RMSNorm:
             return nnx.RMSNorm(config.dim, epsilon=config.norm_eps, param_dtype=dtype, rngs=rngs)
 
+        linear = functools.partial(linear_map, dtype=dtype, rngs=rngs)
         dim, bias = config.dim, config.attention_bias
         self.head_dim = config.head_dim
         self.attention_norm, self.mlp_norm = norm(), norm()
