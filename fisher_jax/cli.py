@@ -165,31 +165,37 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     from fisher_jax.report import counted
 
     assert file.rows is not None
+    with timed("deduplicate"):
+        unique = _without_copies(args.deduplicate, file.rows)
+    candidates = [file.rows[i] for i in unique]
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
-        tokenized = tokenize(model, file.rows, args.max_length, args.positions)
+        tokenized = tokenize(model, candidates, args.max_length, args.positions)
         costs = tokenized.counted
         if args.positions == "prompt":
-            costs = tokenize(model, file.rows, args.max_length).counted
+            costs = tokenize(model, candidates, args.max_length).counted
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(empty) and args.on_empty == "error":
-        first = ", ".join(file.where(int(i)).split(", ")[-1] for i in empty[:5])
+        first = ", ".join(file.where(int(unique[i])).split(", ")[-1] for i in empty[:5])
         raise ValueError(
             f"{args.pool}: {len(empty)} row(s) have no token to predict ({first}"
             f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
             "them out, or mend them"
         )
-    rows = np.flatnonzero(tokenized.counted)
-    if len(rows) == 0:
+    some = np.flatnonzero(tokenized.counted)
+    if len(some) == 0:
         raise ValueError(
             f"{args.pool}: no row has a token to predict: give rows two tokens or "
             "more and a completion, or a larger --max-length"
         )
-    kept = tokenized.take(rows)
+    kept, rows = tokenized.take(some), unique[some]
     notes, n_cut = [], tokenized.n_cut
+    if n_copies := len(file) - len(unique):
+        was = "copy was" if n_copies == 1 else "copies were"
+        notes.append(f"{n_copies:,} {args.deduplicate} {was} dropped.")
     if len(empty):
-        skipped = [file.rows[int(i)] for i in empty]  # a row counts once, as skipped
+        skipped = [candidates[i] for i in empty]  # a row counts once, as skipped
         n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
         was = "was" if len(empty) == 1 else "were"
         notes.append(f"{counted(len(empty), 'row')} with no token to predict {was} skipped.")
@@ -213,10 +219,25 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         "model": model.name,
         "weights_sha256": model.weights_sha256,
         "tokenizer_sha256": model.tokenizer_sha256,
+        "dropped_copies": n_copies,
         "skipped_rows": len(empty),
         "cut_rows": n_cut,
     }
-    return _Pool(file, emb, np.maximum(costs[rows], 1), rows, len(file), notes, facts)
+    return _Pool(file, emb, np.maximum(costs[some], 1), rows, len(file), notes, facts)
+
+
+def _without_copies(deduplicate: str, rows: list) -> Any:
+    """Indices of the rows that are no copy of an earlier one."""
+    import numpy as np
+
+    from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
+
+    if deduplicate == "none":
+        return np.arange(len(rows))
+    if deduplicate == "exact":
+        return deduplicate_exact(rows)
+    with _progress("looking for copies", len(rows), "row") as show:
+        return deduplicate_near(rows, on_progress=show)
 
 
 def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:

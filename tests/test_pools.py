@@ -1,6 +1,5 @@
 import functools
 import json
-import sys
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -10,14 +9,12 @@ from experiments import pools
 from experiments.corruptions import boilerplate, near_duplicate, scanned, shuffled, words_of
 from experiments.pools import (
     KINDS,
-    deduplicate_exact,
-    deduplicate_near,
     make_pool,
-    normalized,
     split_corpus,
 )
 from fisher_jax.corpora import Passage
 from fisher_jax.data import PoolError, PromptCompletion
+from fisher_jax.duplicates import deduplicate_exact, deduplicate_near, normalized
 
 SIZES = {"n_pool": 300, "n_validation": 41, "n_test": 61}
 NOUNS = """anchor basket candle desert engine feather garden hammer island jacket kettle ladder
@@ -213,15 +210,9 @@ def test_near_duplicates_are_light_edits():
     assert row.completion == "The answer."
 
 
-def test_exact_duplicates_ignore_case_and_white_space():
-    rows = ["One two.", "three", " one\n TWO.", "Three", "one two", PromptCompletion("one", "two.")]
-    assert deduplicate_exact(rows).tolist() == [0, 1, 4]
-    assert deduplicate_exact([]).tolist() == []
-
-
 @pytest.mark.parametrize("corpus", ["shakespeare", "gsm8k"])
 def test_near_duplicates_are_found_and_clean_rows_kept(corpus):
-    pytest.importorskip("datasketch", reason="needs: pip install -e '.[language]'")
+    pytest.importorskip("datasketch", reason="needs: pip install -e '.[dedup]'")
     pool = make_pool("duplicates", corpus, **SIZES, seed=1)
     kept = np.isin(np.arange(300), deduplicate_near(pool.rows))
     assert np.mean(~kept[pool.kind == "near_duplicate"]) > 0.8
@@ -230,27 +221,6 @@ def test_near_duplicates_are_found_and_clean_rows_kept(corpus):
     assert np.sum(~kept[own]) <= pools.MIN_SOURCES + 2
     clean = make_pool("clean", "shakespeare", **SIZES, seed=1).rows
     assert len(deduplicate_near(clean)) > 0.98 * len(clean)
-
-
-def test_the_first_of_connected_rows_is_kept():
-    pytest.importorskip("datasketch", reason="needs: pip install -e '.[language]'")
-    a = "The keeper of the lighthouse carried a lantern down to the harbour"
-    rows = ["something else entirely", a, a + " wall", "", a + " wall at night!", a.upper()]
-    assert deduplicate_near(rows, seed=3).tolist() == [0, 1, 3]
-    assert deduplicate_near(rows, threshold=1.0).tolist() == [0, 1, 2, 3, 4]
-    assert deduplicate_near([]).tolist() == []
-
-
-@pytest.mark.parametrize("threshold", [0.0, 1.1, -1])
-def test_thresholds_out_of_range_are_named(threshold):
-    with pytest.raises(PoolError, match="threshold must be above 0"):
-        deduplicate_near(["a"], threshold)
-
-
-def test_a_missing_datasketch_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasketch", None)
-    with pytest.raises(PoolError, match=r"pip install 'fisher-jax\[language\]'"):
-        deduplicate_near(["a"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Copies of a row among a pool's rows: equal texts, and near duplicates by MinHash."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from fisher_jax.data import PoolError, Row
+
+_N_PERMUTATIONS = 128
+_SHINGLE = 3
+
+
+def text_of(row: Row) -> str:
+    """A row as one text."""
+    return row if isinstance(row, str) else f"{row.prompt}\n{row.completion}"
+
+
+def normalized(row: Row) -> str:
+    """What makes two rows the same: their text without case and kinds of white space."""
+    return " ".join(text_of(row).casefold().split())
+
+
+def deduplicate_exact(rows: Sequence[Row]) -> Int[np.ndarray, "n"]:
+    """Indices of the first of all rows with one `normalized` text, ascending."""
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        first.setdefault(normalized(row), i)
+    return np.asarray(list(first.values()), np.int64)
+
+
+def deduplicate_near(
+    rows: Sequence[Row],
+    threshold: float | int = 0.7,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Int[np.ndarray, "n"]:
+    """Indices of the first row of each cluster of near duplicates, ascending.
+
+    Two rows are near if the Jaccard similarity |A & B| / |A | B| of their sets of shingles is at
+    least `threshold`; clusters are what is connected. Shingles are runs of three characters of the
+    lower-case text, its letters and digits with single spaces. MinHash (128 permutations) with
+    locality-sensitive hashing proposes pairs, whose similarity is then computed exactly.
+
+    Args:
+        rows: texts, or prompts and completions.
+        threshold: between 0 and 1, exclusive of 0.
+        seed: of the permutations.
+        on_progress: called with the number of rows done.
+
+    Raises:
+        PoolError: the package datasketch is missing, or a threshold out of range.
+    """
+    if not 0 < threshold <= 1:
+        raise PoolError(f"threshold must be above 0 and at most 1, got {threshold}")
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        raise PoolError(
+            "near duplicates need the package datasketch: pip install 'fisher-jax[dedup]'"
+        ) from None
+    shingles = [_shingles(row) for row in rows]
+    index = MinHashLSH(threshold=max(0.1, threshold - 0.2), num_perm=_N_PERMUTATIONS)
+    hashes = MinHash.generator(
+        ([s.encode() for s in of_row] for of_row in shingles),
+        num_perm=_N_PERMUTATIONS,
+        seed=seed,
+        hashfunc=zlib.crc32,
+    )
+    root = list(range(len(shingles)))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    for i, (of_row, minhash) in enumerate(zip(shingles, hashes, strict=True)):
+        candidates: list[Any] = index.query(minhash)
+        for j in candidates:
+            a, b = find(i), find(j)
+            if a != b and _jaccard(of_row, shingles[j]) >= threshold:
+                root[max(a, b)] = min(a, b)
+        index.insert(i, minhash, check_duplication=False)
+        if on_progress is not None:
+            on_progress(i + 1)
+    return np.flatnonzero([find(i) == i for i in range(len(root))])
+
+
+def _shingles(row: Row) -> set[str]:
+    text = " ".join("".join(c if c.isalnum() else " " for c in normalized(row)).split())
+    return {text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1))}
+
+
+def _jaccard(a: set[str], b: set[str]) -> float:
+    common = len(a & b)
+    return common / (len(a) + len(b) - common)
