@@ -212,7 +212,7 @@ def prepare(
         rows = trained_rows(labels[0], len(module_head))
         known = [positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)]
         head = Head(module_head[rows], known[0], known[1], known[2])
-    candidates = Candidates(pool.rows, hidden, module_head, labels[0], targets)
+    candidates = Candidates(pool.rows, hidden, module_head, labels[0], targets, model)
     return Prepared(pool, parts[0], parts[1], parts[2], candidates, head)
 
 

@@ -12,15 +12,22 @@ from fisher_jax.data import Row
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
+from fisher_jax.models.load import LanguageModel
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.scores import (
     TokenScores,
+    ask_llm,
     el2n,
     gradient_norms,
+    ifd,
     pooled_states,
     row_means,
     token_scores,
+    top_probabilities,
 )
+
+OF_ROWS = ("losses", "el2n", "gradient_norm", "uncertainty", "quality", "ifd")
+TOP = 32  # labels a token that BADGE looks at
 
 
 class Variant(NamedTuple):
@@ -87,6 +94,7 @@ class Candidates:
         head: of the model, for what it says of the labels.
         labels: of those positions.
         targets: states of rows from the test's distribution (validation), for RDS+.
+        model: for Ask-LLM and IFD, which read the rows once more.
     """
 
     def __init__(
@@ -96,8 +104,9 @@ class Candidates:
         head: np.ndarray,
         labels: Int[np.ndarray, "T"],
         targets: TokenEmbeddings,
+        model: LanguageModel | None = None,
     ) -> None:
-        self.rows, self.hidden, self.targets = rows, hidden, targets
+        self.rows, self.hidden, self.targets, self.model = rows, hidden, targets, model
         self._head, self._labels = head, labels
 
     @functools.cached_property
@@ -106,20 +115,28 @@ class Candidates:
         return token_scores(self._head, self.hidden.tokens, self._labels)
 
     @functools.cached_property
-    def kept(self) -> dict[str, Int[np.ndarray, "n"]]:
+    def top(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of each token's likeliest labels, and which these are; for BADGE."""
+        return top_probabilities(self._head, self.hidden.tokens, min(TOP, len(self._head)))
+
+    @functools.lru_cache(4)  # noqa: B019  (a pool lives as long as its replicate)
+    def kept(self, keep: str) -> Int[np.ndarray, "n"]:
         """Rows that a filter leaves."""
-        near, losses = deduplicate_near(self.rows), self.given("losses")
-        return {
-            "all": np.arange(len(self.rows)),
-            "exact": deduplicate_exact(self.rows),
-            "near": near,
-            "plain": near[losses[near] <= np.quantile(losses, 0.75)],
-        }
+        if keep == "all":
+            return np.arange(len(self.rows))
+        if keep == "exact":
+            return deduplicate_exact(self.rows)
+        if keep == "near":
+            return deduplicate_near(self.rows)
+        near, losses = self.kept("near"), self.given("losses")  # plain
+        return near[losses[near] <= np.quantile(losses, 0.75)]
 
     def given(self, name: str) -> Any:
         """What a rule needs beside embeddings, by the name of its argument."""
         if name == "targets":
             return pooled_states(self.targets.tokens, self.targets.offsets)
+        if name in ("quality", "ifd") and self.model is not None:
+            return (ask_llm if name == "quality" else ifd)(self.model, self.rows)
         scores, hidden = self.scores, self.hidden
         if name == "losses":
             return row_means(scores.nll_T, hidden.offsets)
@@ -131,12 +148,14 @@ class Candidates:
             return scores.fisher_trace_T / scores.fisher_trace_T.mean()
         if name == "uncertainty":
             return row_means(scores.entropy_T, hidden.offsets)
+        if name in ("probabilities", "labels"):
+            return self.top[name == "labels"]
         raise ValueError(f"a selector needs {name}=, which this experiment does not compute")
 
     def choose(self, name: str, *, n: int, equal: str, seed: int) -> Chosen:
         """Rows for n examples, or for the tokens of n average rows."""
         variant = VARIANTS[name]
-        kept = self.kept[variant.keep]
+        kept = self.kept(variant.keep)
         features = rows_of(self.features_of(variant.features), kept)
         costs = self.hidden.lengths[kept].astype(np.float64)
         budget = (
@@ -151,7 +170,7 @@ class Candidates:
         extra = {}
         for needed in selector.needs:
             value = self.given(needed)
-            if needed in ("losses", "el2n", "gradient_norm", "uncertainty"):
+            if needed in OF_ROWS:
                 value = value[kept]
             extra[needed] = value
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)

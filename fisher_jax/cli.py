@@ -167,7 +167,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     assert file.rows is not None
     with timed("deduplicate"):
         unique = _without_copies(args.deduplicate, file.rows)
-    candidates = [file.rows[i] for i in unique]
+    candidates: list[Any] = [file.rows[i] for i in unique]
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
@@ -226,7 +226,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     return _Pool(file, emb, np.maximum(costs[some], 1), rows, len(file), notes, facts)
 
 
-def _without_copies(deduplicate: str, rows: list) -> Any:
+def _without_copies(deduplicate: str, rows: Any) -> Any:
     """Indices of the rows that are no copy of an earlier one."""
     import numpy as np
 
