@@ -128,6 +128,53 @@ def differences(panels: dict[str, dict[str, Estimate]]) -> Figure:
     return figure
 
 
+def parts(of_selector: dict[str, tuple[Estimate, Estimate]]) -> Figure:
+    """The advantage at equal examples as length part and content part, a bar each a selector."""
+    figure, axes = plt.subplots(figsize=(6.4, 0.55 * len(of_selector) + 1.2), layout="constrained")
+    at = np.arange(len(of_selector))
+    for k, (label, color) in enumerate((("length", "0.75"), ("content", "#1f4e79"))):
+        means, halves = np.array([two[k] for two in of_selector.values()]).T
+        axes.barh(at + 0.36 * k, means, 0.36, xerr=halves, label=label, color=color, capsize=2)
+    axes.axvline(0, color="black", lw=1)
+    axes.set_yticks(at + 0.18, [*of_selector], fontsize=8)
+    axes.set_xlabel("advantage over uniform at equal examples, nats a token", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def learning_curves(panels: dict[str, list[Row]]) -> Figure:
+    """Held-out NLL against the tokens trained on: uniform as a line, a mark a selector and n."""
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=(3.6 * len(panels) + 1.8, 3.4), squeeze=False, layout="constrained"
+    )
+    for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
+        for k, ((name,), own) in enumerate(group(rows, "selector").items()):
+            points = [
+                (np.mean([r["tokens"] for r in some]), estimate(r["held_out_nll"] for r in some))
+                for some in group(own, "equal", "n").values()
+            ]
+            points.sort()
+            style = {"color": "0.45", "marker": MARKERS[k % 14], "ls": ""}
+            style |= STYLES.get(name, {}) | ({} if name == "uniform" else {"ls": ""})
+            axes.errorbar(
+                [x for x, _ in points],
+                [e.mean for _, e in points],
+                [e.half if name == "uniform" else 0 for _, e in points],
+                label=name, ms=5, elinewidth=0.8, capsize=2, **style,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("tokens trained on", fontsize=8)
+        axes.tick_params(labelsize=8, which="both")
+        axes.grid(alpha=0.25, which="both")
+    grid[0][0].set_ylabel(METRICS["held_out_nll"], fontsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
 def _columns(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     return [r["bound"] for r in rows], [r["exact"] for r in rows]
 

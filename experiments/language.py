@@ -142,7 +142,8 @@ def run(options: Options, folder: Path) -> list[Row]:
             if not todo:
                 continue
             model = model or load_model(own.model)
-            prepared = prepare(own, model, replicate, folder, label)
+            prepared = prepare(own, model, replicate, label)
+            _write_facts(folder / MANIFEST, f"{label}/{replicate}", prepared.pool.facts)
             for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
                 chosen = prepared.candidates.choose(
                     cell.selector, n=cell.n, equal=cell.equal, seed=_seed(own, replicate)
@@ -179,12 +180,9 @@ def pool_of(options: Options, replicate: int) -> Pool:
     )
 
 
-def prepare(
-    options: Options, model: LanguageModel, replicate: int, folder: Path, label: str
-) -> Prepared:
-    """A fresh pool with its test set, embedded; the manifest says what is in them."""
+def prepare(options: Options, model: LanguageModel, replicate: int, label: str) -> Prepared:
+    """A fresh pool with its test set, embedded."""
     pool = pool_of(options, replicate)
-    _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
     parts = [
         tokenize(model, rows, options.max_length)
         for rows in (pool.rows, pool.validation, pool.test)

@@ -15,14 +15,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy import stats
 
-from experiments.figures import differences, draw_all, save
+from experiments.figures import differences, draw_all, learning_curves, parts, save
 from experiments.harness import CONF
 from experiments.judging import JUDGED
 from experiments.language import MANIFEST, Cell, cells
+from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
 from experiments.statistics import Estimate, estimate, group, log_ratio, slope
 from fisher_jax.data import replacing
-from scripts.language_tables import LanguageTables, difference, judged
+from scripts.language_tables import LanguageTables, difference, judged, picked
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results"
@@ -61,7 +62,7 @@ def collect() -> None:
                 continue
             target = KEPT / name / config.stem
             target.mkdir(parents=True, exist_ok=True)
-            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED):
+            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED, PICKS):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             data = gzip.compress((source / RESULTS).read_bytes(), mtime=0)
@@ -261,6 +262,26 @@ class Language(LanguageTables, Run):
             }
         save(differences(panels), FIGURES / f"{self.where}_differences.png")
         return self.figure("differences", title)
+
+    def parts_figure(self, n: int, title: str) -> str:
+        """A picture of the length and content parts at equal examples."""
+        save(parts(self.parts(n)), FIGURES / f"{self.where}_parts.png")
+        return self.figure("parts", title)
+
+    def curves(self, key: str, title: str) -> str:
+        """Held-out NLL against tokens, a panel a value of `key`."""
+        panels = {str(v): self.of(**{key: v}) for (v,) in group(self.rows, key)}
+        save(learning_curves(panels), FIGURES / f"{self.where}_curves.png")
+        return self.figure("curves", title)
+
+    @property
+    def picks(self) -> dict:
+        """What `experiments.picks` found."""
+        return json.loads((self.folder / PICKS).read_text())
+
+    def picked(self) -> str:
+        """Its table."""
+        return table(*picked(self.picks))
 
     @property
     def partial(self) -> str:

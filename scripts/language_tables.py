@@ -168,17 +168,16 @@ class LanguageTables:
             lines.append([name, *cells])
         return ["tokens a row", *(f"equal {k}, n = {n}" for k, n in columns)], lines
 
-    def parts(self, n: int) -> tuple[list[str], list[list[str]]]:
-        """Advantage at equal examples = length part + content part."""
+    def parts(self, n: int) -> dict[str, tuple[Estimate, Estimate]]:
+        """Advantage at equal examples = length part + content part, a selector each."""
         uniform = self.of(selector="uniform", equal="examples", n=n)
         curve = self.of(selector="uniform")
-        lines = []
+        found = {}
         for (name,) in group(self.rows, "selector"):
             own = self.of(selector=name, equal="examples", n=n)
             if name != "uniform" and own:
-                length, content = length_and_content(own, uniform, curve)
-                lines.append([name, nats(length), nats(content)])
-        return ["advantage at equal examples", "length part", "content part"], lines
+                found[name] = length_and_content(own, uniform, curve)
+        return found
 
     def sentences(self, equal: str, n: int) -> tuple[list[str], list[list[str]]]:
         """Two-level bootstrap of the difference to uniform, nats a row."""
@@ -207,6 +206,21 @@ class LanguageTables:
 
     def _has(self, equal: str, n: int) -> bool:
         return len(group(self.of(equal=equal, n=n), "selector")) > 1
+
+
+def picked(found: Row) -> tuple[list[str], list[list[str]]]:
+    """What the first picks have in common, and how long the chosen rows are."""
+
+    def line(name: str, of: dict[str, float], lengths: str) -> list[str]:
+        numbers = [f"{of['tokens']:.1f}", f"{of['rare']:.2f}", f"{of['repeats']:.2f}"]
+        return [name, *numbers, f"{of['loss']:.2f}", f"{of['energy']:.2f}", lengths]
+
+    lines = [line("the pool", found["pool"], "")]
+    for name, of in found["selectors"].items():
+        lengths = " / ".join(f"{q:.0f}" for q in of["length_quantiles"])
+        lines.append(line(name, of["first"], lengths))
+    head = ["first 20", "tokens a row", "in no other row", "repeated in the row", "loss (nats)"]
+    return [*head, "squared norm", f"lengths of all {found['n']}: 10 / 50 / 90%"], lines
 
 
 def judged(text: str, published: dict[str, str]) -> tuple[list[str], list[list[str]]]:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from test_experiments import ROOT, base_config
 from test_models import VOCAB, random_model
 
-from experiments import judging, language
+from experiments import figures, judging, language, picks
 from experiments.harness import checked
 from experiments.results import read_rows
 from experiments.statistics import Estimate
@@ -24,10 +24,12 @@ from fisher_jax.data import PromptCompletion
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.last_layer import HeadOptions, nll, positions_of, train, trained_rows
 from fisher_jax.models.load import load_model
+from fisher_jax.selection import select
 from scripts.language_tables import (
     LanguageTables,
     difference,
     length_and_content,
+    picked,
     times,
     tokens_to_match,
     two_level,
@@ -331,3 +333,44 @@ def test_tables_show_what_was_not_run():
     assert lines[1] == ["a", "-0.1500 ± 0.6353", "not run"]
     assert lines[2][1] == "not run"
     assert tables.variants("equal", 10)[1][1] == ["a", "-0.1000"]
+
+
+def test_picks_say_what_the_selectors_take(model_folder):
+    given = options(model_folder, budgets=[8], selectors=["uniform", "longest", "fisher"])
+    found = picks.picks(given)
+    prepared = language.prepare(given, load_model(given.model), 0, "again")
+    facts = picks.facts_of(prepared)
+    tokens = [row.split() for row in prepared.pool.rows]
+    unk = prepared.rows.ids[0].dtype.type(0)
+    assert facts.tokens.tolist() == [min(len(t), given.max_length) - 1 for t in tokens]
+    ids = [row[1:].tolist() for row in prepared.rows.ids]
+    rows_with = Counter(i for row in ids for i in set(row))
+    assert unk in rows_with
+    rare = [np.mean([rows_with[i] == 1 for i in row]) for row in ids]
+    np.testing.assert_allclose(facts.rare, rare)
+    np.testing.assert_allclose(facts.repeats, [1 - len(set(row)) / len(row) for row in ids])
+    emb = prepared.candidates.features_of("tokens")
+    np.testing.assert_allclose(facts.alone.max(), select(emb, n_samples=1).gains[0], rtol=1e-4)
+    longest = sorted(facts.tokens)[-8:]
+    of_longest = found["selectors"]["longest"]
+    assert of_longest["all"]["tokens"] == np.mean(longest)
+    assert of_longest["length_quantiles"][2] <= max(longest)
+    assert found["pool"]["tokens"] == facts.tokens.mean()
+    assert 0.5 < found["gain_and_length"] <= 1
+    _, lines = picked(found)
+    assert [line[0] for line in lines] == ["the pool", "uniform", "longest", "fisher"]
+
+
+def test_figures_of_a_run_are_drawn(tmp_path):
+    rows = planted("uniform", [3.0, 3.2]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
+    rows += planted("uniform", [3.0, 3.2], equal="examples")
+    rows += planted("a", [2.5, 2.6], equal="examples", tokens=200)
+    figure = figures.learning_curves({"pool": rows})
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.containers] == ["uniform", "a"]
+    figures.save(figure, tmp_path / "curves.png")
+    tables = LanguageTables(rows)
+    bars = figures.parts(tables.parts(10)).axes[0].patches
+    length, content = (bar.get_width() for bar in bars)
+    assert length + content == pytest.approx(0.55)
+    assert length == pytest.approx(0.5)

@@ -1,0 +1,113 @@
+"""What a language run's selectors take: lengths, rare words, loss and norm of the first picks.
+
+`python -m experiments.picks outputs/language/cpu` selects once more in replicate 0 of the run's
+first setting, without any training, and writes picks.json into its folder.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from omegaconf import OmegaConf
+from scipy import stats
+
+from experiments.language import Options, Prepared, prepare
+from experiments.results import RESOLVED, Row, settings
+from fisher_jax.data import replacing
+from fisher_jax.models.load import load_model
+from fisher_jax.scores import row_means
+
+PICKS = "picks.json"
+FIRST = 20
+SHOWN = 5  # first picks whose text is kept
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+class Facts(NamedTuple):
+    """A number for every row of a pool.
+
+    Attributes:
+        tokens: that are learnt.
+        rare: share of its tokens that no other row of the pool has.
+        repeats: share of its tokens that repeat one of the same row.
+        loss: mean NLL a token under the model before training, nats.
+        energy: mean squared norm of its embeddings, the pool's mean is 1.
+        alone: its gain as the first row, nats.
+    """
+
+    tokens: Int[np.ndarray, "N"]
+    rare: Float[np.ndarray, "N"]
+    repeats: Float[np.ndarray, "N"]
+    loss: Float[np.ndarray, "N"]
+    energy: Float[np.ndarray, "N"]
+    alone: Float[np.ndarray, "N"]
+
+
+def main() -> None:
+    """The command."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("folder", type=Path, help="of a finished or partial language run")
+    args = p.parse_args()
+    try:
+        path = args.folder / RESOLVED
+        options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
+        found = picks(replace(options, **next(settings(options.grid)), grid={}))
+    except (ValueError, OSError) as error:
+        print(f"experiments.picks: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    with replacing(args.folder / PICKS) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{args.folder / PICKS}: {len(found['selectors'])} selectors", file=sys.stderr)
+
+
+def picks(options: Options) -> Row:
+    """Facts of the pool, and of each selector's first 20 and all n rows at equal examples."""
+    prepared = prepare(options, load_model(options.model), 0, "pool")
+    facts, n = facts_of(prepared), options.budgets[0]
+    found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
+    for name in options.selectors:
+        chosen = prepared.candidates.choose(name, n=n, equal="examples", seed=options.seed).rows
+        found["selectors"][name] = {
+            "first": described(facts, chosen[:FIRST]),
+            "all": described(facts, chosen),
+            "length_quantiles": [float(q) for q in np.quantile(facts.tokens[chosen], QUANTILES)],
+            "texts": [str(prepared.pool.rows[i]) for i in chosen[:SHOWN]],
+        }
+    for name, values in (("gain", facts.alone), ("gain_per_token", facts.alone / facts.tokens)):
+        found[f"{name}_and_length"] = float(stats.spearmanr(values, facts.tokens)[0])  # pyright: ignore
+    return found
+
+
+def facts_of(prepared: Prepared) -> Facts:
+    """See `Facts`."""
+    candidates = prepared.candidates
+    emb, rows = candidates.features_of("tokens"), prepared.rows
+    learnt = [ids[first:] for ids, first in zip(rows.ids, rows.first, strict=True)]
+    having = np.bincount(np.concatenate([np.unique(ids) for ids in learnt]))
+    norms = np.einsum("td,td->t", emb.tokens, emb.tokens)
+    alone = np.empty(len(emb))
+    for i in range(len(emb)):
+        alone[i] = np.linalg.slogdet(np.eye(emb.lengths[i]) + emb[i] @ emb[i].T)[1]
+    return Facts(
+        tokens=emb.lengths,
+        rare=np.array([np.mean(having[ids] == 1) for ids in learnt]),
+        repeats=np.array([1 - len(np.unique(ids)) / len(ids) for ids in learnt]),
+        loss=row_means(candidates.scores.nll_T, emb.offsets),
+        energy=row_means(norms, emb.offsets),
+        alone=alone,
+    )
+
+
+def described(facts: Facts, rows: Sequence[int] | Int[np.ndarray, "n"]) -> dict[str, float]:
+    """Means over some rows."""
+    return {name: float(np.mean(values[rows])) for name, values in facts._asdict().items()}
+
+
+if __name__ == "__main__":
+    main()
