@@ -4,6 +4,7 @@
 is kept; a killed run goes on after them.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -66,6 +67,7 @@ class Options:
     temperature: float
     generate_budgets: list[int]
     seed: int
+    proxy: str | None = None
     grid: dict[str, list[Any]] = field(default_factory=dict)
     overwrite: bool = False
     wandb: Wandb = field(default_factory=Wandb)
@@ -127,7 +129,7 @@ class Head(NamedTuple):
 def run(options: Options, folder: Path) -> list[Row]:
     """All cells of all settings, those that `folder` already holds left as they are."""
     results = Results(folder, asdict(options), options.overwrite, _key, GROWING)
-    model: LanguageModel | None = None
+    load = functools.lru_cache(2)(load_model)
     for setting in settings(options.grid):
         own = replace(options, **setting, grid={})
         label = " ".join(map(str, setting.values())) or own.pool
@@ -141,8 +143,8 @@ def run(options: Options, folder: Path) -> list[Row]:
             todo = [cell for cell in cells(own) if not results.has(at | cell._asdict())]
             if not todo:
                 continue
-            model = model or load_model(own.model)
-            prepared = prepare(own, model, replicate, label)
+            model, proxy = load(own.model), load(own.proxy) if own.proxy else None
+            prepared = prepare(own, model, replicate, label, proxy)
             _write_facts(folder / MANIFEST, f"{label}/{replicate}", prepared.pool.facts)
             for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
                 chosen = prepared.candidates.choose(
@@ -180,9 +182,16 @@ def pool_of(options: Options, replicate: int) -> Pool:
     )
 
 
-def prepare(options: Options, model: LanguageModel, replicate: int, label: str) -> Prepared:
-    """A fresh pool with its test set, embedded."""
+def prepare(
+    options: Options,
+    model: LanguageModel,
+    replicate: int,
+    label: str,
+    proxy: LanguageModel | None = None,
+) -> Prepared:
+    """A fresh pool with its test set, embedded by the model, or the candidates by a proxy."""
     pool = pool_of(options, replicate)
+    label = f"{label}, replicate {replicate}: embedding"
     parts = [
         tokenize(model, rows, options.max_length)
         for rows in (pool.rows, pool.validation, pool.test)
@@ -190,28 +199,48 @@ def prepare(options: Options, model: LanguageModel, replicate: int, label: str) 
     for name, part in zip(("pool", "validation", "test"), parts, strict=True):
         if not part.counted.all():
             raise ValueError(f"a row of the {name} has nothing to predict: raise max_length")
-    total = sum(len(part.ids) for part in parts)
+    with_test = options.method == "last_layer"
     states = []
-    with tqdm(total=total, desc=f"{label}, replicate {replicate}: embedding", unit="row") as bar:
+    if with_test or proxy is None:
+        states = embedded(model, parts if with_test else parts[:2], label)
+    labels = [labels_of(part) for part in parts]
+    module_head = np.asarray(model.module.head)
+    head = None
+    if with_test:
+        rows = trained_rows(labels[0], len(module_head))
+        known = [positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)]
+        head = Head(module_head[rows], known[0], known[1], known[2])
+    seen, seen_by = parts[:2], model
+    if proxy is not None:
+        seen = [tokenize(proxy, rows, proxy.context) for rows in (pool.rows, pool.validation)]
+        states, seen_by = embedded(proxy, seen, f"{label} by the proxy"), proxy
+    hidden, targets = (
+        TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
+        for x, part in zip(states[:2], seen, strict=True)
+    )
+    candidates = Candidates(
+        pool.rows,
+        hidden,
+        np.asarray(seen_by.module.head),
+        labels_of(seen[0]),
+        targets,
+        seen_by,
+        costs=parts[0].counted,
+    )
+    return Prepared(pool, parts[0], parts[1], parts[2], candidates, head)
+
+
+def embedded(model: LanguageModel, parts: list[TokenizedRows], label: str) -> list[np.ndarray]:
+    """States of the counted positions of each part."""
+    states = []
+    with tqdm(total=sum(len(part.ids) for part in parts), desc=label, unit="row") as bar:
         for part in parts:
 
             def show(done: int, begin: int = bar.n) -> None:
                 bar.update(begin + done - bar.n)
 
             states.append(packed_states(model, part, on_progress=show))
-    labels = [labels_of(part) for part in parts]
-    module_head = np.asarray(model.module.head)
-    hidden, targets = (
-        TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
-        for x, part in zip(states[:2], parts[:2], strict=True)
-    )
-    head = None
-    if options.method == "last_layer":
-        rows = trained_rows(labels[0], len(module_head))
-        known = [positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)]
-        head = Head(module_head[rows], known[0], known[1], known[2])
-    candidates = Candidates(pool.rows, hidden, module_head, labels[0], targets, model)
-    return Prepared(pool, parts[0], parts[1], parts[2], candidates, head)
+    return states
 
 
 def train_and_test(
@@ -249,7 +278,7 @@ def _train(
     seed, head = _seed(options, replicate), prepared.head
     tuned = None
     if head is not None:
-        offsets = prepared.candidates.hidden.offsets
+        offsets = np.concatenate([[0], np.cumsum(prepared.rows.counted)])
         theta = train(
             head.start,
             head.pool,
@@ -329,6 +358,7 @@ def described(prepared: Prepared, rows: np.ndarray) -> Row:
         "rows": len(rows),
         "tokens": int(prepared.rows.counted[rows].sum()),
         "fed_tokens": int(fed[rows].sum()),
+        "chosen": rows.tolist(),
         "shares": {str(k): round(float(np.mean(kinds[rows] == k)), 4) for k in np.unique(kinds)},
     }
 

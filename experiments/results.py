@@ -51,8 +51,11 @@ class Results:
         path = folder / RESOLVED
         before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
         assert isinstance(before, dict)
-        fixed = {k: v for k, v in kept.items() if k not in growing}
-        same = fixed == {k: v for k, v in before.items() if k not in growing}
+        given, known = (
+            {k: v for k, v in some.items() if k not in growing and v is not None}
+            for some in (kept, before)
+        )  # an option that came later and is None is what the earlier run did
+        same = given == known
         if path.exists() and not same and not overwrite:
             raise ValueError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "

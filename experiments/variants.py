@@ -95,6 +95,7 @@ class Candidates:
         labels: of those positions.
         targets: states of rows from the test's distribution (validation), for RDS+.
         model: for Ask-LLM and IFD, which read the rows once more.
+        costs: tokens of each row for the model that is trained, where another selects.
     """
 
     def __init__(
@@ -105,8 +106,10 @@ class Candidates:
         labels: Int[np.ndarray, "T"],
         targets: TokenEmbeddings,
         model: LanguageModel | None = None,
+        costs: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         self.rows, self.hidden, self.targets, self.model = rows, hidden, targets, model
+        self.costs = np.asarray(hidden.lengths if costs is None else costs, np.float64)
         self._head, self._labels = head, labels
 
     @functools.cached_property
@@ -157,11 +160,11 @@ class Candidates:
         variant = VARIANTS[name]
         kept = self.kept(variant.keep)
         features = rows_of(self.features_of(variant.features), kept)
-        costs = self.hidden.lengths[kept].astype(np.float64)
+        costs = self.costs[kept]
         budget = (
             Budget(np.ones(len(kept)), min(n, len(kept)))
             if equal == "examples"
-            else Budget(costs, n * float(self.hidden.lengths.mean()))
+            else Budget(costs, n * float(self.costs.mean()))
         )
         if variant.rule == "fisher_random":
             draw = draw_fisher(features, budget, ridge=variant.ridge, seed=seed)

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from test_experiments import ROOT, base_config
 from test_models import VOCAB, random_model
 
-from experiments import figures, judging, language, picks
+from experiments import figures, judging, language, picks, proxy
 from experiments.harness import checked
 from experiments.results import read_rows
 from experiments.statistics import Estimate
@@ -23,6 +23,7 @@ from fisher_jax.corpora import shakespeare
 from fisher_jax.data import PromptCompletion
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.last_layer import HeadOptions, nll, positions_of, train, trained_rows
+from fisher_jax.models.export import save_folder
 from fisher_jax.models.load import load_model
 from fisher_jax.selection import select
 from scripts.language_tables import (
@@ -374,3 +375,30 @@ def test_figures_of_a_run_are_drawn(tmp_path):
     length, content = (bar.get_width() for bar in bars)
     assert length + content == pytest.approx(0.55)
     assert length == pytest.approx(0.5)
+
+
+def test_a_proxy_selects_for_the_model(model_folder, tmp_path):
+    """A GPT-2 of a few steps: its rows are cheaper for it, and the budget is in the model's."""
+    config = proxy.CONFIG._replace(vocab=300, dim=8, n_layers=1, n_heads=2, mlp_dim=16)
+    texts = [row["text"] for row in shakespeare()[:200]]
+    few = proxy.OPTIONS._replace(epochs=1, sequences=2)
+    save_folder(proxy.trained("plays", texts, config, few), tmp_path / "gpt2")
+    given = options(
+        model_folder, method="last_layer", n_prompts=0, selectors=["uniform", "fisher"],
+        equal=["tokens"], replicates=1, grid={"proxy": [None, str(tmp_path / "gpt2")]},
+    )  # fmt: skip
+    rows = language.run(given, tmp_path / "run")
+    (n,) = given.budgets
+    own, by_proxy = ([r for r in rows if r["setting"]["proxy"] == p] for p in given.grid["proxy"])
+    assert own[0]["chosen"] == by_proxy[0]["chosen"]  # uniform
+    assert own[1]["chosen"] != by_proxy[1]["chosen"]
+    prepared = language.prepare(
+        given, load_model(given.model), 0, "", load_model(str(tmp_path / "gpt2"))
+    )
+    lengths = prepared.rows.counted
+    assert prepared.candidates.hidden.tokens.shape[1] == 8
+    assert prepared.candidates.hidden.lengths.sum() > lengths.sum()  # more, shorter tokens
+    for row in by_proxy:
+        assert row["tokens"] == lengths[row["chosen"]].sum() <= n * lengths.mean()
+    expected = prepared.candidates.choose("fisher", n=n, equal="tokens", seed=0)
+    assert by_proxy[1]["chosen"] == expected.rows.tolist()
