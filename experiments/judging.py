@@ -1,8 +1,9 @@
 """Pairwise judging of what a language run's models wrote: every selector against uniform.
 
 `python -m experiments.judging outputs/language/cpu --judges likelihood local` reads the run's
-texts and writes judged.json beside them. `--judges endpoint` asks an OpenAI-compatible server;
-`--dry-run` says first what that would cost. `--sheet FOLDER` writes a blinded sheet for people.
+texts and writes judged.json beside them; what was judged before stays. `--judges endpoint` asks an
+OpenAI-compatible server; `--dry-run` says first what that would cost. `--sheet FOLDER` writes a
+blinded sheet for people.
 """
 
 import argparse
@@ -42,6 +43,8 @@ def main() -> None:
     p.add_argument(
         "--judges", nargs="+", default=["likelihood"], choices=["likelihood", "local", "endpoint"]
     )
+    p.add_argument("--selectors", nargs="+", help="only these against uniform (default: all)")
+    p.add_argument("--equal", choices=["examples", "tokens"], help="only this kind of budget")
     p.add_argument("--ablation", action="store_true", help="also other names for the two texts")
     p.add_argument("--base-url", default="https://api.openai.com/v1", help="of the endpoint")
     p.add_argument("--judge-model", default="gpt-4o", help="of the endpoint")
@@ -70,7 +73,14 @@ def run(args: argparse.Namespace) -> None:
             f"{path} has no texts: run an experiment with n_prompts, such as experiment=cpu"
         )
     options = Options(**OmegaConf.to_object(OmegaConf.load(args.folder / RESOLVED)))  # pyright: ignore
-    pairs = pairs_of(options, rows)
+    every = pairs_of(options, rows)
+    pairs = {
+        (name, equal, n): some
+        for (name, equal, n), some in every.items()
+        if name in (args.selectors or [name]) and args.equal in (None, equal)
+    }
+    if not pairs:
+        raise ValueError(f"{path} has no texts of these selectors and budgets: ask for others")
     if args.sheet is not None:
         name, some = next(iter(pairs.items()))
         written = write_sheet(some, args.sheet, seed=0, methods=(name[0], "uniform"))
@@ -88,9 +98,19 @@ def run(args: argparse.Namespace) -> None:
             for naming, tags in wanted.items():
                 at = {"judge": kind, "naming": naming, "selector": name, "equal": equal, "n": n}
                 entries.append(at | {"tally": verdicts(judge, some, tags, options)})
-    with replacing(args.folder / JUDGED) as temporary:
-        temporary.write_text(json.dumps(entries, indent=1) + "\n")
+    judged = {_key(entry) for entry in entries}
+    known = args.folder / JUDGED
+    for entry in json.loads(known.read_text()) if known.exists() else []:
+        same_texts = len(every.get(_key(entry)[2:], [])) == entry["tally"]["n_pairs"]
+        if _key(entry) not in judged and same_texts:
+            entries.append(entry)
+    with replacing(known) as temporary:
+        temporary.write_text(json.dumps(sorted(entries, key=_key), indent=1) + "\n")
     print(f"{args.folder / JUDGED}: {len(entries)} comparisons with uniform", file=sys.stderr)
+
+
+def _key(entry: Row) -> tuple:
+    return tuple(entry[k] for k in ("judge", "naming", "selector", "equal", "n"))
 
 
 def pairs_of(options: Options, rows: Sequence[Row]) -> dict[tuple[str, str, int], list[Pair]]:

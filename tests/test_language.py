@@ -155,6 +155,7 @@ def test_judging_compares_with_uniform_of_the_same_prompt(smoke):
     arguments = argparse.Namespace(
         folder=folder, judges=["likelihood"], ablation=False, sheet=folder / "sheet",
         dry_run=False, base_url="", judge_model="", price_in=0.0, price_out=0.0,
+        selectors=None, equal=None,
     )  # fmt: skip
     judging.run(arguments)
     entries = json.loads((folder / "judged.json").read_text())
@@ -164,6 +165,12 @@ def test_judging_compares_with_uniform_of_the_same_prompt(smoke):
         assert entry["tally"]["n_pairs"] == 4  # two prompts, two replicates
         assert entry["tally"]["unparsable"] == 0
     assert (folder / "sheet/sheet.html").is_file()
+    arguments.sheet, arguments.equal = None, "tokens"
+    judging.run(arguments)  # half of it once more
+    assert json.loads((folder / "judged.json").read_text()) == entries
+    arguments.selectors = ["nobody"]
+    with pytest.raises(ValueError, match="no texts of these selectors"):
+        judging.run(arguments)
 
 
 def test_judging_a_run_without_texts_is_refused(tmp_path):
