@@ -30,7 +30,8 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 MAX_TOKENS = 64
 REPEATS = 5
-SECTIONS = ["selection", "memory", "fits", "drift", "growth", "embedding", "training"]
+RACES = ["embedding", "generation", "training"]  # with transformers on PyTorch
+SECTIONS = ["selection", "memory", "fits", "drift", "growth", *RACES]
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     p.add_argument(
         "--quick",
         action="store_true",
-        help="without Algorithm 2 in NumPy, the embedding race and the largest growth points",
+        help="without Algorithm 2 in NumPy, the races with PyTorch and the largest growth points",
     )
     p.add_argument(
         "--synthetic", action="store_true", help="no model: a synthetic pool of the same shape"
@@ -66,10 +67,14 @@ def main() -> None:
         "drift": lambda: drift(pool()),
         "growth": lambda: growth(quick=args.quick),
         "embedding": embedding_race,
+        "generation": generation_race,
         "training": training_race,
     }
     for name in args.only:
-        if name in ("embedding", "training") and (args.synthetic or args.quick):
+        if name in RACES and (args.synthetic or args.quick):
+            continue
+        if name in RACES and not has_torch():
+            results[name] = {"left_out": "needs pip install -e '.[parity]'"}
             continue
         results[name] = parts[name]() | {"machine": machine()}
         with replacing(path) as temporary:
@@ -261,19 +266,14 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
 
 def embedding_race() -> dict:
     """Tokens/s of SmolLM2's hidden states, ours and transformers', on equal batches."""
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("accelerate") is None:
-        return {"left_out": "needs pip install -e '.[parity]'"}
     import torch
-    from transformers import AutoModelForCausalLM
+    from flax import nnx
 
     from fisher_jax.corpora import shakespeare
     from fisher_jax.embed import _hidden
-    from fisher_jax.models.load import _smollm2_file, load_model
 
-    model, file = load_model("smollm2-135m"), _smollm2_file()
-    theirs = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    ).eval()
+    model, theirs = twins()
+    graph, weights = nnx.split(model.module)
     rows = [row["text"] for row in shakespeare()]
     order = np.random.default_rng(0).permutation(len(rows))[:2000]
     ids = sorted(model.tokenizer([rows[i] for i in order])["input_ids"], key=len)
@@ -291,7 +291,7 @@ def embedding_race() -> dict:
             return theirs.model(input_ids=torch.from_numpy(b).long()).last_hidden_state.numpy()
 
     def run_jax(b):
-        return np.asarray(_hidden(model.module, b))
+        return np.asarray(_hidden(graph, weights, b))
 
     ratios, ours_s, theirs_s = [], 0.0, 0.0
     for b in tqdm(batches[::3], desc="embedding race"):
@@ -312,22 +312,16 @@ def embedding_race() -> dict:
 
 def training_race(sequences: int = 8, length: int = 64) -> dict:
     """Tokens/s of a full fine-tuning step of SmolLM2 (AdamW, clipping), ours and PyTorch's."""
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("accelerate") is None:
-        return {"left_out": "needs pip install -e '.[parity]'"}
     import torch
-    from transformers import AutoModelForCausalLM
 
     from fisher_jax.embed import TokenizedRows
     from fisher_jax.finetune import TrainOptions, finetune
-    from fisher_jax.models.load import _smollm2_file, load_model
 
-    model, file = load_model("smollm2-135m"), _smollm2_file()
+    model, theirs = twins()
+    theirs.train()
     rng = np.random.default_rng(0)
     ids = rng.integers(model.module.config.vocab, size=(sequences, length + 1)).astype(np.int32)
     rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), 0)
-    theirs = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    ).train()
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
     batch = torch.from_numpy(ids).long()
 
@@ -356,6 +350,60 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
         "tokens_per_s_torch": tokens / other,
         "speedup": other / ours,
     }
+
+
+def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int = 64) -> dict:
+    """New tokens/s of greedy decoding in one batch, ours and transformers'."""
+    import torch
+
+    from fisher_jax.models.generate import generate_ids
+
+    model, theirs = twins()
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1000, model.module.config.vocab, size=(prompts, prompt_tokens))
+    batch = torch.from_numpy(ids).long()
+
+    def run_jax() -> None:
+        generate_ids(model.module, ids.tolist(), max_new_tokens=new_tokens)
+
+    def run_torch() -> None:
+        theirs.generate(
+            input_ids=batch,
+            attention_mask=torch.ones_like(batch),
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+        )
+
+    run_jax()
+    run_torch()
+    both = [(clock(run_jax), clock(run_torch)) for _ in tqdm(range(3), desc="generation race")]
+    ours, other = np.median(both, axis=0)
+    tokens = prompts * new_tokens
+    return {
+        "tokens_per_s": tokens / ours,
+        "tokens_per_s_torch": tokens / other,
+        "speedup": other / ours,
+    }
+
+
+@functools.cache
+def twins() -> tuple:
+    """SmolLM2 as ours and as transformers' model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from fisher_jax.models.load import _smollm2_file, load_model
+
+    file = _smollm2_file()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    return load_model("smollm2-135m"), theirs
+
+
+def has_torch() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "accelerate"))
 
 
 def print_table(results: dict) -> None:
