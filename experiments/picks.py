@@ -98,7 +98,7 @@ def facts_of(prepared: Prepared) -> Facts:
         tokens=emb.lengths,
         rare=np.array([np.mean(having[ids] == 1) for ids in learnt]),
         repeats=np.array([1 - len(np.unique(ids)) / len(ids) for ids in learnt]),
-        loss=row_means(candidates.scores.nll_T, emb.offsets),
+        loss=candidates.inputs["losses"],
         energy=row_means(norms, emb.offsets),
         alone=alone,
     )

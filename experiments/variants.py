@@ -1,7 +1,7 @@
 """Every way of choosing rows that the language experiment tries: filter, features, rule, ridge."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,23 +11,11 @@ from fisher_jax.budget import Budget
 from fisher_jax.data import Row
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
+from fisher_jax.inputs import OF_ROWS, Inputs
 from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.randomized import draw_fisher
-from fisher_jax.scores import (
-    TokenScores,
-    ask_llm,
-    el2n,
-    gradient_norms,
-    ifd,
-    pooled_states,
-    row_means,
-    token_scores,
-    top_probabilities,
-)
-
-OF_ROWS = ("losses", "el2n", "gradient_norm", "uncertainty", "quality", "ifd")
-TOP = 32  # labels a token that BADGE looks at
+from fisher_jax.scores import pooled_states
 
 
 class Variant(NamedTuple):
@@ -108,19 +96,9 @@ class Candidates:
         model: LanguageModel | None = None,
         costs: Int[np.ndarray, "N"] | None = None,
     ) -> None:
-        self.rows, self.hidden, self.targets, self.model = rows, hidden, targets, model
+        self.rows, self.hidden, self.targets = rows, hidden, targets
+        self.inputs = Inputs(hidden, head, labels, rows, model)
         self.costs = np.asarray(hidden.lengths if costs is None else costs, np.float64)
-        self._head, self._labels = head, labels
-
-    @functools.cached_property
-    def scores(self) -> TokenScores:
-        """What the model says of the labels; only some variants look at it."""
-        return token_scores(self._head, self.hidden.tokens, self._labels)
-
-    @functools.cached_property
-    def top(self) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of each token's likeliest labels, and which these are; for BADGE."""
-        return top_probabilities(self._head, self.hidden.tokens, min(TOP, len(self._head)))
 
     @functools.lru_cache(4)  # noqa: B019  (a pool lives as long as its replicate)
     def kept(self, keep: str) -> Int[np.ndarray, "n"]:
@@ -131,29 +109,8 @@ class Candidates:
             return deduplicate_exact(self.rows)
         if keep == "near":
             return deduplicate_near(self.rows)
-        near, losses = self.kept("near"), self.given("losses")  # plain
+        near, losses = self.kept("near"), self.inputs["losses"]  # plain
         return near[losses[near] <= np.quantile(losses, 0.75)]
-
-    def given(self, name: str) -> Any:
-        """What a rule needs beside embeddings, by the name of its argument."""
-        if name == "targets":
-            return pooled_states(self.targets.tokens, self.targets.offsets)
-        if name in ("quality", "ifd") and self.model is not None:
-            return (ask_llm if name == "quality" else ifd)(self.model, self.rows)
-        scores, hidden = self.scores, self.hidden
-        if name == "losses":
-            return row_means(scores.nll_T, hidden.offsets)
-        if name == "el2n":
-            return el2n(scores, hidden.offsets)
-        if name == "gradient_norm":
-            return gradient_norms(scores, hidden.tokens, hidden.offsets)
-        if name == "weights":
-            return scores.fisher_trace_T / scores.fisher_trace_T.mean()
-        if name == "uncertainty":
-            return row_means(scores.entropy_T, hidden.offsets)
-        if name in ("probabilities", "labels"):
-            return self.top[name == "labels"]
-        raise ValueError(f"a selector needs {name}=, which this experiment does not compute")
 
     def choose(self, name: str, *, n: int, equal: str, seed: int) -> Chosen:
         """Rows for n examples, or for the tokens of n average rows."""
@@ -172,10 +129,11 @@ class Candidates:
         selector = (SELECTORS | MODEL_SELECTORS)[variant.rule]
         extra = {}
         for needed in selector.needs:
-            value = self.given(needed)
-            if needed in OF_ROWS:
-                value = value[kept]
-            extra[needed] = value
+            if needed == "targets":
+                extra[needed] = pooled_states(self.targets.tokens, self.targets.offsets)
+                continue
+            value = self.inputs[needed]
+            extra[needed] = value[kept] if needed in OF_ROWS else value
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
         return Chosen(kept[ranking])
 
@@ -203,7 +161,7 @@ class Candidates:
             offsets = np.arange(len(x) + 1)
         emb = TokenEmbeddings(x, offsets)
         if features in ("trace", "error"):
-            scores = self.scores
+            scores = self.inputs.scores
             emb = weighted(emb, scores.fisher_trace_T if features == "trace" else scores.gradient_T)
         scale = np.float32(np.sqrt(emb.mean_squared_norm()))
         return TokenEmbeddings(emb.tokens / scale, offsets)

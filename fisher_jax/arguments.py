@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.data import nearest_folder
+from fisher_jax.inputs import OF_ROWS, OF_TOKENS
+from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.report import FILES
 
 NAME = "fisher-select"
@@ -23,6 +25,14 @@ OUT holds the chosen rows in order of choice, every column kept, with fisher_ran
 fisher_gain (nats). The report folder gets report.html, figures, ranking.parquet, manifest.json.
 Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 interrupted.
 """
+
+
+ALL_SELECTORS = SELECTORS | MODEL_SELECTORS
+
+
+def known(needs: list[str]) -> bool:
+    """Whether the model tells all that a selector needs."""
+    return set(needs) <= {*OF_ROWS, *OF_TOKENS}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,9 +149,10 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--selector",
         metavar="NAME",
-        choices=[name for name, selector in SELECTORS.items() if not selector.needs],
+        choices=[name for name, s in ALL_SELECTORS.items() if name != "badge" and known(s.needs)],
         help="%(choices)s (default: fisher by rows, fisher_per_token by tokens); fisher_random "
-        "adds a column fisher_weight for a weighted loss",
+        "adds a column fisher_weight for a weighted loss; what goes by the model's losses or "
+        "answers needs --model",
     )
     design.add_argument(
         "--ridge",
@@ -218,6 +229,8 @@ def check(args: argparse.Namespace) -> None:
         if unused:
             flag = "--" + unused[0].replace("_", "-")
             raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")
+        if args.selector is not None and ALL_SELECTORS[args.selector].needs:
+            raise ValueError(f"--selector {args.selector} asks the model: give --model")
     if args.pool is None and args.embeddings is None:
         raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
     args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")

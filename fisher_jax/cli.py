@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
-from fisher_jax.arguments import NAME, check, parser
+from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +39,7 @@ class _Pool(NamedTuple):
     n_rows: int
     notes: list[str]
     facts: dict[str, Any]
+    given: dict[str, Any]  # what the selector needs beside the embeddings
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -130,7 +131,6 @@ def _choose(
     args: argparse.Namespace, pool: _Pool, total: int, show: Callable[[int], None]
 ) -> tuple[Any, Any]:
     """The selection and, of `fisher_random`, the rows' weights."""
-    from fisher_jax.baselines import SELECTORS
     from fisher_jax.budget import Budget
     from fisher_jax.randomized import draw_fisher
     from fisher_jax.selection import evaluate, select
@@ -146,8 +146,8 @@ def _choose(
             pool.emb, Budget.of(pool.emb, **budget), ridge=args.ridge, seed=args.seed
         )
         return evaluate(pool.emb, drawn.ranking, args.ridge), drawn.weights
-    selector = SELECTORS[args.selector]
-    return selector(pool.emb, **budget, ridge=args.ridge, seed=args.seed, on_progress=show), None
+    options = budget | {"ridge": args.ridge, "seed": args.seed} | pool.given
+    return ALL_SELECTORS[args.selector](pool.emb, **options, on_progress=show), None
 
 
 def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
@@ -165,6 +165,8 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     from fisher_jax.report import counted
 
     assert file.rows is not None
+    if args.selector == "ifd" and any(isinstance(row, str) for row in file.rows):
+        raise ValueError(f"{args.pool}: --selector ifd is for prompt + completion rows")
     with timed("deduplicate"):
         unique = _without_copies(args.deduplicate, file.rows)
     candidates: list[Any] = [file.rows[i] for i in unique]
@@ -212,6 +214,9 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     with timed("embed"), _progress("embedding", len(rows), "row") as show:
         tokens = forward(model, kept, args.batch_tokens, show)
         offsets = np.concatenate([[0], np.cumsum(kept.counted)])
+    with timed("score"):
+        texts = [candidates[i] for i in some]
+        given = _given(args.selector, model, texts, kept, TokenEmbeddings(tokens, offsets))
         emb = TokenEmbeddings(standardize(tokens, args.normalize, args.center), offsets)
     facts = {
         "pool": str(args.pool),
@@ -223,7 +228,22 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         "skipped_rows": len(empty),
         "cut_rows": n_cut,
     }
-    return _Pool(file, emb, np.maximum(costs[some], 1), rows, len(file), notes, facts)
+    return _Pool(file, emb, np.maximum(costs[some], 1), rows, len(file), notes, facts, given)
+
+
+def _given(name: str | None, model: Any, texts: list, rows: Any, hidden: Any) -> dict[str, Any]:
+    """What the selector needs to be told by the model."""
+    from fisher_jax.inputs import Inputs
+    from fisher_jax.scores import labels_of
+
+    needs = [] if name is None else ALL_SELECTORS[name].needs
+    if not needs:
+        return {}
+    asks_again = bool({"quality", "ifd"} & {*needs})
+    total, unit = (len(texts), "row") if asks_again else (len(hidden.tokens), "token")
+    with _progress("scoring", total, unit) as show:
+        inputs = Inputs(hidden, model.module.head, labels_of(rows), texts, model, show)
+        return {needed: inputs[needed] for needed in needs}
 
 
 def _without_copies(deduplicate: str, rows: Any) -> Any:
@@ -263,7 +283,7 @@ def _pool_of_embeddings(args: argparse.Namespace) -> _Pool:
     if args.pool is not None:
         facts |= {"pool": str(args.pool), "pool_sha256": file_sha256(args.pool)}
     emb = TokenEmbeddings(tokens, emb.offsets)
-    return _Pool(file, emb, emb.lengths, np.arange(len(emb)), len(emb), [], facts)
+    return _Pool(file, emb, emb.lengths, np.arange(len(emb)), len(emb), [], facts, {})
 
 
 def _announce(

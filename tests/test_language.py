@@ -227,7 +227,9 @@ def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, m
     rng = np.random.default_rng(1)
     words = [w for w in model.tokenizer.get_vocab() if w != "<unk>"]
     rows = [PromptCompletion(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
-    reading = Candidates(rows, candidates.hidden, None, None, candidates.targets, model)
+    reading = Candidates(
+        rows, candidates.hidden, np.zeros((0, 8)), np.zeros(0), candidates.targets, model
+    )
     chosen = reading.choose(name, n=6, equal="examples", seed=0).rows
     values = getattr(scores, name)(model, rows)
     if name == "ifd":
@@ -239,7 +241,7 @@ def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, m
 def test_filters_leave_one_of_two_equal_rows(candidates):
     assert 7 not in candidates.kept("exact") and 3 in candidates.kept("exact")
     assert set(candidates.kept("plain")) < set(candidates.kept("near")) <= set(range(30)) - {7}
-    losses = candidates.given("losses")
+    losses = candidates.inputs["losses"]
     assert losses[candidates.kept("plain")].max() <= np.quantile(losses, 0.75)
 
 

@@ -1,0 +1,90 @@
+"""What selectors need beside embeddings, computed from the model when one asks."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fisher_jax.data import Row
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models.load import LanguageModel
+from fisher_jax.scores import (
+    TokenScores,
+    ask_llm,
+    el2n,
+    gradient_norms,
+    ifd,
+    row_means,
+    token_scores,
+    top_probabilities,
+)
+
+OF_ROWS = ("losses", "el2n", "gradient_norm", "uncertainty", "quality", "ifd")
+OF_TOKENS = ("weights", "probabilities", "labels")
+TOP = 32  # labels a token that BADGE looks at
+
+
+class Inputs:
+    """Named inputs of a pool's selectors, see `__getitem__`.
+
+    Args:
+        hidden: states of the counted positions as the head multiplies them (`normalize="none"`).
+        head_LxD: the model's last layer.
+        labels_T: what follows each of those tokens, `scores.labels_of`.
+        rows: texts, for the two inputs for which the model reads them once more.
+        model: for the same.
+        on_progress: called with the tokens (for those two, the rows) done.
+    """
+
+    def __init__(
+        self,
+        hidden: TokenEmbeddings,
+        head_LxD: Float[Array | np.ndarray, "L D"],
+        labels_T: Int[np.ndarray, "T"],
+        rows: Sequence[Row] = (),
+        model: LanguageModel | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.hidden, self.rows, self.model = hidden, rows, model
+        self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
+
+    @functools.cached_property
+    def scores(self) -> TokenScores:
+        """What the model says of the labels."""
+        tokens = self.hidden.tokens
+        return token_scores(self._head, tokens, self._labels, on_progress=self._on_progress)
+
+    @functools.cached_property
+    def _top(self) -> tuple[np.ndarray, np.ndarray]:
+        k = min(TOP, len(self._head))
+        return top_probabilities(self._head, self.hidden.tokens, k, on_progress=self._on_progress)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """An input by the name of the selectors' argument.
+
+        - `losses`: mean NLL a row, nats; `uncertainty`: mean entropy a row, nats;
+        - `el2n`, `gradient_norm`, `quality` (Ask-LLM), `ifd`: a number a row, as in `scores`;
+        - `weights`: the Fisher trace `1 - |p|^2` of each token, their mean is 1;
+        - `probabilities`, `labels`: the 32 likeliest labels of each token.
+
+        Raises:
+            KeyError: another name, or one that needs a model where there is none.
+        """
+        hidden = self.hidden
+        if name in ("quality", "ifd") and self.model is not None:
+            function = ask_llm if name == "quality" else ifd
+            return function(self.model, self.rows, on_progress=self._on_progress)
+        if name == "losses":
+            return row_means(self.scores.nll_T, hidden.offsets)
+        if name == "uncertainty":
+            return row_means(self.scores.entropy_T, hidden.offsets)
+        if name == "el2n":
+            return el2n(self.scores, hidden.offsets)
+        if name == "gradient_norm":
+            return gradient_norms(self.scores, hidden.tokens, hidden.offsets)
+        if name == "weights":
+            return self.scores.fisher_trace_T / self.scores.fisher_trace_T.mean()
+        if name in ("probabilities", "labels"):
+            return self._top[name == "labels"]
+        raise KeyError(name)

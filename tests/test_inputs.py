@@ -1,0 +1,87 @@
+"""What selectors are told by the model, in Python and by `fisher-select --selector`."""
+
+import numpy as np
+import pytest
+from command import K, manifest_of, ranking_of, texts, write_rows
+
+import fisher_jax as fj
+from fisher_jax.arguments import ALL_SELECTORS
+from fisher_jax.embed import tokenize
+from fisher_jax.inputs import OF_ROWS, OF_TOKENS, Inputs
+from fisher_jax.models.load import load_model
+from fisher_jax.scores import labels_of
+
+TOLD = ["perplexity_middle", "el2n", "fisher_weighted", "badge_factored", "adaicl", "sensitivity"]
+
+
+@pytest.fixture
+def problem(llama):
+    model, rows = load_model(str(llama)), texts()
+    hidden = fj.embed(rows, model, normalize="none")
+    return model, rows, hidden, labels_of(tokenize(model, rows))
+
+
+def test_inputs_are_those_of_the_full_softmax(problem):
+    model, rows, hidden, labels = problem
+    inputs = Inputs(hidden, np.asarray(model.module.head), labels, rows, model)
+    logits = hidden.tokens.astype(np.float64) @ np.asarray(model.module.head, np.float64).T
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    of_label = p[np.arange(len(p)), labels]
+
+    def by_row(values):
+        return [
+            values[a:b].mean() for a, b in zip(hidden.offsets, hidden.offsets[1:], strict=False)
+        ]
+
+    error = p.copy()
+    error[np.arange(len(p)), labels] -= 1
+    error = np.linalg.norm(error, axis=1)
+    trace = 1 - np.sum(p**2, axis=1)
+    expected = {
+        "losses": by_row(-np.log(of_label)),
+        "uncertainty": by_row(-np.sum(p * np.log(p), axis=1)),
+        "el2n": by_row(error),
+        "gradient_norm": by_row(error * np.linalg.norm(hidden.tokens, axis=1)),
+        "weights": trace / trace.mean(),
+        "probabilities": -np.sort(-p, axis=1)[:, :32],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(inputs[name], values, rtol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(inputs["labels"][:, 0], p.argmax(axis=1))
+    assert {*OF_ROWS, *OF_TOKENS} == {*expected, "labels", "quality", "ifd"}
+    for name in ("quality", "ifd"):
+        with pytest.raises(KeyError, match=name):
+            Inputs(hidden, np.asarray(model.module.head), labels)[name]
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_selector_told_by_the_model_is_the_librarys(name, run, out, tmp_path, problem, llama):
+    model, rows, hidden, labels = problem
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", name, "--seed", 3]
+    code, messages = run(*argv)
+    assert code == 0 and "scoring" in messages
+    inputs = Inputs(hidden, model.module.head, labels, rows, model)
+    selector = ALL_SELECTORS[name]
+    given = {needed: inputs[needed] for needed in selector.needs}
+    expected = selector(fj.embed(rows, model), n_samples=K, seed=3, **given)
+    assert ranking_of(out)["index"] == expected.ranking.tolist()
+    assert manifest_of(out)["options"]["selector"] == name
+
+
+def test_rows_without_a_prompt_have_no_ifd(out, tmp_path, llama, refused):
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in texts()])
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "ifd"]
+    refused(argv, [pool, "--selector ifd is for prompt + completion rows"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("el2n", ["--selector el2n asks the model", "--model"]),
+        ("badge", ["invalid choice: 'badge'"]),
+    ],
+)
+def test_ready_embeddings_tell_no_losses(name, words, ready, out, refused):
+    refused([*ready, "-o", out, "--n-samples", K, "--selector", name], words)
