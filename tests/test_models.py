@@ -8,6 +8,7 @@ from fisher_jax.corpora import shakespeare
 from fisher_jax.models import layers
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.huggingface import load_folder
+from fisher_jax.models.layers import project
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import SMOLLM2, SMOLLM2_SHA256, load_model
 
@@ -238,3 +239,23 @@ def test_forward_pass_lowers_in_full_precision_on_all_platforms(model, monkeypat
     products = [line for line in lines if "stablehlo.dot_general" in line]
     assert len(products) >= 6
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(3, 7), (7, 3), (5, 5)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_projects_gradients_are_those_of_the_product(n_in, n_out, dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 4, n_in), dtype)
+    kernel = jax.random.normal(keys[1], (n_in, n_out), dtype)
+    weight = jax.random.normal(keys[2], (2, 4, n_out), dtype)
+
+    def gradients(product):
+        return jax.grad(lambda x, w: jnp.sum(product(x, w) * weight), (0, 1))(x, kernel)
+
+    own, expected = gradients(project), gradients(jnp.matmul)
+    for a, b in zip(own, expected, strict=True):
+        assert a.dtype == dtype
+        tolerance = 1e-6 if dtype == jnp.float32 else 0.05
+        np.testing.assert_allclose(
+            a.astype(jnp.float32), b.astype(jnp.float32), rtol=tolerance, atol=tolerance
+        )
