@@ -160,6 +160,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     import numpy as np
 
     from fisher_jax.design import TokenEmbeddings
+    from fisher_jax.duplicates import deduplicate_exact
     from fisher_jax.embed import forward, standardize, tokenize
     from fisher_jax.models.load import file_sha256, load_model
     from fisher_jax.report import counted
@@ -196,6 +197,11 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     if n_copies := len(file) - len(unique):
         was = "copy was" if n_copies == 1 else "copies were"
         notes.append(f"{n_copies:,} {args.deduplicate} {was} dropped.")
+    if args.deduplicate == "none" and (n_equal := len(file) - len(deduplicate_exact(file.rows))):
+        notes.append(
+            f"{counted(n_equal, 'row')} repeat{'s' * (n_equal == 1)} an earlier one: "
+            "--deduplicate exact leaves such rows out."
+        )
     if len(empty):
         skipped = [candidates[i] for i in empty]  # a row counts once, as skipped
         n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut

@@ -313,10 +313,10 @@ class Language(LanguageTables, Run):
                 lines.append([name, str(k + 1), words.replace("|", "/").replace("<", "&lt;")])
         return table(["selector", "prompt", "continuation"], lines)
 
-    def judged(self, published: dict[str, str]) -> str:
+    def judged(self) -> str:
         """Win rates against uniform, if the run was judged."""
         path = self.folder / JUDGED
-        return table(*judged(path.read_text(), published)) if path.exists() else "Not judged."
+        return table(*judged(path.read_text())) if path.exists() else "Not judged."
 
 
 def percent(e: Estimate, digits: int = 0) -> str:

@@ -223,14 +223,15 @@ def picked(found: Row) -> tuple[list[str], list[list[str]]]:
     return [*head, "squared norm", f"lengths of all {found['n']}: 10 / 50 / 90%"], lines
 
 
-def judged(text: str, published: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    """Win rates of each selector against uniform, with the published ones beside."""
+def judged(text: str) -> tuple[list[str], list[list[str]]]:
+    """Win rates of each selector against uniform."""
     lines = []
     for entry in json.loads(text):
         t = entry["tally"]
         lines.append(
             [
                 entry["judge"],
+                entry["naming"],
                 entry["selector"],
                 f"equal {entry['equal']}, n = {entry['n']}",
                 str(t["n_pairs"]),
@@ -238,8 +239,7 @@ def judged(text: str, published: dict[str, str]) -> tuple[list[str], list[list[s
                 rate(t["half_ties"]),
                 f"{t['ties']} + {t['unparsable']}",
                 f"{t['position_1']:.2f}",
-                published.get(f"{entry['selector']} {entry['n']}", ""),
             ]
         )
-    head = ["judge", "selector", "at", "pairs", "wins of decided", "with half ties"]
-    return [*head, "ties + unread", "position 1", "published"], lines
+    head = ["judge", "named", "selector", "at", "pairs", "wins of decided", "with half ties"]
+    return [*head, "ties + unread", "position 1"], lines

@@ -73,6 +73,15 @@ def test_select_leaves_copies_out(tmp_path, run, llama, how):
     assert [row["text"] for row in read_rows(out)] == [rows[i] for i in of_pool["index"]]
 
 
+def test_copies_that_stay_are_counted(tmp_path, run, llama):
+    rows = [*texts()[:3], texts()[0], texts()[1] + " "]
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
+    code, messages = run(pool, "-o", tmp_path / "o.jsonl", "--model", llama, "--n-samples", 1)
+    assert code == 0
+    assert "2 rows repeat an earlier one: --deduplicate exact" in messages
+    assert "2 rows repeat an earlier one" in page_of(tmp_path / "o.jsonl")
+
+
 def test_rows_with_nothing_to_predict_are_named_by_their_own_lines(tmp_path, llama, refused):
     rows = [texts()[0], texts()[0], *texts()[1:3], ""]
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
