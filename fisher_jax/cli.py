@@ -192,12 +192,12 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
             f"{args.pool}: no row has a token to predict: give rows two tokens or "
             "more and a completion, or a larger --max-length"
         )
-    kept, rows = tokenized.take(some), unique[some]
+    kept, rows, texts = tokenized.take(some), unique[some], [candidates[i] for i in some]
     notes, n_cut = [], tokenized.n_cut
     if n_copies := len(file) - len(unique):
         was = "copy was" if n_copies == 1 else "copies were"
         notes.append(f"{n_copies:,} {args.deduplicate} {was} dropped.")
-    if args.deduplicate == "none" and (n_equal := len(file) - len(deduplicate_exact(file.rows))):
+    if args.deduplicate == "none" and (n_equal := len(rows) - len(deduplicate_exact(texts))):
         notes.append(
             f"{counted(n_equal, 'row')} repeat{'s' * (n_equal == 1)} an earlier one: "
             "--deduplicate exact leaves such rows out."
@@ -221,7 +221,6 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         tokens = forward(model, kept, args.batch_tokens, show)
         offsets = np.concatenate([[0], np.cumsum(kept.counted)])
     with timed("score"):
-        texts = [candidates[i] for i in some]
         given = _given(args.selector, model, texts, kept, TokenEmbeddings(tokens, offsets))
         emb = TokenEmbeddings(standardize(tokens, args.normalize, args.center), offsets)
     facts = {
