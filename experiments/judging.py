@@ -7,6 +7,7 @@ blinded sheet for people.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -96,12 +97,14 @@ def run(args: argparse.Namespace) -> None:
             if args.ablation and kind != "likelihood":
                 wanted = namings(name, "uniform")
             for naming, tags in wanted.items():
-                at = {"judge": kind, "naming": naming, "selector": name, "equal": equal, "n": n}
+                judge_name = args.judge_model if kind == "endpoint" else kind
+                at = {"judge": judge_name, "naming": naming, "selector": name, "equal": equal}
+                at |= {"n": n, "texts": _digest(some)}
                 entries.append(at | {"tally": verdicts(judge, some, tags, options)})
     judged = {_key(entry) for entry in entries}
     known = args.folder / JUDGED
     for entry in json.loads(known.read_text()) if known.exists() else []:
-        same_texts = len(every.get(_key(entry)[2:], [])) == entry["tally"]["n_pairs"]
+        same_texts = _digest(every.get(_key(entry)[2:], [])) == entry.get("texts")
         if _key(entry) not in judged and same_texts:
             entries.append(entry)
     with replacing(known) as temporary:
@@ -111,6 +114,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _key(entry: Row) -> tuple:
     return tuple(entry[k] for k in ("judge", "naming", "selector", "equal", "n"))
+
+
+def _digest(pairs: list[Pair]) -> str:
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
 def pairs_of(options: Options, rows: Sequence[Row]) -> dict[tuple[str, str, int], list[Pair]]:

@@ -130,6 +130,10 @@ def run(options: Options, folder: Path) -> list[Row]:
     """All cells of all settings, those that `folder` already holds left as they are."""
     results = Results(folder, asdict(options), options.overwrite, _key, GROWING)
     load = functools.lru_cache(2)(load_model)
+    for setting in settings(options.grid):  # before any work
+        proxy = setting.get("proxy", options.proxy)
+        if proxy is not None and "/" in proxy and not Path(proxy).exists():
+            raise ValueError(f"proxy {proxy} does not exist: python -m experiments.proxy {proxy}")
     for setting in settings(options.grid):
         own = replace(options, **setting, grid={})
         label = " ".join(map(str, setting.values())) or own.pool
@@ -148,7 +152,7 @@ def run(options: Options, folder: Path) -> list[Row]:
             _write_facts(folder / MANIFEST, f"{label}/{replicate}", prepared.pool.facts)
             for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
                 chosen = prepared.candidates.choose(
-                    cell.selector, n=cell.n, equal=cell.equal, seed=_seed(own, replicate)
+                    cell.selector, n=cell.n, equal=cell.equal, seed=seed_of(own, replicate)
                 )
                 texts = own.n_prompts > 0 and cell.n in own.generate_budgets
                 measured = train_and_test(own, model, prepared, chosen, replicate, tried, texts)
@@ -175,7 +179,7 @@ def pool_of(options: Options, replicate: int) -> Pool:
         n_pool=options.n_pool,
         n_validation=options.n_validation,
         n_test=options.n_test,
-        seed=_seed(options, replicate),
+        seed=seed_of(options, replicate),
         second=options.second,
         path=options.path,
         second_path=options.second_path,
@@ -212,7 +216,12 @@ def prepare(
         head = Head(module_head[rows], known[0], known[1], known[2])
     seen, seen_by = parts[:2], model
     if proxy is not None:
-        seen = [tokenize(proxy, rows, proxy.context) for rows in (pool.rows, pool.validation)]
+        texts = [
+            as_cut(model, *two) for two in ((pool.rows, parts[0]), (pool.validation, parts[1]))
+        ]
+        seen = [tokenize(proxy, rows) for rows in texts]
+        if not all(part.counted.all() for part in seen):
+            raise ValueError("a row has nothing to predict for the proxy: choose another")
         states, seen_by = embedded(proxy, seen, f"{label} by the proxy"), proxy
     hidden, targets = (
         TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
@@ -228,6 +237,22 @@ def prepare(
         costs=parts[0].counted,
     )
     return Prepared(pool, parts[0], parts[1], parts[2], candidates, head)
+
+
+def as_cut(model: LanguageModel, rows: list[DataRow], tokenized: TokenizedRows) -> list[DataRow]:
+    """The rows with no more text than the model sees."""
+    decode: Any = model.tokenizer
+    whole = tokenize(model, rows)
+    cut = list(rows)
+    for i, (ids, all_ids) in enumerate(zip(tokenized.ids, whole.ids, strict=True)):
+        if len(ids) < len(all_ids):
+            row, first = rows[i], tokenized.first[i]
+            cut[i] = (
+                decode.decode(ids, skip_special_tokens=True)
+                if isinstance(row, str)
+                else row._replace(completion=decode.decode(ids[first:], skip_special_tokens=True))
+            )
+    return cut
 
 
 def embedded(model: LanguageModel, parts: list[TokenizedRows], label: str) -> list[np.ndarray]:
@@ -261,7 +286,7 @@ def train_and_test(
             prompts_of(prepared.pool.test, options),
             max_new_tokens=options.new_tokens,
             temperature=options.temperature,
-            seed=_seed(options, replicate),
+            seed=seed_of(options, replicate),
         )
     return measured
 
@@ -275,7 +300,7 @@ def _train(
     rate: float,
 ) -> tuple[Row, LanguageModel | None]:
     """Losses on validation and test after one training; the model, of which a head is no part."""
-    seed, head = _seed(options, replicate), prepared.head
+    seed, head = seed_of(options, replicate), prepared.head
     tuned = None
     if head is not None:
         offsets = np.concatenate([[0], np.cumsum(prepared.rows.counted)])
@@ -367,7 +392,8 @@ def _bytes(rows: list[DataRow]) -> int:
     return sum(len((row if isinstance(row, str) else row.completion).encode()) for row in rows)
 
 
-def _seed(options: Options, replicate: int) -> int:
+def seed_of(options: Options, replicate: int) -> int:
+    """Of a replicate's pool, draws and training order."""
     return options.seed * 1009 + replicate
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from omegaconf import OmegaConf
 from scipy import stats
 
-from experiments.language import Options, Prepared, prepare
+from experiments.language import Options, Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from fisher_jax.data import replacing
 from fisher_jax.models.load import load_model
@@ -68,11 +68,15 @@ def main() -> None:
 
 def picks(options: Options) -> Row:
     """Facts of the pool, and of each selector's first 20 and all n rows at equal examples."""
+    if options.proxy is not None:
+        raise ValueError("proxy must be null: what is described are the model's own picks")
     prepared = prepare(options, load_model(options.model), 0, "pool")
-    facts, n = facts_of(prepared), options.budgets[0]
+    facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
     for name in options.selectors:
-        chosen = prepared.candidates.choose(name, n=n, equal="examples", seed=options.seed).rows
+        chosen = prepared.candidates.choose(
+            name, n=n, equal="examples", seed=seed_of(options, 0)
+        ).rows
         found["selectors"][name] = {
             "first": described(facts, chosen[:FIRST]),
             "all": described(facts, chosen),

@@ -23,7 +23,7 @@ class Variant(NamedTuple):
 
     Attributes:
         rule: a key of SELECTORS or MODEL_SELECTORS.
-        features: what the rule sees of a row, see `features_of`.
+        features: what the rule sees of a row, see `Candidates._features_of`.
         keep: rows it may choose: all, one of each "exact" or "near" duplicate, or of the latter
             those without the quarter of the pool that the model finds least likely ("plain").
         ridge: for embeddings with a mean squared norm of 1.
@@ -98,10 +98,11 @@ class Candidates:
     ) -> None:
         self.rows, self.hidden, self.targets = rows, hidden, targets
         self.inputs = Inputs(hidden, head, labels, rows, model)
+        self.kept = functools.cache(self._kept)
+        self.features_of = functools.lru_cache(3)(self._features_of)
         self.costs = np.asarray(hidden.lengths if costs is None else costs, np.float64)
 
-    @functools.lru_cache(4)  # noqa: B019  (a pool lives as long as its replicate)
-    def kept(self, keep: str) -> Int[np.ndarray, "n"]:
+    def _kept(self, keep: str) -> Int[np.ndarray, "n"]:
         """Rows that a filter leaves."""
         if keep == "all":
             return np.arange(len(self.rows))
@@ -137,8 +138,7 @@ class Candidates:
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
         return Chosen(kept[ranking])
 
-    @functools.lru_cache(3)  # noqa: B019  (a pool lives as long as its replicate)
-    def features_of(self, features: str) -> TokenEmbeddings:
+    def _features_of(self, features: str) -> TokenEmbeddings:
         """Embeddings with a mean squared norm of 1 a token (row means: a row).
 
         tokens: the states; centred: less their mean; whitened: decorrelated, the spectrum's tail

@@ -28,6 +28,7 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 
 
 ALL_SELECTORS = SELECTORS | MODEL_SELECTORS
+BY_LABEL = {"losses", "el2n", "gradient_norm", "quality", "ifd"}
 
 
 def known(needs: list[str]) -> bool:
@@ -120,8 +121,8 @@ def parser() -> argparse.ArgumentParser:
         choices=("none", "exact", "near"),
         default="none",
         help="drop copies of an earlier row first: exact but for case and white space, or near "
-        "(70%% of the three-letter runs in common; pip install 'fisher-jax[dedup]'); shares are of "
-        "the rows left (default: %(default)s)",
+        "(70%% of the three-letter runs in common, case and punctuation aside; pip install "
+        "'fisher-jax[dedup]'); shares are of the rows left (default: %(default)s)",
     )
     text.add_argument(
         "--batch-tokens",
@@ -231,6 +232,12 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")
         if args.selector is not None and ALL_SELECTORS[args.selector].needs:
             raise ValueError(f"--selector {args.selector} asks the model: give --model")
+    by_label = args.selector is not None and BY_LABEL & {*ALL_SELECTORS[args.selector].needs}
+    if args.positions == "prompt" and by_label:
+        raise ValueError(
+            f"--selector {args.selector} looks at completions: leave --positions prompt out, or "
+            "take another selector"
+        )
     if args.pool is None and args.embeddings is None:
         raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
     args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")

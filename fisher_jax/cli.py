@@ -164,6 +164,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     from fisher_jax.embed import forward, standardize, tokenize
     from fisher_jax.models.load import file_sha256, load_model
     from fisher_jax.report import counted
+    from fisher_jax.scores import completions_alone
 
     assert file.rows is not None
     if args.selector == "ifd" and any(isinstance(row, str) for row in file.rows):
@@ -178,15 +179,20 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         costs = tokenized.counted
         if args.positions == "prompt":
             costs = tokenize(model, candidates, args.max_length).counted
-    empty = np.flatnonzero(tokenized.counted == 0)
+    is_empty, lacks = tokenized.counted == 0, "no token to predict"
+    if args.selector == "ifd":
+        prompts = np.array([bool(row.prompt) for row in candidates])
+        is_empty |= ~prompts | (completions_alone(model, tokenized).counted == 0)
+        lacks = "no prompt or no token to predict without it"
+    empty = np.flatnonzero(is_empty)
     if len(empty) and args.on_empty == "error":
         first = ", ".join(file.where(int(unique[i])).split(", ")[-1] for i in empty[:5])
         raise ValueError(
-            f"{args.pool}: {len(empty)} row(s) have no token to predict ({first}"
+            f"{args.pool}: {len(empty)} row(s) have {lacks} ({first}"
             f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
             "them out, or mend them"
         )
-    some = np.flatnonzero(tokenized.counted)
+    some = np.flatnonzero(~is_empty)
     if len(some) == 0:
         raise ValueError(
             f"{args.pool}: no row has a token to predict: give rows two tokens or "
@@ -206,7 +212,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         skipped = [candidates[i] for i in empty]  # a row counts once, as skipped
         n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
         was = "was" if len(empty) == 1 else "were"
-        notes.append(f"{counted(len(empty), 'row')} with no token to predict {was} skipped.")
+        notes.append(f"{counted(len(empty), 'row')} with {lacks} {was} skipped.")
     if n_cut:
         was, limit = "was" if n_cut == 1 else "were", args.max_length or model.context
         notes.append(f"{counted(n_cut, 'row')} {was} longer than {limit:,} tokens and {was} cut.")
@@ -221,7 +227,7 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
         tokens = forward(model, kept, args.batch_tokens, show)
         offsets = np.concatenate([[0], np.cumsum(kept.counted)])
     with timed("score"):
-        given = _given(args.selector, model, texts, kept, TokenEmbeddings(tokens, offsets))
+        given = _given(args, model, texts, kept, TokenEmbeddings(tokens, offsets))
         emb = TokenEmbeddings(standardize(tokens, args.normalize, args.center), offsets)
     facts = {
         "pool": str(args.pool),
@@ -236,18 +242,29 @@ def _pool_of_text(args: argparse.Namespace, timed: Callable) -> _Pool:
     return _Pool(file, emb, np.maximum(costs[some], 1), rows, len(file), notes, facts, given)
 
 
-def _given(name: str | None, model: Any, texts: list, rows: Any, hidden: Any) -> dict[str, Any]:
+def _given(
+    args: argparse.Namespace, model: Any, texts: list, rows: Any, hidden: Any
+) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
     from fisher_jax.inputs import Inputs
     from fisher_jax.scores import labels_of
 
-    needs = [] if name is None else ALL_SELECTORS[name].needs
+    needs = [] if args.selector is None else ALL_SELECTORS[args.selector].needs
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})
     total, unit = (len(texts), "row") if asks_again else (len(hidden.tokens), "token")
     with _progress("scoring", total, unit) as show:
-        inputs = Inputs(hidden, model.module.head, labels_of(rows), texts, model, show)
+        inputs = Inputs(
+            hidden,
+            model.module.head,
+            labels_of(rows),
+            texts,
+            model,
+            max_length=args.max_length,
+            batch_tokens=args.batch_tokens,
+            on_progress=show,
+        )
         return {needed: inputs[needed] for needed in needs}
 
 

@@ -41,7 +41,8 @@ def deduplicate_near(
 
     Two rows are near if the Jaccard similarity |A & B| / |A | B| of their sets of shingles is at
     least `threshold`; clusters are what is connected. Shingles are runs of three characters of the
-    lower-case text, its letters and digits with single spaces. MinHash (128 permutations) with
+    lower-case text, its letters and digits with single spaces (of a text without any, of all its
+    characters). MinHash (128 permutations) with
     locality-sensitive hashing proposes pairs, whose similarity is then computed exactly.
 
     Args:
@@ -61,8 +62,11 @@ def deduplicate_near(
         raise PoolError(
             "near duplicates need the package datasketch: pip install 'fisher-jax[dedup]'"
         ) from None
-    shingles = [_shingles(row) for row in rows]
+    first: dict[frozenset[str], int] = {}  # rows with the same shingles are compared as one
+    for i, row in enumerate(rows):
+        first.setdefault(_shingles(row), i)
     index = MinHashLSH(threshold=max(0.1, threshold - 0.2), num_perm=_N_PERMUTATIONS)
+    shingles, places = [*first], [*first.values()]
     hashes = MinHash.generator(
         ([s.encode() for s in of_row] for of_row in shingles),
         num_perm=_N_PERMUTATIONS,
@@ -85,15 +89,16 @@ def deduplicate_near(
                 root[max(a, b)] = min(a, b)
         index.insert(i, minhash, check_duplication=False)
         if on_progress is not None:
-            on_progress(i + 1)
-    return np.flatnonzero([find(i) == i for i in range(len(root))])
+            on_progress(places[i + 1] if i + 1 < len(places) else len(rows))
+    return np.asarray([at for i, at in enumerate(places) if find(i) == i], np.int64)
 
 
-def _shingles(row: Row) -> set[str]:
-    text = " ".join("".join(c if c.isalnum() else " " for c in normalized(row)).split())
-    return {text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1))}
+def _shingles(row: Row) -> frozenset[str]:
+    whole = normalized(row)
+    text = " ".join("".join(c if c.isalnum() else " " for c in whole).split()) or whole
+    return frozenset(text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1)))
 
 
-def _jaccard(a: set[str], b: set[str]) -> float:
+def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     common = len(a & b)
     return common / (len(a) + len(b) - common)

@@ -34,6 +34,8 @@ class Inputs:
         labels_T: what follows each of those tokens, `scores.labels_of`.
         rows: texts, for the two inputs for which the model reads them once more.
         model: for the same.
+        max_length: of a row, for IFD; Ask-LLM reads a text up to the model's context.
+        batch_tokens: of their forward passes.
         on_progress: called with the tokens (for those two, the rows) done.
     """
 
@@ -44,10 +46,14 @@ class Inputs:
         labels_T: Int[np.ndarray, "T"],
         rows: Sequence[Row] = (),
         model: LanguageModel | None = None,
+        max_length: int | None = None,
+        batch_tokens: int = 4096,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self.hidden, self.rows, self.model = hidden, rows, model
         self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
+        self._max_length, self._batch_tokens = max_length, batch_tokens
+        self._known: dict[str, np.ndarray] = {}
 
     @functools.cached_property
     def scores(self) -> TokenScores:
@@ -71,10 +77,17 @@ class Inputs:
         Raises:
             KeyError: another name, or one that needs a model where there is none.
         """
+        if name not in self._known:
+            self._known[name] = self._computed(name)
+        return self._known[name]
+
+    def _computed(self, name: str) -> np.ndarray:
         hidden = self.hidden
-        if name in ("quality", "ifd") and self.model is not None:
-            function = ask_llm if name == "quality" else ifd
-            return function(self.model, self.rows, on_progress=self._on_progress)
+        reading = {"batch_tokens": self._batch_tokens, "on_progress": self._on_progress}
+        if name == "quality" and self.model is not None:
+            return ask_llm(self.model, self.rows, **reading)
+        if name == "ifd" and self.model is not None:
+            return ifd(self.model, self.rows, max_length=self._max_length, **reading)
         if name == "losses":
             return row_means(self.scores.nll_T, hidden.offsets)
         if name == "uncertainty":

@@ -279,13 +279,7 @@ def ifd(
                 "it is for prompt + completion rows"
             )
     given = tokenize(model, rows, max_length)
-    opening = model.tokenizer("", add_special_tokens=True)["input_ids"]
-    completions = [ids[first:] for ids, first in zip(given.ids, given.first, strict=True)]
-    alone = TokenizedRows(
-        [np.concatenate([np.asarray(opening, np.int32), ids]) for ids in completions],
-        np.full(len(rows), max(1, len(opening)), np.int64),
-        0,
-    )
+    alone = completions_alone(model, given)
     empty = np.flatnonzero(alone.counted == 0)
     if len(empty):
         raise ValueError(
@@ -299,6 +293,19 @@ def ifd(
         for tokenized in (given, alone)
     )
     return with_prompt / np.maximum(without, np.finfo(np.float32).tiny)
+
+
+def completions_alone(model: LanguageModel, given: TokenizedRows) -> TokenizedRows:
+    """Rows without their prompts: special tokens and the completion, as IFD compares them."""
+    opening = np.asarray(model.tokenizer("", add_special_tokens=True)["input_ids"], np.int32)
+    return TokenizedRows(
+        [
+            np.concatenate([opening, ids[first:]])
+            for ids, first in zip(given.ids, given.first, strict=True)
+        ],
+        np.full(len(given.ids), max(1, len(opening)), np.int64),
+        0,
+    )
 
 
 def _losses(

@@ -73,10 +73,9 @@ def main() -> None:
     for name in args.only:
         if name in RACES and (args.synthetic or args.quick):
             continue
-        if name in RACES and not has_torch():
-            results[name] = {"left_out": "needs pip install -e '.[parity]'"}
-            continue
-        results[name] = parts[name]() | {"machine": machine()}
+        left_out = {"left_out": "needs pip install -e '.[parity]'"}
+        part = left_out if name in RACES and not has_torch() else parts[name]()
+        results[name] = part | {"machine": machine()}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(results, indent=2) + "\n")
     print_table(results)

@@ -265,12 +265,14 @@ class Language(LanguageTables, Run):
 
     def parts_figure(self, n: int, title: str) -> str:
         """A picture of the length and content parts at equal examples."""
-        save(parts(self.parts(n)), FIGURES / f"{self.where}_parts.png")
+        if not (of_selector := self.parts(n)):
+            return "Equal examples were not run."
+        save(parts(of_selector), FIGURES / f"{self.where}_parts.png")
         return self.figure("parts", title)
 
     def curves(self, key: str, title: str) -> str:
         """Held-out NLL against tokens, a panel a value of `key`."""
-        panels = {str(v): self.of(**{key: v}) for (v,) in group(self.rows, key)}
+        panels = {str(v or self.experiment): self.of(**{key: v}) for (v,) in group(self.rows, key)}
         save(learning_curves(panels), FIGURES / f"{self.where}_curves.png")
         return self.figure("curves", title)
 

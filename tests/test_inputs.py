@@ -5,7 +5,9 @@ import pytest
 from command import K, manifest_of, ranking_of, texts, write_rows
 
 import fisher_jax as fj
+from fisher_jax import scores
 from fisher_jax.arguments import ALL_SELECTORS
+from fisher_jax.data import PromptCompletion
 from fisher_jax.embed import tokenize
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS, Inputs
 from fisher_jax.models.load import load_model
@@ -74,6 +76,30 @@ def test_rows_without_a_prompt_have_no_ifd(out, tmp_path, llama, refused):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in texts()])
     argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "ifd"]
     refused(argv, [pool, "--selector ifd is for prompt + completion rows"])
+
+
+def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path, llama, refused):
+    rows = [{"prompt": "a b", "completion": text} for text in texts()]
+    rows[1]["prompt"] = ""
+    rows[4]["completion"] = "c"  # without its prompt nothing predicts it
+    pool = write_rows(tmp_path / "pool.jsonl", rows)
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "ifd"]
+    refused(argv, ["2 row(s) have no prompt or no token to predict without it (line 2, line 5)"])
+    assert run(*argv, "--on-empty", "skip")[0] == 0
+    model = load_model(str(llama))
+    kept = [i for i in range(len(rows)) if i not in (1, 4)]
+    values = scores.ifd(model, [PromptCompletion(**rows[i]) for i in kept])
+    order = np.argsort(np.where(values > 1, np.inf, -values), kind="stable")
+    n = min(K, int(np.sum(values <= 1)))
+    assert ranking_of(out)["index"][:n] == [kept[i] for i in order[:n]]
+
+
+@pytest.mark.parametrize("name", ["perplexity_low", "ask_llm", "sensitivity"])
+def test_prompts_alone_have_no_losses(name, out, tmp_path, llama, refused):
+    rows = [{"prompt": "a b", "completion": text} for text in texts()]
+    argv = [write_rows(tmp_path / "pool.jsonl", rows), "-o", out, "--model", llama]
+    argv += ["--n-samples", K, "--selector", name, "--positions", "prompt"]
+    refused(argv, [f"--selector {name} looks at completions", "--positions prompt"])
 
 
 @pytest.mark.parametrize(
