@@ -74,9 +74,7 @@ def picks(options: Options) -> Row:
     facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
     for name in options.selectors:
-        chosen = prepared.candidates.choose(
-            name, n=n, equal="examples", seed=seed_of(options, 0)
-        ).rows
+        chosen = prepared.candidates.choose(name, n=n, equal="examples", seed=seed).rows
         found["selectors"][name] = {
             "first": described(facts, chosen[:FIRST]),
             "all": described(facts, chosen),
