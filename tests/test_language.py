@@ -227,8 +227,9 @@ def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, m
     rng = np.random.default_rng(1)
     words = [w for w in model.tokenizer.get_vocab() if w != "<unk>"]
     rows = [PromptCompletion(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
+    labels = np.zeros(len(candidates.hidden.tokens), int)
     reading = Candidates(
-        rows, candidates.hidden, np.zeros((0, 8)), np.zeros(0), candidates.targets, model
+        rows, candidates.hidden, np.zeros((1, 8)), labels, candidates.targets, model
     )
     chosen = reading.choose(name, n=6, equal="examples", seed=0).rows
     values = getattr(scores, name)(model, rows)
