@@ -19,8 +19,7 @@ from jaxtyping import Array, Float
 from fisher_jax.adapters import METHODS, Method, merged, prepare
 from fisher_jax.checkpoints import Checkpoints
 from fisher_jax.embed import TokenizedRows
-from fisher_jax.linalg import HIGHEST
-from fisher_jax.models.layers import packed_rows
+from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
 from fisher_jax.packing import Batch, pack
 
@@ -246,7 +245,7 @@ def token_nll(
     hidden_BxTxD: Float[Array, "*B D"], head_LxD: Float[Array, "L D"], labels: Array
 ) -> Float[Array, "*B"]:
     """`logsumexp(theta x) - theta_y x` of each position, in float32."""
-    logits = jnp.matmul(hidden_BxTxD, head_LxD.T, precision=HIGHEST).astype(jnp.float32)
+    logits = project(hidden_BxTxD, head_LxD.T).astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
