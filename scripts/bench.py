@@ -275,11 +275,13 @@ def embedding_race() -> dict:
     graph, weights = nnx.split(model.module)
     rows = [row["text"] for row in shakespeare()]
     order = np.random.default_rng(0).permutation(len(rows))[:2000]
-    ids = sorted(model.tokenizer([rows[i] for i in order])["input_ids"], key=len)
+    ids = model.tokenizer([rows[i] for i in order])["input_ids"]
+    ids.sort(key=len, reverse=True)
     batches = []
-    for begin in range(0, len(ids), 128):
-        group = ids[begin : begin + 128]
-        padded = np.zeros((len(group), -(-len(group[-1]) // 4) * 4), np.int32)
+    while ids:  # as `embed` has them by default
+        size = max(1, 4096 // len(ids[0]))
+        group, ids = ids[:size], ids[size:]
+        padded = np.zeros((len(group), -(-len(group[0]) // 4) * 4), np.int32)
         for row, tokens in zip(padded, group, strict=True):
             row[: len(tokens)] = tokens
         batches.append(padded)
