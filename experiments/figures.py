@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.results import Row
-from experiments.statistics import Estimate, estimate, group
+from experiments.statistics import Estimate, by_replicate, estimate, group
 from fisher_jax.data import replacing
 
 METRICS = {
@@ -145,31 +145,42 @@ def parts(of_selector: dict[str, tuple[Estimate, Estimate]]) -> Figure:
 
 
 def learning_curves(panels: dict[str, list[Row]]) -> Figure:
-    """Held-out NLL against the tokens trained on: uniform as a line, a mark a selector and n."""
+    """Held-out NLL against tokens, less that of uniform's first budget in the same replicate.
+
+    Uniform is a line with 95% intervals, the others are a mark a budget.
+    """
     figure, grid = plt.subplots(
         1, len(panels), figsize=(3.6 * len(panels) + 1.8, 3.4), squeeze=False, layout="constrained"
     )
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
+        uniform = [r for r in rows if r["selector"] == "uniform"]
+        base = by_replicate(next(iter(group(uniform, "equal", "n").values())), "held_out_nll")
         for k, ((name,), own) in enumerate(group(rows, "selector").items()):
-            points = [
-                (np.mean([r["tokens"] for r in some]), estimate(r["held_out_nll"] for r in some))
+            points = sorted(
+                (
+                    float(np.mean([r["tokens"] for r in some])),
+                    estimate(r["held_out_nll"] - base[r["replicate"]] for r in some),
+                )
                 for some in group(own, "equal", "n").values()
-            ]
-            points.sort()
-            style = {"color": "0.45", "marker": MARKERS[k % 14], "ls": ""}
-            style |= STYLES.get(name, {}) | ({} if name == "uniform" else {"ls": ""})
+            )
+            style = {"color": "0.45", "marker": MARKERS[k % 14], "ls": ""} | STYLES.get(name, {})
             axes.errorbar(
                 [x for x, _ in points],
                 [e.mean for _, e in points],
-                [e.half if name == "uniform" else 0 for _, e in points],
-                label=name, ms=5, elinewidth=0.8, capsize=2, **style,
+                [e.half for _, e in points],
+                label=name, ms=5, elinewidth=0.6, capsize=2,
+                **(style if name == "uniform" else style | {"ls": ""}),
             )  # fmt: skip
+        axes.axhline(0, color="black", lw=0.6)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("tokens trained on", fontsize=8)
         axes.tick_params(labelsize=8, which="both")
         axes.grid(alpha=0.25, which="both")
-    grid[0][0].set_ylabel(METRICS["held_out_nll"], fontsize=8)
+    grid[0][0].set_ylabel("held-out NLL less uniform's (nats a token)", fontsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     return figure

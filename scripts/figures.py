@@ -272,7 +272,7 @@ class Language(LanguageTables, Run):
 
     def curves(self, key: str, title: str) -> str:
         """Held-out NLL against tokens, a panel a value of `key`."""
-        panels = {str(v or self.experiment): self.of(**{key: v}) for (v,) in group(self.rows, key)}
+        panels = {str(v or ""): self.of(**{key: v}) for (v,) in group(self.rows, key)}
         save(learning_curves(panels), FIGURES / f"{self.where}_curves.png")
         return self.figure("curves", title)
 
