@@ -1,6 +1,6 @@
 """A small GPT-2 trained from nothing on a corpus, to select for a larger model of other words.
 
-`python -m experiments.proxy outputs/proxy` trains it on Sherlock Holmes in a few minutes on 2
+`python -m experiments.proxy outputs/proxy` trains it on Sherlock Holmes in about seven minutes on 2
 cores and writes a Hugging Face folder; `python -m experiments.language experiment=proxy` selects
 Shakespeare with it and fine-tunes SmolLM2.
 """
