@@ -132,7 +132,8 @@ def run(options: Options, folder: Path) -> list[Row]:
     load = functools.lru_cache(2)(load_model)
     for setting in settings(options.grid):  # before any work
         proxy = setting.get("proxy", options.proxy)
-        if proxy is not None and "/" in proxy and not Path(proxy).exists():
+        path = Path(proxy or "")
+        if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name
             raise ValueError(f"proxy {proxy} does not exist: python -m experiments.proxy {proxy}")
     for setting in settings(options.grid):
         own = replace(options, **setting, grid={})

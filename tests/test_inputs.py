@@ -91,6 +91,7 @@ def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path
     values = scores.ifd(model, [PromptCompletion(**rows[i]) for i in kept])
     order = np.argsort(np.where(values > 1, np.inf, -values), kind="stable")
     n = min(K, int(np.sum(values <= 1)))
+    assert n > 0
     assert ranking_of(out)["index"][:n] == [kept[i] for i in order[:n]]
 
 

@@ -387,6 +387,13 @@ def test_figures_of_a_run_are_drawn(tmp_path):
     assert length == pytest.approx(0.5)
 
 
+def test_a_missing_proxy_is_refused_before_any_work(model_folder, tmp_path):
+    given = options(model_folder, grid={"proxy": [None, str(tmp_path / "none")]})
+    with pytest.raises(ValueError, match="none does not exist: python -m"):
+        language.run(given, tmp_path / "run")
+    assert read_rows(tmp_path / "run/results.jsonl") == []
+
+
 def test_a_proxy_selects_for_the_model(model_folder, tmp_path):
     """A GPT-2 of a few steps: its rows are cheaper for it, and the budget is in the model's."""
     config = proxy.CONFIG._replace(vocab=300, dim=8, n_layers=1, n_heads=2, mlp_dim=16)

@@ -66,8 +66,8 @@ def apply_stack(
 def project(x: Float[Array, "*B I"], kernel_IxO: Float[Array, "I O"]) -> Float[Array, "*B O"]:
     """`x W`, whose backward pass never rearranges the larger of input and cotangent.
 
-    JAX's own rule forms dW^T = g^T x, for which XLA's CPU compiler writes g transposed: with the
-    activations fused into that loop, it took as long as the products themselves.
+    JAX's own rule forms dW^T = g^T x, for which XLA's CPU compiler writes g transposed with the
+    activations fused into that loop: a quarter of a LoRA step's backward pass.
     """
     return jnp.matmul(x, kernel_IxO, precision=HIGHEST)
 
