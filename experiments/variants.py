@@ -27,12 +27,14 @@ class Variant(NamedTuple):
         keep: rows it may choose: all, one of each "exact" or "near" duplicate, or of the latter
             those without the quarter of the pool that the model finds least likely ("plain").
         ridge: for embeddings with a mean squared norm of 1.
+        targeted: the rule is told of rows from the test's distribution, as RDS+ is.
     """
 
     rule: str
     features: str = "tokens"
     keep: str = "all"
     ridge: float = 1.0
+    targeted: bool = False
 
 
 _NAMED = {
@@ -57,7 +59,12 @@ _NAMED = {
     "ridge_100": Variant("fisher_per_token", ridge=100.0),
     "i_row_means": Variant("i_optimal_per_token", "row_mean"),
     "near_row_means": Variant("fisher_per_token", "row_mean", keep="near"),
-    "rds": Variant("rds"),
+    "rds": Variant("rds", targeted=True),
+    "near_rds_centred": Variant("rds", "centred", keep="near", targeted=True),
+    "near_i_unit": Variant("i_optimal_per_token", "unit", "near"),
+    "i_target": Variant("i_optimal_per_token", "unit", "near", targeted=True),
+    "i_target_centred": Variant("i_optimal_per_token", "centred", "near", targeted=True),
+    "i_target_means": Variant("i_optimal_per_token", "row_mean_centred", "near", targeted=True),
 }
 VARIANTS = (
     {name: Variant(name) for name in SELECTORS if name not in ("exact_information", "badge")}
@@ -117,7 +124,8 @@ class Candidates:
         """Rows for n examples, or for the tokens of n average rows."""
         variant = VARIANTS[name]
         kept = self.kept(variant.keep)
-        features = rows_of(self.features_of(variant.features), kept)
+        features, targets = self.features_of(variant.features)
+        features = rows_of(features, kept)
         costs = self.costs[kept]
         budget = (
             Budget(np.ones(len(kept)), min(n, len(kept)))
@@ -128,43 +136,53 @@ class Candidates:
             draw = draw_fisher(features, budget, ridge=variant.ridge, seed=seed)
             return Chosen(kept[draw.ranking], draw.weights)
         selector = (SELECTORS | MODEL_SELECTORS)[variant.rule]
-        extra = {}
-        for needed in selector.needs:
-            if needed == "targets":
-                extra[needed] = pooled_states(self.targets.tokens, self.targets.offsets)
-                continue
+        extra = {"targets": targets} if variant.targeted else {}
+        for needed in {*selector.needs} - {*extra}:
             value = self.inputs[needed]
             extra[needed] = value[kept] if needed in OF_ROWS else value
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
         return Chosen(kept[ranking])
 
-    def _features_of(self, features: str) -> TokenEmbeddings:
-        """Embeddings with a mean squared norm of 1 a token (row means: a row).
+    def _features_of(self, features: str) -> tuple[TokenEmbeddings, TokenEmbeddings]:
+        """Embeddings with a mean squared norm of 1 a token (row means: a row); the targets' alike.
 
         tokens: the states; centred: less their mean; whitened: decorrelated, the spectrum's tail
         shrunk; unit: each token of norm 1; row_mean: the row's mean, of norm 1; row_mean_centred:
         the same of centred states; trace and error: states times the root of `1 - |p|^2` and
-        `|p - e_y|^2`.
+        `|p - e_y|^2`, the targets' as they are.
         """
-        x, offsets = self.hidden.tokens, self.hidden.offsets
-        if features.endswith("centred"):
-            x = x - x.mean(axis=0)
+        mean = self.hidden.tokens.mean(axis=0)
+        unmixed = None
         if features == "whitened":
-            x = x - x.mean(axis=0)
+            x = self.hidden.tokens - mean
             energy, directions = np.linalg.eigh(x.T.astype(np.float64) @ x / len(x))
-            x = x @ (directions / np.sqrt(energy + energy.mean())).astype(x.dtype)
-        if features == "unit":
-            x = x / np.linalg.norm(x, axis=1, keepdims=True)
-        if features.startswith("row_mean"):
-            x = pooled_states(x, offsets, "mean")
-            x /= np.linalg.norm(x, axis=1, keepdims=True)
-            offsets = np.arange(len(x) + 1)
-        emb = TokenEmbeddings(x, offsets)
+            unmixed = (directions / np.sqrt(energy + energy.mean())).astype(x.dtype)
+
+        def transformed(x: np.ndarray, offsets: np.ndarray) -> TokenEmbeddings:
+            if features.endswith("centred") or unmixed is not None:
+                x = x - mean
+            if unmixed is not None:
+                x = x @ unmixed
+            if features == "unit":
+                x = x / np.linalg.norm(x, axis=1, keepdims=True)
+            if features.startswith("row_mean"):
+                x = pooled_states(x, offsets, "mean")
+                x /= np.linalg.norm(x, axis=1, keepdims=True)
+                offsets = np.arange(len(x) + 1)
+            return TokenEmbeddings(x, offsets)
+
+        pool = transformed(self.hidden.tokens, self.hidden.offsets)
+        targets = transformed(self.targets.tokens, self.targets.offsets)
         if features in ("trace", "error"):
             scores = self.inputs.scores
-            emb = weighted(emb, scores.fisher_trace_T if features == "trace" else scores.gradient_T)
-        scale = np.float32(np.sqrt(emb.mean_squared_norm()))
-        return TokenEmbeddings(emb.tokens / scale, offsets)
+            pool = weighted(
+                pool, scores.fisher_trace_T if features == "trace" else scores.gradient_T
+            )
+        scale = np.float32(np.sqrt(pool.mean_squared_norm()))
+        return (
+            TokenEmbeddings(pool.tokens / scale, pool.offsets),
+            TokenEmbeddings(targets.tokens / scale, targets.offsets),
+        )
 
 
 def rows_of(emb: TokenEmbeddings, rows: Int[np.ndarray, "n"]) -> TokenEmbeddings:

@@ -165,18 +165,33 @@ def fisher_random(
 
 
 def i_optimal(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    targets: TokenEmbeddings | None = None,
+    on_progress: OnProgress = None,
 ) -> Ranking:
-    """The largest fall of the pool's mean prediction variance `tr(V^-1 Sigma)` at each step."""
-    return least_variance(emb, budget, np.ones(len(emb)), ridge=ridge, on_progress=on_progress)
+    """The largest fall of the mean prediction variance `tr(V^-1 Sigma)` at each step.
+
+    Args:
+        targets: rows of the task, whose tokens' mean x x^T is Sigma; default the pool itself.
+    """
+    per = np.ones(len(emb))
+    return least_variance(emb, budget, per, ridge=ridge, targets=targets, on_progress=on_progress)
 
 
 def i_optimal_per_token(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    targets: TokenEmbeddings | None = None,
+    on_progress: OnProgress = None,
 ) -> Ranking:
     """`i_optimal`, the fall divided by the row's tokens."""
     per = _per_token(emb, budget)
-    return least_variance(emb, budget, per, ridge=ridge, on_progress=on_progress)
+    return least_variance(emb, budget, per, ridge=ridge, targets=targets, on_progress=on_progress)
 
 
 def sentence_od(

@@ -132,6 +132,16 @@ class TokenEmbeddings:
         return TokenEmbeddings(tokens, offsets)
 
 
+def check_targets(emb: TokenEmbeddings, targets: TokenEmbeddings) -> None:
+    """Refuse a task's rows that are not embedded as the pool is.
+
+    Raises:
+        ValueError: another width.
+    """
+    if targets.dim != emb.dim:
+        raise ValueError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
+
+
 def information_gain(
     embeddings_MxD: Float[Array, "M D"], root_DxD: Float[Array, "D D"]
 ) -> Float[Array, ""]:

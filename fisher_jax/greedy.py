@@ -177,18 +177,31 @@ def _chunk_gains(
 def all_gains(
     pool: Pool, root: Float[Array, "..."], buckets: tuple[Bucket, ...]
 ) -> Float[Array, "N"]:
-    """Gains of all examples, in bucket order."""
-    gains = []
-    for bucket in buckets:
-        size = bucket.stop - bucket.start
-        chunks = -(-size // bucket.batch)
-        positions = bucket.start + jnp.minimum(jnp.arange(chunks * bucket.batch), size - 1)
-        chunked = jax.lax.map(
-            lambda p, length=bucket.length: _chunk_gains(pool, root, p, length),
-            positions.reshape(chunks, bucket.batch),
-        )
-        gains.append(chunked.reshape(-1)[:size])
-    return jnp.concatenate(gains)
+    """Gains of all examples, in bucket order.
+
+    Batches come strictly one after the other, since batched factorisations that XLA's CPU
+    client runs side by side can wait for each other's threads for ever.
+    """
+    counts = [-(-(b.stop - b.start) // b.batch) for b in buckets]
+    first = [sum(counts[:k]) for k in range(len(buckets))]
+
+    def branch(bucket: Bucket, first: int):
+        def evaluate(chunk, gains):
+            position = bucket.start + (chunk - first) * bucket.batch
+            positions = jnp.minimum(position + jnp.arange(bucket.batch), bucket.stop - 1)
+            own = _chunk_gains(pool, root, positions, bucket.length)
+            return gains.at[positions].set(own)
+
+        return evaluate
+
+    branches = [branch(b, f) for b, f in zip(buckets, first, strict=True)]
+
+    def body(chunk, gains):
+        which = sum((chunk >= f for f in first[1:]), start=jnp.zeros((), jnp.int32))
+        return jax.lax.switch(which, branches, chunk, gains)
+
+    gains = jnp.zeros(len(pool.start), pool.tokens.dtype)
+    return jax.lax.fori_loop(0, sum(counts), body, gains)
 
 
 def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Float[Array, ""]) -> Bool[Array, "N"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from fisher_jax.baselines import SELECTORS, Selector, take
 from fisher_jax.budget import Budget
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, check_targets
 from fisher_jax.scores import pooled_states
 
 Ranking = Int[np.ndarray, "n"]
@@ -203,20 +203,17 @@ def badge_factored(
         i = int(rng.choice(len(emb), p=weight / weight.sum()))
 
 
-def rds(emb: TokenEmbeddings, budget: Budget, *, targets: Float[np.ndarray, "Q D"]) -> Ranking:
+def rds(emb: TokenEmbeddings, budget: Budget, *, targets: TokenEmbeddings) -> Ranking:
     """RDS+: each target in turn takes its most similar row that is left (arXiv 2503.01807).
 
     Similarity is the cosine of `scores.pooled_states` weighted by position, on both sides.
 
     Args:
-        targets: (Q, D) pooled states of a target set, centred and scaled as `emb` is.
+        targets: Q rows of the task, centred and scaled as `emb` is.
     """
-    targets = np.asarray(targets)
-    if targets.ndim != 2 or len(targets) == 0 or targets.shape[1] != emb.dim:
-        raise ValueError(f"targets must be (Q, D) with D = {emb.dim}, got shape {targets.shape}")
-    if not np.isfinite(targets).all():
-        raise ValueError("targets must be finite numbers")
-    similarity = _unit(targets) @ _unit(pooled_states(emb.tokens, emb.offsets)).T
+    check_targets(emb, targets)
+    targets_QxD, rows_NxD = (_unit(pooled_states(e.tokens, e.offsets)) for e in (targets, emb))
+    similarity = targets_QxD @ rows_NxD.T
     purse = _Purse(budget)
     for to_target in itertools.cycle(similarity):
         if not purse.is_open.any():

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax import greedy
 from fisher_jax.budget import Budget
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, check_targets
 from fisher_jax.greedy import Bucket, Number, Pool
 from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
 from fisher_jax.selection import computing
@@ -46,10 +46,11 @@ def least_variance(
     per: np.ndarray,
     *,
     ridge: float | int,
+    targets: TokenEmbeddings | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Int[np.ndarray, "n"]:
-    """The ranking of greedy choices that lower `tr(V^-1 Sigma)` most, Sigma the pool's mean
-    x x^T: the average variance of a linear prediction over the pool's tokens (I-optimality).
+    """The ranking of greedy choices that lower `tr(V^-1 Sigma)` most, Sigma the mean x x^T of the
+    targets: the average variance of a linear prediction over them (I-optimality).
 
     A choice of X lowers it by `tr((I + G)^-1 H)`, `G = X A X^T`, `H = X A Sigma A X^T`, A = V^-1.
     That is not submodular: what a row adds can rise, so old values are no bounds and every row is
@@ -60,11 +61,16 @@ def least_variance(
         emb, budget: the pool and what may be spent.
         per: (N,) what a decrease is divided by: ones, or each row's tokens.
         ridge: positive; V = ridge I before the first choice.
+        targets: rows whose tokens are to be predicted, centred and scaled as `emb` is; default
+            the pool itself.
         on_progress: called now and then with the budget spent so far.
 
     Raises:
-        ValueError: rows so long that the Gram matrices need more than 8 GiB.
+        ValueError: targets of another width; rows so long that the Gram matrices need more than
+            8 GiB.
     """
+    if targets is not None:
+        check_targets(emb, targets)
     longest = np.minimum(emb.lengths, emb.dim).astype(np.float64)
     needed = 2 * emb.tokens.itemsize * float(np.sum(longest**2))
     if needed > MOST_BYTES:
@@ -75,7 +81,12 @@ def least_variance(
     capacity, count = budget.most_examples, 0
     with computing(emb, ridge) as emb:
         pool, buckets = greedy.make_pool(emb, budget.costs, per)
-        sigma = _second_moment(pool.tokens, float(emb.offsets[-1]))
+        if targets is None:
+            sigma = _second_moment(pool.tokens, float(emb.offsets[-1]))
+        else:
+            sigma = _second_moment(
+                jnp.asarray(targets.tokens, pool.tokens.dtype), float(len(targets.tokens))
+            )
         root = greedy.first_root(emb.dim, ridge, pool.tokens.dtype)
         state = State(
             root=root,
@@ -157,12 +168,8 @@ def _advance(
     longest = max(b.length for b in buckets)
 
     def choose(state: State) -> State:
-        falls = [
-            (_fall_of_few if _is_small(bucket) else _fall)(gram, cross)
-            for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True)
-        ]
         is_candidate = greedy.is_open(pool, state.taken, state.remaining)
-        keys = jnp.where(is_candidate, jnp.concatenate(falls) / pool.per, -jnp.inf)
+        keys = jnp.where(is_candidate, _falls(state, buckets) / pool.per, -jnp.inf)
         position = greedy.pick(pool, keys)
         x_MxD = greedy.padded_rows(pool, position[None], longest)[0]
         y_MxD = matmul(x_MxD, state.root)
@@ -193,6 +200,20 @@ def _advance(
         return (state.chosen < until) & jnp.any(is_candidate)
 
     return jax.lax.while_loop(goes_on, choose, state)
+
+
+def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
+    """The fall of every row, in bucket order, a bucket at a time as in `greedy.all_gains`."""
+
+    def branch(bucket: Bucket, gram: Array, cross: Array):
+        fall = _fall_of_few if _is_small(bucket) else _fall
+        return lambda falls: falls.at[bucket.start : bucket.stop].set(fall(gram, cross))
+
+    branches = [branch(*b) for b in zip(buckets, state.grams, state.crosses, strict=True)]
+    falls = jnp.zeros(len(state.taken), state.root.dtype)
+    return jax.lax.fori_loop(
+        0, len(buckets), lambda k, falls: jax.lax.switch(k, branches, falls), falls
+    )
 
 
 def _fall(gram_BxMxM: Array, cross_BxMxM: Array) -> Float[Array, "B"]:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -144,8 +147,9 @@ def test_sentence_od_is_the_design_on_one_vector_a_row(emb, examples, pooling):
     np.testing.assert_array_equal(got, ranking)
 
 
-def variance_greedy(examples, n, per):
-    sigma = sum(x.T.astype(np.float64) @ x for x in examples) / sum(map(len, examples))
+def variance_greedy(examples, n, per, targets=None):
+    targets = np.concatenate(examples if targets is None else targets).astype(np.float64)
+    sigma = targets.T @ targets / len(targets)
     ranking = []
     for _ in range(n):
         base = np.trace(np.linalg.inv(information(examples, ranking, 1.0)) @ sigma)
@@ -160,13 +164,53 @@ def variance_greedy(examples, n, per):
     return ranking
 
 
+I_OPTIMAL = ["i_optimal", "i_optimal_per_token"]
+
+
+@pytest.mark.parametrize("name", I_OPTIMAL)
 @pytest.mark.parametrize("lengths", [[1, 3, 8], [2, 5]])
-def test_i_optimal_is_brute_force(lengths):
+def test_i_optimal_is_brute_force(name, lengths):
     examples = random_pool(5, N, lengths, DIM)
     emb = fj.TokenEmbeddings.from_list(examples)
-    for name, per in (("i_optimal", np.ones(N)), ("i_optimal_per_token", emb.lengths)):
-        got = SELECTORS[name](emb, n_samples=15).ranking
-        np.testing.assert_array_equal(got, variance_greedy(examples, 15, per))
+    per = np.ones(N) if name == "i_optimal" else emb.lengths
+    got = SELECTORS[name](emb, n_samples=15).ranking
+    np.testing.assert_array_equal(got, variance_greedy(examples, 15, per))
+
+
+@pytest.mark.parametrize("name", I_OPTIMAL)
+def test_i_optimal_for_a_task_is_brute_force_on_its_tokens(name, examples, emb):
+    targets = random_pool(9, 5, [2, 4], DIM)
+    targets = [x * np.array([9] + [0.1] * (DIM - 1), np.float32) for x in targets]
+    per = np.ones(len(examples)) if name == "i_optimal" else emb.lengths
+    expected = variance_greedy(examples, 10, per, targets)
+    assert expected != variance_greedy(examples, 10, per)
+    got = SELECTORS[name](emb, n_samples=10, targets=fj.TokenEmbeddings.from_list(targets)).ranking
+    np.testing.assert_array_equal(got, expected)
+    narrow = fj.TokenEmbeddings.from_list([x[:, :-1] for x in targets])
+    with pytest.raises(ValueError, match=f"targets must have the pool's width, {DIM}"):
+        SELECTORS[name](emb, n_samples=10, targets=narrow)
+
+
+# batches of factorisations side by side once waited for each other for ever, on two cores
+LONG_ROWS = """
+import numpy as np, fisher_jax as fj
+from fisher_jax.baselines import SELECTORS
+rng = np.random.default_rng(0)
+lengths = np.repeat([8, 19, 26, 42, 64], 40)
+tokens = rng.standard_normal((lengths.sum(), 96)).astype(np.float32)
+emb = fj.TokenEmbeddings(tokens, np.concatenate([[0], np.cumsum(lengths)]))
+chosen = SELECTORS[NAME](emb, n_samples=5).ranking
+print(len(chosen), len(fj.select(emb, n_samples=5, method="naive").ranking))
+"""
+
+
+@pytest.mark.parametrize("name", ["i_optimal", "fisher"])
+def test_long_rows_of_many_lengths_do_not_hang(name):
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_ROWS.replace("NAME", repr(name))],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.split() == ["5", "5"], done.stderr
 
 
 def test_i_optimal_stays_exact_past_a_refresh():

@@ -28,6 +28,16 @@ def p(emb):
     return softmax(emb.tokens.astype(np.float64) @ theta, axis=1)
 
 
+def one_token_rows(vectors):
+    return fj.TokenEmbeddings(vectors.astype(np.float32), np.arange(len(vectors) + 1))
+
+
+def cut_short(value):
+    if isinstance(value, fj.TokenEmbeddings):
+        return one_token_rows(value.tokens[:, :-1])
+    return value[:-1, :-1] if value.ndim == 2 else value[:-1]
+
+
 @pytest.fixture(scope="module")
 def extras(p):
     rng = np.random.default_rng(1)
@@ -42,7 +52,7 @@ def extras(p):
         "weights": 1 - np.sum(p**2, axis=1),
         "probabilities": np.take_along_axis(p, labels, axis=1),
         "labels": labels,
-        "targets": rng.standard_normal((3, DIM)),
+        "targets": one_token_rows(rng.standard_normal((3, DIM))),
     }
 
 
@@ -72,10 +82,10 @@ def test_what_is_missing_unknown_or_of_another_pool_is_said(name, emb, extras):
         selector(emb, n_samples=3)
     with pytest.raises(ValueError, match=f"'{name}' has no argument 'colour'"):
         call(name, emb, extras, n_samples=3, colour=1)
-    shorter = {k: v[:-1, :-1] if v.ndim == 2 else v[:-1] for k, v in extras.items()}
+    shorter = {k: cut_short(v) for k, v in extras.items()}
     with pytest.raises(ValueError, match=f"{selector.needs[0]} .*must"):
         call(name, emb, shorter, n_samples=3)
-    if extras[selector.needs[0]].ndim == 1:
+    if np.ndim(extras[selector.needs[0]]) == 1:
         broken = extras | {selector.needs[0]: extras[selector.needs[0]] * np.nan}
         with pytest.raises(ValueError, match=f"{selector.needs[0]} must be .*finite"):
             call(name, emb, broken, n_samples=3)
@@ -202,14 +212,15 @@ def test_badge_goes_on_where_all_gradients_are_equal():
 def test_rds_gives_each_target_its_nearest_row_in_turn(emb, examples, extras):
     pooled = [np.average(x, axis=0, weights=1 + np.arange(len(x))) for x in examples]
     cosine = [
-        [t @ x / np.linalg.norm(t) / np.linalg.norm(x) for x in pooled] for t in extras["targets"]
+        [t @ x / np.linalg.norm(t) / np.linalg.norm(x) for x in pooled]
+        for t in extras["targets"].tokens
     ]
     expected = []
     for turn in range(20):
         order = np.argsort(-np.array(cosine[turn % 3]))
         expected.append(next(int(i) for i in order if i not in expected))
     assert call("rds", emb, extras, n_samples=20).ranking.tolist() == expected
-    larger = extras | {"targets": 7 * extras["targets"]}
+    larger = extras | {"targets": one_token_rows(7 * extras["targets"].tokens)}
     assert call("rds", emb, larger, n_samples=20).ranking.tolist() == expected
 
 
