@@ -89,7 +89,7 @@ def picks(options: Options) -> Row:
 def facts_of(prepared: Prepared) -> Facts:
     """See `Facts`."""
     candidates = prepared.candidates
-    emb, rows = candidates.features_of("tokens"), prepared.rows
+    (emb, _), rows = candidates.features_of("tokens"), prepared.rows
     learnt = [ids[first:] for ids, first in zip(rows.ids, rows.first, strict=True)]
     having = np.bincount(np.concatenate([np.unique(ids) for ids in learnt]))
     norms = np.einsum("td,td->t", emb.tokens, emb.tokens)

@@ -1,7 +1,7 @@
 """Every way of choosing rows that the language experiment tries: filter, features, rule, ridge."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ class Variant(NamedTuple):
             those without the quarter of the pool that the model finds least likely ("plain").
         ridge: for embeddings with a mean squared norm of 1.
         targeted: the rule is told of rows from the test's distribution, as RDS+ is.
+        power: of a row's tokens, by which the gain is divided, where the rule takes one.
     """
 
     rule: str
@@ -35,6 +36,7 @@ class Variant(NamedTuple):
     keep: str = "all"
     ridge: float = 1.0
     targeted: bool = False
+    power: float = 1.0
 
 
 _NAMED = {
@@ -63,6 +65,9 @@ _NAMED = {
     "near_rds_centred": Variant("rds", "centred", keep="near", targeted=True),
     "near_i_unit": Variant("i_optimal_per_token", "unit", "near"),
     "i_target": Variant("i_optimal_per_token", "unit", "near", targeted=True),
+    "near_unit_09": Variant("fisher_per_token", "unit", "near", power=0.9),
+    "i_target_09": Variant("i_optimal_per_token", "unit", "near", targeted=True, power=0.9),
+    "i_target_08": Variant("i_optimal_per_token", "unit", "near", targeted=True, power=0.8),
     "i_target_centred": Variant("i_optimal_per_token", "centred", "near", targeted=True),
     "i_target_means": Variant("i_optimal_per_token", "row_mean_centred", "near", targeted=True),
 }
@@ -136,7 +141,9 @@ class Candidates:
             draw = draw_fisher(features, budget, ridge=variant.ridge, seed=seed)
             return Chosen(kept[draw.ranking], draw.weights)
         selector = (SELECTORS | MODEL_SELECTORS)[variant.rule]
-        extra = {"targets": targets} if variant.targeted else {}
+        extra: dict[str, Any] = {"targets": targets} if variant.targeted else {}
+        if variant.power != 1:
+            extra["power"] = variant.power
         for needed in {*selector.needs} - {*extra}:
             value = self.inputs[needed]
             extra[needed] = value[kept] if needed in OF_ROWS else value

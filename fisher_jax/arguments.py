@@ -28,12 +28,13 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 
 
 ALL_SELECTORS = SELECTORS | MODEL_SELECTORS
+TARGETED = {"rds", "i_optimal", "i_optimal_per_token"}  # selectors that take --targets
 BY_LABEL = {"losses", "el2n", "gradient_norm", "quality", "ifd"}
 
 
 def known(needs: list[str]) -> bool:
-    """Whether the model tells all that a selector needs."""
-    return set(needs) <= {*OF_ROWS, *OF_TOKENS}
+    """Whether the model, or `--targets`, tells all that a selector needs."""
+    return set(needs) <= {*OF_ROWS, *OF_TOKENS, "targets"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,6 +157,13 @@ def parser() -> argparse.ArgumentParser:
         "answers needs --model",
     )
     design.add_argument(
+        "--targets",
+        metavar="FILE",
+        type=Path,
+        help="rows like those that the tuned model will meet, in any of POOL's formats: selectors "
+        f"{', '.join(sorted(TARGETED))} choose for them (only rds must have them)",
+    )
+    design.add_argument(
         "--ridge",
         metavar="R",
         type=float,
@@ -223,7 +231,7 @@ def check(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.embeddings is None):
         raise ValueError("give either --model, to embed the pool's text, or --embeddings")
     if args.embeddings is not None:
-        text_only = ("max_length", "text_column")
+        text_only = ("max_length", "text_column", "targets")
         unused = [n for n in text_only if getattr(args, n) is not None]
         unused += ["positions"] * (args.positions == "prompt")
         unused += ["deduplicate"] * (args.deduplicate != "none")
@@ -232,6 +240,10 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")
         if args.selector is not None and ALL_SELECTORS[args.selector].needs:
             raise ValueError(f"--selector {args.selector} asks the model: give --model")
+    if args.targets is not None and args.selector not in TARGETED:
+        raise ValueError(f"--targets goes with --selector {', '.join(sorted(TARGETED))}: add one")
+    if args.selector == "rds" and args.targets is None:
+        raise ValueError("--selector rds chooses for a task: give its rows as --targets FILE")
     by_label = args.selector is not None and BY_LABEL & {*ALL_SELECTORS[args.selector].needs}
     if args.positions == "prompt" and by_label:
         raise ValueError(
@@ -250,13 +262,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise ValueError(f"OUT must end in .jsonl or .parquet, got {out}")
     if not out.parent.is_dir():
         raise ValueError(f"the folder {out.parent} of OUT does not exist: make it first")
-    for source in (args.pool, args.embeddings):
+    for source in (args.pool, args.embeddings, args.targets):
         if source is not None and source.exists() and out.exists() and out.samefile(source):
-            raise ValueError(f"OUT {out} is the pool itself: name another file")
+            raise ValueError(f"OUT {out} is {source}, which is read: name another file")
     if args.report_dir.exists() and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
     reports = [args.report_dir / name for name in FILES]
-    for path in (args.pool, args.embeddings, out):
+    for path in (args.pool, args.embeddings, args.targets, out):
         if path is not None and path.resolve() in [report.resolve() for report in reports]:
             raise ValueError(f"the report would replace {path}: name another --report-dir")
     existing = [path for path in (out, *reports) if path.exists() or path.is_symlink()]

@@ -127,10 +127,21 @@ def fisher(
 
 
 def fisher_per_token(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    power: float | int = 1,
+    on_progress: OnProgress = None,
 ) -> Selection:
-    """D-optimal per token: the largest `log det(I + X_i V^-1 X_i^T) / M_i` at each step."""
-    return greedily(emb, budget, _per_token(emb, budget), ridge=ridge, on_progress=on_progress)
+    """D-optimal per token: the largest `log det(I + X_i V^-1 X_i^T) / M_i` at each step.
+
+    Args:
+        power: of M_i. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
+            ones; between them is one at which chosen rows are as long as others.
+    """
+    per = _per_token(emb, budget) ** power
+    return greedily(emb, budget, per, ridge=ridge, on_progress=on_progress)
 
 
 def fisher_mixed(
@@ -187,10 +198,11 @@ def i_optimal_per_token(
     *,
     ridge: float | int,
     targets: TokenEmbeddings | None = None,
+    power: float | int = 1,
     on_progress: OnProgress = None,
 ) -> Ranking:
-    """`i_optimal`, the fall divided by the row's tokens."""
-    per = _per_token(emb, budget)
+    """`i_optimal`, the fall divided by the row's tokens; `power` as in `fisher_per_token`."""
+    per = _per_token(emb, budget) ** power
     return least_variance(emb, budget, per, ridge=ridge, targets=targets, on_progress=on_progress)
 
 

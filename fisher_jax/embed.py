@@ -179,9 +179,12 @@ def forward(
 
 
 def standardize(
-    tokens_TxD: Float[np.ndarray, "T D"], normalize: Normalize, center: bool
+    tokens_TxD: Float[np.ndarray, "T D"],
+    normalize: Normalize,
+    center: bool,
+    *others: Float[np.ndarray, "_ D"],
 ) -> Float[np.ndarray, "T D"]:
-    """Centre on the mean, then divide by the root mean squared norm; in place.
+    """Centre on the mean, then divide by the root mean squared norm; in place, and others alike.
 
     Raises:
         ValueError: an unknown `normalize`.
@@ -189,11 +192,14 @@ def standardize(
     if normalize not in ("rms", "none"):
         raise ValueError(f"normalize must be 'rms' or 'none', got {normalize!r}")
     if center:
-        tokens_TxD -= tokens_TxD.mean(axis=0, dtype=np.float64).astype(tokens_TxD.dtype)
+        mean = tokens_TxD.mean(axis=0, dtype=np.float64).astype(tokens_TxD.dtype)
+        for part in (tokens_TxD, *others):
+            part -= mean
     if normalize == "rms":
         scale = np.einsum("td,td->", tokens_TxD, tokens_TxD, dtype=np.float64, casting="safe")
         if scale > 0:
-            tokens_TxD /= np.sqrt(scale / len(tokens_TxD)).astype(tokens_TxD.dtype)
+            for part in (tokens_TxD, *others):
+                part /= np.sqrt(scale / len(tokens_TxD)).astype(tokens_TxD.dtype)
     return tokens_TxD
 
 

@@ -231,12 +231,12 @@ def test_no_input_is_ever_replaced(refused, tmp_path):
     write_rows(pool, [{"x": i} for i in range(N)])
     write_embeddings(emb)
     rest = ["--embeddings", emb, "--n-samples", "1", "--overwrite"]
-    refused([pool, "-o", pool, *rest], [pool, "is the pool itself", "name another file"])
+    refused([pool, "-o", pool, *rest], [pool, "which is read", "name another file"])
     link, hard = tmp_path / "link.jsonl", tmp_path / "hard.jsonl"
     link.symlink_to(pool)
     hard.hardlink_to(pool)
     for other in (link, hard):
-        refused([pool, "-o", other, *rest], [other, "is the pool itself"])
+        refused([pool, "-o", other, *rest], [other, "which is read"])
     pool = tmp_path / "ranking.parquet"
     pq.write_table(pa.table({"x": range(N)}), pool)
     argv = [pool, "-o", tmp_path / "chosen.parquet", *rest, "--report-dir", tmp_path]

@@ -6,7 +6,7 @@ from command import K, manifest_of, ranking_of, texts, write_rows
 
 import fisher_jax as fj
 from fisher_jax import scores
-from fisher_jax.arguments import ALL_SELECTORS
+from fisher_jax.arguments import ALL_SELECTORS, TARGETED
 from fisher_jax.data import PromptCompletion
 from fisher_jax.embed import tokenize
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS, Inputs
@@ -72,6 +72,42 @@ def test_a_selector_told_by_the_model_is_the_librarys(name, run, out, tmp_path, 
     assert manifest_of(out)["options"]["selector"] == name
 
 
+@pytest.mark.parametrize("name", sorted(TARGETED))
+@pytest.mark.parametrize("center", [[], ["--center"]])
+def test_rows_are_chosen_for_a_task(name, center, run, out, tmp_path, problem, llama):
+    model, rows, hidden, _ = problem
+    task = [row[: len(row) // 2] for row in texts(seed=5, n=3)]
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
+    targets = tmp_path / "task.txt"
+    targets.write_text("\n".join(task) + "\n")
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", name, *center]
+    assert run(*argv, "--targets", targets)[0] == 0
+    wanted = fj.embed(task, model, normalize="none")
+    emb, wanted = hidden.tokens.astype(np.float64), wanted.tokens.astype(np.float64)
+    if center:
+        emb, wanted = emb - emb.mean(axis=0), wanted - emb.mean(axis=0)
+    scale = np.sqrt(np.mean(np.sum(emb**2, axis=1)))
+    lengths = [len(ids) - 1 for ids in tokenize(model, task).ids]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    given = fj.TokenEmbeddings((wanted / scale).astype(np.float32), offsets)
+    emb = fj.TokenEmbeddings((emb / scale).astype(np.float32), hidden.offsets)
+    expected = ALL_SELECTORS[name](emb, n_samples=K, targets=given)
+    assert ranking_of(out)["index"] == expected.ranking.tolist()
+    assert manifest_of(out)["result"]["targets"] == str(targets)
+
+
+def test_a_task_that_cannot_be_used_is_refused(out, tmp_path, llama, refused):
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in texts()])
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K]
+    refused([*argv, "--selector", "rds"], ["--selector rds", "--targets FILE"])
+    empty = write_rows(tmp_path / "task.jsonl", [{"text": "a b"}, {"text": "a"}])
+    refused([*argv, "--targets", empty], ["--targets goes with --selector i_optimal"])
+    argv += ["--selector", "rds", "--targets"]
+    refused([*argv, empty], [empty, "1 row(s) have no token to predict (line 2)", "--on-empty"])
+    refused([*argv, tmp_path / "no.jsonl"], [tmp_path / "no.jsonl"])
+    refused([*argv, pool, "--overwrite", "-o", pool], [pool, "which is read"])
+
+
 def test_rows_without_a_prompt_have_no_ifd(out, tmp_path, llama, refused):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in texts()])
     argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "ifd"]
@@ -107,6 +143,7 @@ def test_prompts_alone_have_no_losses(name, out, tmp_path, llama, refused):
     ("name", "words"),
     [
         ("el2n", ["--selector el2n asks the model", "--model"]),
+        ("rds", ["--selector rds asks the model"]),
         ("badge", ["invalid choice: 'badge'"]),
     ],
 )

@@ -1,0 +1,66 @@
+"""What `fisher-select` says while it works, on stderr."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fisher_jax.arguments import NAME
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with rate and remaining time; the yielded function sets what is done."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, mininterval=0.3) as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def announce(
+    args: argparse.Namespace, lengths: Any, dim: int, notes: list[str], forward_flops: float
+) -> None:
+    """One line of what is to come: rows, tokens, memory and estimated time."""
+    from fisher_jax.budget import budget_in_examples
+    from fisher_jax.report import counted
+
+    rows, tokens = len(lengths), int(lengths.sum())
+    if args.token_budget is None:
+        choices = budget_in_examples(rows, args.n_samples, args.fraction)
+    elif args.token_budget < lengths.min():
+        raise ValueError(
+            f"--token-budget {args.token_budget} buys nothing: the shortest row has "
+            f"{lengths.min()} tokens to learn, pass at least that"
+        )
+    else:
+        choices = min(rows, args.token_budget * rows // tokens)
+    # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
+    select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
+    seconds = 20 + 1.5 * (forward_flops + select_flops) / _flops_per_second()
+    memory = (2.5 * 4 * tokens * dim) / 2**30 + 1
+    about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    print(
+        f"{NAME}: {counted(rows, 'row')}, {counted(tokens, 'token')} to learn, about "
+        f"{memory:.1f} GiB and {about}. {' '.join(notes)}".rstrip(),
+        file=sys.stderr,
+    )
+
+
+def _flops_per_second() -> float:
+    """What a product of two matrices reaches here, measured in a moment."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((1024, 1024))
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
+    product(x).block_until_ready()
+    begin = time.perf_counter()
+    for _ in range(5):
+        product(x).block_until_ready()
+    return 5 * 2 * 1024.0**3 / (time.perf_counter() - begin)
