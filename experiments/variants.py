@@ -72,7 +72,7 @@ _NAMED = {
     "i_target_means": Variant("i_optimal_per_token", "row_mean_centred", "near", targeted=True),
 }
 VARIANTS = (
-    {name: Variant(name) for name in SELECTORS if name not in ("exact_information", "badge")}
+    {name: Variant(name) for name in SELECTORS if name != "exact_information"}
     | {name: Variant(name) for name in MODEL_SELECTORS}
     | _NAMED
 )

@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--selector",
         metavar="NAME",
-        choices=[name for name, s in ALL_SELECTORS.items() if name != "badge" and known(s.needs)],
+        choices=[name for name, s in ALL_SELECTORS.items() if known(s.needs)],
         help="%(choices)s (default: fisher by rows, fisher_per_token by tokens); fisher_random "
         "adds a column fisher_weight for a weighted loss; what goes by the model's losses or "
         "answers needs --model",

@@ -8,12 +8,12 @@ fits is skipped and smaller ones go on being taken.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from fisher_jax.budget import Budget
+from fisher_jax.budget import Budget, Purse
 from fisher_jax.density import kernel_density
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.prediction_variance import least_variance
@@ -345,40 +345,46 @@ def k_center(
     return _farthest(budget, rng.permutation(len(points)), to, lambda far: int(np.argmax(far)))
 
 
-def badge(
-    emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Float[np.ndarray, "T L"]
-) -> Ranking:
+def badge(emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Any) -> Ranking:
     """BADGE (Ash et al. 2020): k-means++ draws on gradients of the last layer.
 
     A token's gradient at its most likely label is `(p - 1_yhat) kron x`; a row's is the mean over
     its tokens (the source has one label an example). The first is the largest, then D^2 sampling.
     Gradients are never formed: `<g_i, g_k> = mean_{j,l} (a_j . a_l)(x_j . x_l)`, a = p - 1_yhat.
+
+    Args:
+        probabilities: (T, L), an array or a sparse one that keeps each token's most likely
+            labels. Cutting p to k of them changes |a|^2 by at most 1 / (4 k), see
+            `scores.top_probabilities`.
     """
-    a = np.array(probabilities, emb.tokens.dtype)
-    if a.ndim != 2 or len(a) != len(emb.tokens):
+    from scipy.sparse import csr_array, issparse  # takes a moment to import
+
+    if np.ndim(probabilities) != 2 or probabilities.shape[0] != len(emb.tokens):
         raise ValueError(
-            f"probabilities must be (T, L) with T = {len(emb.tokens)}, got shape {a.shape}"
+            f"probabilities must be (T, L) with T = {len(emb.tokens)}, "
+            f"got shape {np.shape(probabilities)}"
         )
-    a[np.arange(len(a)), a.argmax(axis=1)] -= 1
-    starts, lengths = emb.offsets[:-1], emb.lengths
+    x, starts, lengths = emb.tokens, emb.offsets[:-1], emb.lengths
+    p, place = probabilities.astype(x.dtype), np.arange(len(x))
+    likeliest = csr_array((np.ones(len(x), x.dtype), (place, p.argmax(axis=1))), shape=p.shape)
+    a = p - likeliest if issparse(p) else p - likeliest.toarray()
 
-    def inner(i: int) -> np.ndarray:
+    def means_with(i: int, rows: slice) -> np.ndarray:
+        """`mean_l (a_j . a_l)(x_j . x_l)` over the tokens l of row i, for each j of `rows`."""
         own = slice(emb.offsets[i], emb.offsets[i + 1])
-        products = np.mean((a @ a[own].T) * (emb.tokens @ emb.tokens[own].T), axis=1)
-        return np.add.reduceat(products, starts) / lengths
+        of_labels = a[rows] @ a[own].T
+        of_labels = of_labels.toarray() if issparse(of_labels) else of_labels
+        return np.mean(of_labels * (x[rows] @ x[own].T), axis=1)
 
-    norms = np.array(
-        [np.mean((a[s] @ a[s].T) * (emb.tokens[s] @ emb.tokens[s].T)) for s in _slices(emb)]
-    )
+    norms = np.array([np.mean(means_with(i, own)) for i, own in enumerate(_slices(emb))])
     rng = np.random.default_rng(seed)
 
     def to(i: int) -> np.ndarray:
-        return np.maximum(norms + norms[i] - 2 * inner(i), 0)
+        inner = np.add.reduceat(means_with(i, slice(0, len(x))), starts) / lengths
+        return np.maximum(norms + norms[i] - 2 * inner, 0)
 
     def draw(far: np.ndarray) -> int:
-        total = far.sum()
-        p = far / total if total > 0 else (far >= 0) / np.sum(far >= 0)
-        return int(rng.choice(len(far), p=p))
+        return int(rng.choice(len(far), p=far / far.sum()))
 
     return _farthest(budget, np.argsort(-norms, kind="stable"), to, draw)
 
@@ -413,21 +419,15 @@ def _farthest(
     choose: Callable[[np.ndarray], int],
 ) -> Ranking:
     """Rows chosen by their squared distance to the nearest chosen one; `first` orders starts."""
-    chosen = [int(take(budget, first)[0])]
-    remaining = budget.total - budget.costs[chosen[0]]
-    nearest = distances_to(chosen[0])
-    taken = np.zeros(len(first), bool)
-    taken[chosen] = True
+    purse, nearest = Purse(budget), np.full(len(first), np.inf)
+    i = int(first[purse.is_open[first]][0])
     while True:
-        closed = taken | (budget.costs > remaining)
-        if closed.all():
-            return np.asarray(chosen, np.int64)
-        far = np.where(closed, 0, nearest)
-        i = choose(far) if far.max() > 0 else int(np.argmin(closed))
-        chosen.append(i)
-        taken[i] = True
-        remaining -= budget.costs[i]
+        purse.buy(i)
+        if not purse.is_open.any():
+            return purse.ranking
         nearest = np.minimum(nearest, distances_to(i))
+        far = np.where(purse.is_open, nearest, 0).astype(np.float64)
+        i = choose(far) if far.max() > 0 else int(np.argmax(purse.is_open))
 
 
 def _pooled(emb: TokenEmbeddings, pooling: Pooling) -> Float[np.ndarray, "N D"]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from fisher_jax.design import TokenEmbeddings
 
@@ -55,6 +55,30 @@ class Budget(NamedTuple):
     def most_examples(self) -> int:
         """How many of the cheapest rows it pays for: an upper limit of any selection."""
         return int(np.searchsorted(np.cumsum(np.sort(self.costs)), self.total, side="right"))
+
+
+class Purse:
+    """A budget while it is spent.
+
+    Attributes:
+        is_open: (N,) which rows are left and still fit.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._costs, self._left, self._bought = budget.costs, budget.total, []
+        self.is_open: Bool[np.ndarray, "N"] = budget.costs <= budget.total
+
+    def buy(self, i: int) -> None:
+        """Take an open row."""
+        self._bought.append(i)
+        self._left -= self._costs[i]
+        self.is_open &= self._costs <= self._left
+        self.is_open[i] = False
+
+    @property
+    def ranking(self) -> Int[np.ndarray, "n"]:
+        """What was bought, in order."""
+        return np.asarray(self._bought, np.int64)
 
 
 def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | None) -> int:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -21,7 +22,7 @@ from fisher_jax.scores import (
 )
 
 OF_ROWS = ("losses", "el2n", "gradient_norm", "uncertainty", "quality", "ifd")
-OF_TOKENS = ("weights", "probabilities", "labels")
+OF_TOKENS = ("weights", "probabilities")
 TOP = 32  # labels a token that BADGE looks at
 
 
@@ -53,7 +54,7 @@ class Inputs:
         self.hidden, self.rows, self.model = hidden, rows, model
         self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
         self._max_length, self._batch_tokens = max_length, batch_tokens
-        self._known: dict[str, np.ndarray] = {}
+        self._known: dict[str, Any] = {}
 
     @functools.cached_property
     def scores(self) -> TokenScores:
@@ -61,18 +62,13 @@ class Inputs:
         tokens = self.hidden.tokens
         return token_scores(self._head, tokens, self._labels, on_progress=self._on_progress)
 
-    @functools.cached_property
-    def _top(self) -> tuple[np.ndarray, np.ndarray]:
-        k = min(TOP, len(self._head))
-        return top_probabilities(self._head, self.hidden.tokens, k, on_progress=self._on_progress)
-
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         """An input by the name of the selectors' argument.
 
         - `losses`: mean NLL a row, nats; `uncertainty`: mean entropy a row, nats;
         - `el2n`, `gradient_norm`, `quality` (Ask-LLM), `ifd`: a number a row, as in `scores`;
         - `weights`: the Fisher trace `1 - |p|^2` of each token, their mean is 1;
-        - `probabilities`, `labels`: the 32 likeliest labels of each token.
+        - `probabilities`: (T, L), sparse: those of each token's 32 likeliest labels.
 
         Raises:
             KeyError: another name, or one that needs a model where there is none.
@@ -81,7 +77,7 @@ class Inputs:
             self._known[name] = self._computed(name)
         return self._known[name]
 
-    def _computed(self, name: str) -> np.ndarray:
+    def _computed(self, name: str) -> Any:
         hidden = self.hidden
         reading = {"batch_tokens": self._batch_tokens, "on_progress": self._on_progress}
         if name == "quality" and self.model is not None:
@@ -98,6 +94,13 @@ class Inputs:
             return gradient_norms(self.scores, hidden.tokens, hidden.offsets)
         if name == "weights":
             return self.scores.fisher_trace_T / self.scores.fisher_trace_T.mean()
-        if name in ("probabilities", "labels"):
-            return self._top[name == "labels"]
+        if name == "probabilities":
+            from scipy.sparse import csr_array  # takes a moment to import
+
+            k, shape = min(TOP, len(self._head)), (len(hidden.tokens), len(self._head))
+            p_Txk, labels_Txk = top_probabilities(
+                self._head, hidden.tokens, k, on_progress=self._on_progress
+            )
+            starts = np.arange(len(p_Txk) + 1) * k
+            return csr_array((p_Txk.ravel(), labels_Txk.ravel(), starts), shape=shape)
         raise KeyError(name)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher_jax.baselines import SELECTORS, Selector, take
-from fisher_jax.budget import Budget
+from fisher_jax.budget import Budget, Purse
 from fisher_jax.design import TokenEmbeddings, check_targets
 from fisher_jax.scores import pooled_states
 
@@ -150,59 +150,6 @@ def i_optimal_weighted(
     return SELECTORS["i_optimal"].rank(weighted(emb, weights), budget, ridge=ridge)
 
 
-def badge_factored(
-    emb: TokenEmbeddings,
-    budget: Budget,
-    *,
-    seed: int,
-    probabilities: Float[np.ndarray, "T k"],
-    labels: Int[np.ndarray, "T k"],
-) -> Ranking:
-    """BADGE with each token's k most likely labels instead of all L (Ash et al. 2020).
-
-    A row's gradient at the most likely labels is `g_i = mean_j a_j kron x_j`, `a = p - e_yhat`.
-    The first row has the largest, the others are drawn with probability proportional to their
-    squared distance to the nearest chosen one (k-means++). Neither g nor p is held: with p cut to
-    k labels, a is sparse, and `<g_i, g_k> = mean_{j,l} (a_j . a_l)(x_j . x_l)`. What is cut off a
-    has a squared norm of at most 1 / (4 k), see `scores.top_probabilities`; k = L is exact.
-
-    Args:
-        probabilities, labels: `scores.top_probabilities`, the most likely label first.
-    """
-    from scipy.sparse import csr_array  # takes a moment to import
-
-    p, labels = np.asarray(probabilities), np.asarray(labels)
-    if p.ndim != 2 or len(p) != len(emb.tokens) or p.shape != labels.shape:
-        raise ValueError(
-            f"probabilities and labels must both be (T, k) with T = {len(emb.tokens)}, "
-            f"got {p.shape} and {labels.shape}"
-        )
-    values = p.astype(emb.tokens.dtype)  # a copy
-    values[:, 0] -= 1
-    a = csr_array((values.ravel(), labels.ravel(), np.arange(len(p) + 1) * p.shape[1]))
-    x, starts, lengths = emb.tokens, emb.offsets[:-1], emb.lengths
-
-    def means_with(i: int, rows: slice) -> np.ndarray:
-        """`mean_l (a_j . a_l)(x_j . x_l)` over the tokens l of row i, for each j of `rows`."""
-        own = slice(emb.offsets[i], emb.offsets[i + 1])
-        return np.mean((a[rows] @ a[own].T).toarray() * (x[rows] @ x[own].T), axis=1)
-
-    slices = [slice(s, s + m) for s, m in zip(starts, lengths, strict=True)]
-    norms = np.array([np.mean(means_with(i, own)) for i, own in enumerate(slices)])
-    nearest = np.full(len(emb), np.inf)
-    rng, purse = np.random.default_rng(seed), _Purse(budget)
-    i = int(np.argmax(np.where(purse.is_open, norms, -1)))
-    while True:
-        purse.buy(i)
-        if not purse.is_open.any():
-            return purse.ranking
-        inner = np.add.reduceat(means_with(i, slice(0, len(x))), starts) / lengths
-        nearest = np.minimum(nearest, np.maximum(norms + norms[i] - 2 * inner, 0))
-        weight = np.where(purse.is_open, nearest, 0).astype(np.float64)
-        weight = weight if weight.any() else purse.is_open.astype(np.float64)
-        i = int(rng.choice(len(emb), p=weight / weight.sum()))
-
-
 def rds(emb: TokenEmbeddings, budget: Budget, *, targets: TokenEmbeddings) -> Ranking:
     """RDS+: each target in turn takes its most similar row that is left (arXiv 2503.01807).
 
@@ -214,7 +161,7 @@ def rds(emb: TokenEmbeddings, budget: Budget, *, targets: TokenEmbeddings) -> Ra
     check_targets(emb, targets)
     targets_QxD, rows_NxD = (_unit(pooled_states(e.tokens, e.offsets)) for e in (targets, emb))
     similarity = targets_QxD @ rows_NxD.T
-    purse = _Purse(budget)
+    purse = Purse(budget)
     for to_target in itertools.cycle(similarity):
         if not purse.is_open.any():
             break
@@ -250,7 +197,7 @@ def adaicl(
     hardest_first = np.argsort(-_checked(emb, "uncertainty", uncertainty), kind="stable")
     points = _unit(pooled_states(emb.tokens, emb.offsets, "mean"))
     pointed_from = _nearest(points, min(k, len(emb) - 1)).T.tocsr()
-    purse = _Purse(budget)
+    purse = Purse(budget)
     while purse.is_open.any():
         left = hardest_first[purse.is_open[hardest_first]]
         hard = np.sort(left[: max(1, len(left) // 2)])
@@ -300,24 +247,6 @@ def _highest(emb: TokenEmbeddings, budget: Budget, name: str, values: np.ndarray
     return take(budget, np.argsort(-_checked(emb, name, values), kind="stable"))
 
 
-class _Purse:
-    """A budget while it is spent: what was taken so far, and which rows are left and still fit."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._costs, self._left, self._taken = budget.costs, budget.total, []
-        self.is_open = budget.costs <= budget.total
-
-    def buy(self, i: int) -> None:
-        self._taken.append(i)
-        self._left -= self._costs[i]
-        self.is_open &= self._costs <= self._left
-        self.is_open[i] = False
-
-    @property
-    def ranking(self) -> Ranking:
-        return np.asarray(self._taken, np.int64)
-
-
 MODEL_SELECTORS: dict[str, Selector] = {
     rule.__name__: Selector(rule.__name__, rule)
     for rule in (
@@ -331,7 +260,6 @@ MODEL_SELECTORS: dict[str, Selector] = {
         fisher_weighted,
         fisher_weighted_per_token,
         i_optimal_weighted,
-        badge_factored,
         rds,
         adaicl,
     )

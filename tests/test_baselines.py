@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 from references import algorithm_1, information, log_det, random_pool
+from scipy.sparse import csr_array
 from scipy.special import softmax
 
 import fisher_jax as fj
@@ -272,8 +273,13 @@ def test_k_center_takes_the_farthest(emb, examples):
         assert got[k] == np.argmax(apart[:, got[:k]].min(axis=1))
 
 
-def test_badge_is_k_means_plus_plus_on_the_gradients(emb, extras):
+@pytest.mark.parametrize("k", [3, None])
+def test_badge_is_k_means_plus_plus_on_the_gradients(emb, extras, k):
     p = extras["probabilities"].copy()
+    if k is not None:  # the k likeliest labels, as a sparse array
+        p[p < -np.sort(-p, axis=1)[:, k - 1 : k]] = 0
+        assert (np.count_nonzero(p, axis=1) == k).all() and p.shape[1] > k
+    given = p.copy() if k is None else csr_array(p)
     p[np.arange(len(p)), p.argmax(axis=1)] -= 1
     of_token = (p[:, :, None] * emb.tokens[:, None, :]).reshape(len(p), -1)
     g = np.stack(
@@ -284,8 +290,14 @@ def test_badge_is_k_means_plus_plus_on_the_gradients(emb, extras):
         squared = ((g[:, None] - g[chosen]) ** 2).sum(axis=2).min(axis=1)
         squared[chosen] = 0
         chosen.append(int(rng.choice(N, p=squared / squared.sum())))
-    got = call("badge", emb, extras, n_samples=10, seed=7).ranking
+    got = SELECTORS["badge"](emb, n_samples=10, seed=7, probabilities=given).ranking
     np.testing.assert_array_equal(got, chosen)
+
+
+def test_badge_goes_on_where_all_gradients_are_equal():
+    emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 4)
+    ranking = SELECTORS["badge"](emb, n_samples=4, probabilities=np.full((8, 2), 0.5)).ranking
+    assert sorted(ranking.tolist()) == [0, 1, 2, 3]
 
 
 def test_exact_information_is_greedy_on_the_hessian(emb, extras, examples):

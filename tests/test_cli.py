@@ -193,7 +193,8 @@ def test_a_random_design_brings_its_weights(suffix, run, ready, out, tmp_path):
 
 def test_selectors_that_need_more_and_options_without_use_are_refused(refused, ready, out):
     argv = [*ready, "-o", out, "--n-samples", K]
-    refused([*argv, "--selector", "badge"], ["--selector", "invalid choice", "'badge'", "uniform"])
+    unknown = "exact_information"  # the model has no theta for it
+    refused([*argv, "--selector", unknown], ["--selector", "invalid choice", unknown, "uniform"])
     refused([*argv, "--max-length", 9], ["--max-length goes with --model"])
     refused([*argv, "--positions", "prompt"], ["--positions goes with --model"])
 

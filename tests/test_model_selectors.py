@@ -41,7 +41,6 @@ def cut_short(value):
 @pytest.fixture(scope="module")
 def extras(p):
     rng = np.random.default_rng(1)
-    labels = np.argsort(-p, axis=1, kind="stable")
     return {
         "losses": rng.uniform(0, 5, N),
         "quality": rng.uniform(0, 1, N),
@@ -50,8 +49,6 @@ def extras(p):
         "gradient_norm": rng.uniform(0, 9, N),
         "uncertainty": rng.uniform(0, 3, N),
         "weights": 1 - np.sum(p**2, axis=1),
-        "probabilities": np.take_along_axis(p, labels, axis=1),
-        "labels": labels,
         "targets": one_token_rows(rng.standard_normal((3, DIM))),
     }
 
@@ -178,35 +175,6 @@ def test_fisher_weighted_per_token_and_i_optimal_weighted_are_brute_force(emb, e
     assert got.tolist() == greedy(lambda v: np.linalg.slogdet(v)[1], emb.lengths)
     got = call("i_optimal_weighted", emb, extras, n_samples=10).ranking
     assert got.tolist() == greedy(lambda v: -np.trace(np.linalg.solve(v, sigma)), np.ones(N))
-
-
-@pytest.mark.parametrize("k", [3, L])
-def test_badge_is_k_means_plus_plus_on_the_gradients_of_the_k_likeliest_labels(emb, p, extras, k):
-    labels = extras["labels"][:, :k]
-    a = np.zeros_like(p)
-    np.put_along_axis(a, labels, np.take_along_axis(p, labels, axis=1), axis=1)
-    a[np.arange(len(p)), labels[:, 0]] -= 1
-    of_token = (a[:, :, None] * emb.tokens[:, None, :]).reshape(len(p), -1)
-    g = np.stack(
-        [of_token[b:e].mean(axis=0) for b, e in zip(emb.offsets, emb.offsets[1:], strict=False)]
-    )
-    rng, chosen = np.random.default_rng(7), [int(np.argmax(np.linalg.norm(g, axis=1)))]
-    for _ in range(9):
-        squared = ((g[:, None] - g[chosen]) ** 2).sum(axis=2).min(axis=1)
-        squared[chosen] = 0
-        chosen.append(int(rng.choice(N, p=squared / squared.sum())))
-    cut = extras | {"probabilities": extras["probabilities"][:, :k], "labels": labels}
-    got = call("badge_factored", emb, cut, n_samples=10, seed=7).ranking
-    np.testing.assert_array_equal(got, chosen)
-
-
-def test_badge_goes_on_where_all_gradients_are_equal():
-    emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 4)
-    p, labels = np.full((8, 2), 0.5), np.tile([0, 1], (8, 1))
-    ranking = MODEL_SELECTORS["badge_factored"](
-        emb, n_samples=4, probabilities=p, labels=labels
-    ).ranking
-    assert sorted(ranking.tolist()) == [0, 1, 2, 3]
 
 
 def test_rds_gives_each_target_its_nearest_row_in_turn(emb, examples, extras):
