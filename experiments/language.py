@@ -151,12 +151,18 @@ def run(options: Options, folder: Path) -> list[Row]:
             model, proxy = load(own.model), load(own.proxy) if own.proxy else None
             prepared = prepare(own, model, replicate, label, proxy)
             _write_facts(folder / MANIFEST, f"{label}/{replicate}", prepared.pool.facts)
+            trained: dict[bytes, Row] = {}  # by what was chosen: the same rows are the same run
             for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
                 chosen = prepared.candidates.choose(
                     cell.selector, n=cell.n, equal=cell.equal, seed=seed_of(own, replicate)
                 )
                 texts = own.n_prompts > 0 and cell.n in own.generate_budgets
-                measured = train_and_test(own, model, prepared, chosen, replicate, tried, texts)
+                same = chosen.key + bytes([texts])
+                if same not in trained:
+                    trained[same] = train_and_test(
+                        own, model, prepared, chosen, replicate, tried, texts
+                    )
+                measured = trained[same]
                 if own.tune == "uniform":
                     tried = [measured["learning_rate"]]
                 row = at | cell._asdict() | described(prepared, chosen.rows) | measured

@@ -84,6 +84,11 @@ class Chosen(NamedTuple):
     rows: Int[np.ndarray, "n"]
     weights: Float[np.ndarray, "n"] | None = None
 
+    @property
+    def key(self) -> bytes:
+        """The same for the same choice."""
+        return b"".join(x.tobytes() for x in (self.rows, self.weights) if x is not None)
+
 
 class Candidates:
     """A pool's rows with all that the variants may look at.

@@ -128,6 +128,22 @@ def test_the_same_options_give_the_same_rows(model_folder, smoke, tmp_path):
     assert again == [r for r in rows if r["replicate"] == 0 and r["selector"] != "longest"]
 
 
+def test_the_same_choice_is_trained_once(model_folder, tmp_path, monkeypatch):
+    count, train = [], language.train_and_test
+
+    def counting(*args):
+        count.append(args[3].rows.tolist())
+        return train(*args)
+
+    monkeypatch.setattr(language, "train_and_test", counting)
+    names = ["uniform", "uniform_exact", "longest"]  # without copies the first two are one
+    changes = {"selectors": names, "replicates": 1, "n_prompts": 0, "equal": ["examples"]}
+    rows = language.run(options(model_folder, **changes), tmp_path)
+    assert len(count) == 2 and count[0] != count[1]
+    assert [r["chosen"] for r in rows] == [count[0], count[0], count[1]]
+    assert rows[0]["test_nll"] == rows[1]["test_nll"] != rows[2]["test_nll"]
+
+
 def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path):
     changes = {"tune": "uniform", "learning_rates": [1e-5, 3e-2], "n_prompts": 0, "replicates": 1}
     rows = language.run(options(model_folder, **changes), tmp_path)
