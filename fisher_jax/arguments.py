@@ -172,10 +172,10 @@ def parser() -> argparse.ArgumentParser:
     )
     design.add_argument(
         "--normalize",
-        choices=("rms", "none"),
+        choices=("rms", "unit", "none"),
         default="rms",
-        help="divide embeddings by their root mean squared norm, so that a ridge "
-        "means the same for every model (default: %(default)s)",
+        help="divide embeddings by their root mean squared norm, so that a ridge means the same "
+        "for every model, or each by its own norm (default: %(default)s)",
     )
     design.add_argument(
         "--center",

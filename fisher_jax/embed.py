@@ -18,7 +18,7 @@ from fisher_jax.models.load import LanguageModel, load_model
 MAX_BUCKETS = 10
 LENGTH_STEP = 4  # padded lengths are multiples of this
 
-Normalize = Literal["rms", "none"]
+Normalize = Literal["rms", "unit", "none"]
 Positions = Literal["completion", "prompt"]
 
 
@@ -65,7 +65,8 @@ def embed(
         max_length: tokens a row may have, longer ones are cut; default the model's context.
         batch_tokens: tokens of a forward pass, padding included.
         dtype: "float32" or "bfloat16", for a model given by name.
-        normalize: "rms" divides all by the root mean squared norm of the pool's embeddings.
+        normalize: "rms" divides all by the root mean squared norm of the pool's embeddings,
+            "unit" each by its own norm.
         center: subtract the pool's mean embedding first.
         positions: "prompt" takes the embeddings of the prompt's tokens instead, which no token of
             the completion has influenced; for rows with a prompt.
@@ -184,17 +185,23 @@ def standardize(
     center: bool,
     *others: Float[np.ndarray, "_ D"],
 ) -> Float[np.ndarray, "T D"]:
-    """Centre on the mean, then divide by the root mean squared norm; in place, and others alike.
+    """Centre on the mean, then divide by the root mean squared norm, or each by its own.
+
+    In place; others are centred and divided by the same numbers.
 
     Raises:
         ValueError: an unknown `normalize`.
     """
-    if normalize not in ("rms", "none"):
-        raise ValueError(f"normalize must be 'rms' or 'none', got {normalize!r}")
+    if normalize not in ("rms", "unit", "none"):
+        raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
     if center:
         mean = tokens_TxD.mean(axis=0, dtype=np.float64).astype(tokens_TxD.dtype)
         for part in (tokens_TxD, *others):
             part -= mean
+    if normalize == "unit":
+        for part in (tokens_TxD, *others):
+            norms_T = np.sqrt(np.einsum("td,td->t", part, part))[:, None]
+            part /= np.maximum(norms_T, np.finfo(part.dtype).tiny)
     if normalize == "rms":
         scale = np.einsum("td,td->", tokens_TxD, tokens_TxD, dtype=np.float64, casting="safe")
         if scale > 0:

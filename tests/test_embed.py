@@ -247,6 +247,11 @@ def test_normalize_and_center(model):
     assert np.abs(raw.mean(axis=0)).max() > 0.01
     np.testing.assert_allclose(centred, raw - raw.mean(axis=0), rtol=0, atol=1e-5)
 
+    unit = embed(TEXTS, model, normalize="unit").tokens
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert np.ptp(norms) > 0.01
+    np.testing.assert_allclose(unit, raw / norms, rtol=1e-4, atol=1e-6)
+
     both = embed(TEXTS, model, center=True).tokens
     np.testing.assert_allclose(both.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose((both**2).sum(axis=1).mean(), 1, rtol=1e-5)
