@@ -292,7 +292,20 @@ def _fit_groups(
         jax.debug.callback(_Tick.tick, estimate.steps)
         return _errors(estimate.theta, own, n_examples) | {"gradient": estimate.gradient}
 
-    return [jax.lax.map(measure, group, batch_size=BATCH) for group in groups]
+    def branch(g: int):
+        def run(results):
+            own = jax.lax.map(measure, groups[g], batch_size=BATCH)
+            return [*results[:g], own, *results[g + 1 :]]
+
+        return run
+
+    # one group after the other, for the reason in `greedy.all_gains`
+    branches = [branch(g) for g in range(len(groups))]
+    empty = [jax.eval_shape(functools.partial(jax.lax.map, measure), group) for group in groups]
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), empty)
+    return jax.lax.fori_loop(
+        0, len(groups), lambda g, results: jax.lax.switch(g, branches, results), start
+    )
 
 
 def _errors(theta: Array, own: dict[str, Array], n_examples: int) -> dict[str, Array]:

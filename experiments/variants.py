@@ -69,7 +69,6 @@ _NAMED = {
     "i_target_09": Variant("i_optimal_per_token", "unit", "near", targeted=True, power=0.9),
     "i_target_08": Variant("i_optimal_per_token", "unit", "near", targeted=True, power=0.8),
     "i_target_centred": Variant("i_optimal_per_token", "centred", "near", targeted=True),
-    "i_target_means": Variant("i_optimal_per_token", "row_mean_centred", "near", targeted=True),
 }
 VARIANTS = (
     {name: Variant(name) for name in SELECTORS if name != "exact_information"}
@@ -98,7 +97,7 @@ class Candidates:
         hidden: their counted positions' states, as the head multiplies them.
         head: of the model, for what it says of the labels.
         labels: of those positions.
-        targets: states of rows from the test's distribution (validation), for RDS+.
+        targets: states of rows from the test's distribution (validation), for targeted rules.
         model: for Ask-LLM and IFD, which read the rows once more.
         costs: tokens of each row for the model that is trained, where another selects.
     """
@@ -149,9 +148,10 @@ class Candidates:
         extra: dict[str, Any] = {"targets": targets} if variant.targeted else {}
         if variant.power != 1:
             extra["power"] = variant.power
-        for needed in {*selector.needs} - {*extra}:
-            value = self.inputs[needed]
-            extra[needed] = value[kept] if needed in OF_ROWS else value
+        for needed in selector.needs:
+            if needed not in extra:
+                value = self.inputs[needed]
+                extra[needed] = value[kept] if needed in OF_ROWS else value
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
         return Chosen(kept[ranking])
 
@@ -161,7 +161,7 @@ class Candidates:
         tokens: the states; centred: less their mean; whitened: decorrelated, the spectrum's tail
         shrunk; unit: each token of norm 1; row_mean: the row's mean, of norm 1; row_mean_centred:
         the same of centred states; trace and error: states times the root of `1 - |p|^2` and
-        `|p - e_y|^2`, the targets' as they are.
+        `|p - e_y|^2`, the targets' without.
         """
         mean = self.hidden.tokens.mean(axis=0)
         unmixed = None

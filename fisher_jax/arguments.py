@@ -28,7 +28,7 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 
 
 ALL_SELECTORS = SELECTORS | MODEL_SELECTORS
-TARGETED = {"rds", "i_optimal", "i_optimal_per_token"}  # selectors that take --targets
+TARGETED = {name for name, s in ALL_SELECTORS.items() if "targets" in s.options}
 BY_LABEL = {"losses", "el2n", "gradient_norm", "quality", "ifd"}
 
 
@@ -102,8 +102,8 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--text-column",
         metavar="NAME",
-        help="column with the text (default: text, else prompt + completion, of "
-        "which only the completion counts)",
+        help="column with the text, of POOL and of --targets (default: text, else prompt + "
+        "completion, of which only the completion counts)",
     )
     text.add_argument(
         "--max-length",

@@ -33,7 +33,8 @@ class Selector:
 
     Attributes:
         name: its key in `SELECTORS`.
-        needs: named arguments without a default, what the rule needs beside embeddings.
+        options: the rule's own named arguments.
+        needs: those without a default, what the rule needs beside embeddings.
     """
 
     def __init__(self, name: str, rule: Callable[..., Ranking | Selection]) -> None:
@@ -42,7 +43,7 @@ class Selector:
         parameters = list(inspect.signature(rule).parameters.values())[2:]
         own = [p for p in parameters if p.name not in ("seed", "ridge", "on_progress")]
         self._takes = [p.name for p in parameters]
-        self._options = [p.name for p in own]
+        self.options = [p.name for p in own]
         self.needs = [p.name for p in own if p.default is p.empty]
         functools.update_wrapper(self, rule)
 
@@ -94,11 +95,11 @@ class Selector:
         missing = [n for n in self.needs if options.get(n) is None]
         if missing:
             raise ValueError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
-        unknown = [n for n in options if n not in self._options]
+        unknown = [n for n in options if n not in self.options]
         if unknown:
             raise ValueError(
                 f"selector {self.name!r} has no argument {unknown[0]!r}; "
-                f"it has {', '.join(self._options) or 'none'}"
+                f"it has {', '.join(self.options) or 'none'}"
             )
         given = common | options
         return self._rule(emb, budget, **{k: v for k, v in given.items() if k in self._takes})
@@ -138,9 +139,12 @@ def fisher_per_token(
 
     Args:
         power: of M_i. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
-            ones; between them is one at which chosen rows are as long as others.
+            ones.
+
+    Raises:
+        ValueError: a power that is not finite.
     """
-    per = _per_token(emb, budget) ** power
+    per = _per_token(emb, budget, power)
     return greedily(emb, budget, per, ridge=ridge, on_progress=on_progress)
 
 
@@ -202,7 +206,7 @@ def i_optimal_per_token(
     on_progress: OnProgress = None,
 ) -> Ranking:
     """`i_optimal`, the fall divided by the row's tokens; `power` as in `fisher_per_token`."""
-    per = _per_token(emb, budget) ** power
+    per = _per_token(emb, budget, power)
     return least_variance(emb, budget, per, ridge=ridge, targets=targets, on_progress=on_progress)
 
 
@@ -357,24 +361,19 @@ def badge(emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Any
             labels. Cutting p to k of them changes |a|^2 by at most 1 / (4 k), see
             `scores.top_probabilities`.
     """
-    from scipy.sparse import csr_array, issparse  # takes a moment to import
+    from scipy.sparse import csr_array  # takes a moment to import
 
-    if np.ndim(probabilities) != 2 or probabilities.shape[0] != len(emb.tokens):
-        raise ValueError(
-            f"probabilities must be (T, L) with T = {len(emb.tokens)}, "
-            f"got shape {np.shape(probabilities)}"
-        )
     x, starts, lengths = emb.tokens, emb.offsets[:-1], emb.lengths
-    p, place = probabilities.astype(x.dtype), np.arange(len(x))
-    likeliest = csr_array((np.ones(len(x), x.dtype), (place, p.argmax(axis=1))), shape=p.shape)
-    a = p - likeliest if issparse(p) else p - likeliest.toarray()
+    p: Any = csr_array(probabilities, dtype=x.dtype)
+    if p.ndim != 2 or p.shape[0] != len(x):
+        raise ValueError(f"probabilities must be (T, L) with T = {len(x)}, got shape {p.shape}")
+    likeliest = (np.arange(len(x)), p.argmax(axis=1))
+    a = p - csr_array((np.ones(len(x), x.dtype), likeliest), shape=p.shape)
 
     def means_with(i: int, rows: slice) -> np.ndarray:
         """`mean_l (a_j . a_l)(x_j . x_l)` over the tokens l of row i, for each j of `rows`."""
         own = slice(emb.offsets[i], emb.offsets[i + 1])
-        of_labels = a[rows] @ a[own].T
-        of_labels = of_labels.toarray() if issparse(of_labels) else of_labels
-        return np.mean(of_labels * (x[rows] @ x[own].T), axis=1)
+        return np.mean((a[rows] @ a[own].T.toarray()) * (x[rows] @ x[own].T), axis=1)
 
     norms = np.array([np.mean(means_with(i, own)) for i, own in enumerate(_slices(emb))])
     rng = np.random.default_rng(seed)
@@ -393,9 +392,11 @@ def _slices(emb: TokenEmbeddings) -> list[slice]:
     return [slice(a, b) for a, b in zip(emb.offsets[:-1], emb.offsets[1:], strict=True)]
 
 
-def _per_token(emb: TokenEmbeddings, budget: Budget) -> np.ndarray:
+def _per_token(emb: TokenEmbeddings, budget: Budget, power: float | int) -> np.ndarray:
     """What a gain is divided by: the costs that are paid, or tokens where examples are counted."""
-    return budget.costs if np.ptp(budget.costs) else emb.lengths.astype(np.float64)
+    if not np.isfinite(power):
+        raise ValueError(f"power must be a finite number, got {power}")
+    return (budget.costs if np.ptp(budget.costs) else emb.lengths.astype(np.float64)) ** power
 
 
 def take(budget: Budget, order: np.ndarray) -> Ranking:

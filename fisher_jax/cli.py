@@ -10,8 +10,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import numpy as np
+
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
+from fisher_jax.budget import Budget, budget_in_examples
+from fisher_jax.data import replacing_files, write_selection
 from fisher_jax.messages import progress
+from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
+from fisher_jax.provenance import provenance
+from fisher_jax.randomized import draw_fisher
+from fisher_jax.report import (
+    N_DRAWS,
+    compare_with_uniform,
+    counted,
+    write_manifest,
+    write_ranking,
+    write_report,
+)
+from fisher_jax.selection import Selection, evaluate, select
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,19 +55,6 @@ def _run(args: argparse.Namespace) -> None:
         begin = time.perf_counter()
         yield
         timings[what] = round(time.perf_counter() - begin, 3)
-
-    from fisher_jax.budget import budget_in_examples
-    from fisher_jax.data import replacing_files, write_selection
-    from fisher_jax.pool import pool_of_embeddings, pool_of_text
-    from fisher_jax.provenance import provenance
-    from fisher_jax.report import (
-        N_DRAWS,
-        compare_with_uniform,
-        counted,
-        write_manifest,
-        write_ranking,
-        write_report,
-    )
 
     pool = pool_of_embeddings(args) if args.model is None else pool_of_text(args, timed)
     if args.token_budget is None:
@@ -117,13 +120,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _choose(
-    args: argparse.Namespace, pool: Any, total: int, show: Callable[[int], None]
-) -> tuple[Any, Any]:
+    args: argparse.Namespace, pool: Pool, total: int, show: Callable[[int], None]
+) -> tuple[Selection, np.ndarray | None]:
     """The selection and, of `fisher_random`, the rows' weights."""
-    from fisher_jax.budget import Budget
-    from fisher_jax.randomized import draw_fisher
-    from fisher_jax.selection import evaluate, select
-
     if args.token_budget is None:
         budget: dict[str, Any] = {"n_samples": total}
     else:
@@ -139,10 +138,11 @@ def _choose(
     return ALL_SELECTORS[args.selector](pool.emb, **options, on_progress=show), None
 
 
-def _preview(pool: Any) -> Callable[[int], str]:
-    if pool.file is None:
+def _preview(pool: Pool) -> Callable[[int], str]:
+    file = pool.file
+    if file is None:
         return lambda i: f"example {i}"
-    return lambda i: pool.file.preview(int(pool.rows[i]))
+    return lambda i: file.preview(int(pool.rows[i]))
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

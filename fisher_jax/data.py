@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +71,13 @@ class PoolFile:
         return [json.loads(self.content[i]) for i in indices]
 
 
-def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = True) -> PoolFile:
+def read_pool(
+    path: Path,
+    text_column: str | None = None,
+    *,
+    needs_text: bool = True,
+    is_written: bool = True,
+) -> PoolFile:
     """A pool of text rows, or of `prompt` and `completion` rows.
 
     The text is that of `text_column`; without one, of the column `text`, and where there is no
@@ -81,6 +87,7 @@ def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = 
         path: .jsonl or .ndjson (an object a line), .parquet, or .txt (a row a line).
         text_column: name of the column with the text.
         needs_text: False for pools whose embeddings are at hand; their columns are not looked at.
+        is_written: False for rows that are only read, which may have the columns that we add.
 
     Raises:
         PoolError: the file or a row of it can't be used.
@@ -91,7 +98,7 @@ def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = 
     if kind is None:
         raise PoolError(f"{path}: its name must end in {', '.join(_SUFFIXES)} to tell its format")
     if kind == "parquet":
-        return _read_parquet(path, text_column, needs_text)
+        return _read_parquet(path, text_column, needs_text, is_written)
     lines = _read_lines(path)
     if kind == "text":
         if text_column is not None:
@@ -107,9 +114,8 @@ def read_pool(path: Path, text_column: str | None = None, *, needs_text: bool = 
             raise PoolError(f"{where} is not JSON ({error}): mend or remove the line") from None
         if not isinstance(record, dict):
             raise PoolError(f"{where} is {type(record).__name__}, not a JSON object with columns")
-        for column in COLUMNS:
-            if column in record:
-                raise PoolError(f"{where} already has a column {column}: rename it first")
+        if is_written:
+            _check_free(record, where)
         if needs_text:
             columns = columns or _text_columns(record, text_column, where)
             missing = [column for column in columns if column not in record]
@@ -260,7 +266,16 @@ def _read_lines(path: Path) -> list[str]:
     return lines
 
 
-def _read_parquet(path: Path, text_column: str | None, needs_text: bool) -> PoolFile:
+def _check_free(columns: Iterable[str], where: str) -> None:
+    """Refuse columns that would be written twice."""
+    for column in COLUMNS:
+        if column in columns:
+            raise PoolError(f"{where} already has a column {column}: rename it first")
+
+
+def _read_parquet(
+    path: Path, text_column: str | None, needs_text: bool, is_written: bool
+) -> PoolFile:
     try:
         table = pq.read_table(path)
         table.validate(full=True)
@@ -269,9 +284,8 @@ def _read_parquet(path: Path, text_column: str | None, needs_text: bool) -> Pool
         raise PoolError(f"{path} is not readable as Parquet ({reason}): write it anew") from None
     if table.num_rows == 0:
         raise PoolError(f"{path} is empty: a pool needs at least one row")
-    for column in COLUMNS:
-        if column in table.column_names:
-            raise PoolError(f"{path} already has a column {column}: rename it first")
+    if is_written:
+        _check_free(table.column_names, str(path))
     if not needs_text:
         return PoolFile(path, "parquet", table, None)
     columns = _text_columns(dict.fromkeys(table.column_names), text_column, str(path))

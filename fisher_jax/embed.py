@@ -187,7 +187,7 @@ def standardize(
 ) -> Float[np.ndarray, "T D"]:
     """Centre on the mean, then divide by the root mean squared norm, or each by its own.
 
-    In place; others are centred and divided by the same numbers.
+    In place; others are centred and divided by the same numbers ("unit": each by its own norm).
 
     Raises:
         ValueError: an unknown `normalize`.

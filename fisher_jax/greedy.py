@@ -179,8 +179,8 @@ def all_gains(
 ) -> Float[Array, "N"]:
     """Gains of all examples, in bucket order.
 
-    Batches come strictly one after the other, since batched factorisations that XLA's CPU
-    client runs side by side can wait for each other's threads for ever.
+    Batches come strictly one after the other: in jaxlib 0.10, batched factorisations that the CPU
+    client runs side by side wait for each other's threads for ever where there are few cores.
     """
     counts = [-(-(b.stop - b.start) // b.batch) for b in buckets]
     first = [sum(counts[:k]) for k in range(len(buckets))]

@@ -5,16 +5,21 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
 
 from fisher_jax.arguments import NAME
+from fisher_jax.budget import budget_in_examples
+from fisher_jax.report import counted
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A bar on stderr with rate and remaining time; the yielded function sets what is done."""
-    from tqdm import tqdm
-
     with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, mininterval=0.3) as bar:
 
         def show(done: int) -> None:
@@ -24,12 +29,13 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
 
 
 def announce(
-    args: argparse.Namespace, lengths: Any, dim: int, notes: list[str], forward_flops: float
+    args: argparse.Namespace,
+    lengths: Int[np.ndarray, "N"],
+    dim: int,
+    notes: list[str],
+    forward_flops: float,
 ) -> None:
     """One line of what is to come: rows, tokens, memory and estimated time."""
-    from fisher_jax.budget import budget_in_examples
-    from fisher_jax.report import counted
-
     rows, tokens = len(lengths), int(lengths.sum())
     if args.token_budget is None:
         choices = budget_in_examples(rows, args.n_samples, args.fraction)
@@ -54,9 +60,6 @@ def announce(
 
 def _flops_per_second() -> float:
     """What a product of two matrices reaches here, measured in a moment."""
-    import jax
-    import jax.numpy as jnp
-
     x = jnp.ones((1024, 1024))
     product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
     product(x).block_until_ready()

@@ -1,7 +1,7 @@
 """Selectors that ask the language model: `MODEL_SELECTORS[name](emb, n_samples=..., ...)`.
 
-The call is that of `baselines.SELECTORS`. What a selector needs beside the embeddings comes from
-`scores`: numbers a row (N,), weights of tokens (T,), or states of a target set.
+The call is that of `baselines.SELECTORS`. What a selector needs beside the embeddings is numbers a
+row (N,) or weights of tokens (T,), which `scores` computes, or the rows of a task.
 """
 
 import itertools

@@ -2,11 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from fisher_jax.arguments import ALL_SELECTORS
 from fisher_jax.data import PoolFile, Row, check_columns_fit, read_embeddings, read_pool
@@ -69,48 +68,35 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     with timed("read"):
         file = read_pool(args.pool, args.text_column)
         check_columns_fit(args.out, file)
-        task = read_pool(args.targets, args.text_column) if args.targets else None
+        task = None if args.targets is None else _read_task(args)
     all_rows = _text_rows(file)
     if args.selector == "ifd" and any(isinstance(row, str) for row in all_rows):
         raise ValueError(f"{args.pool}: --selector ifd is for prompt + completion rows")
     with timed("deduplicate"):
         unique = _without_copies(args.deduplicate, all_rows)
-    candidates = [all_rows[i] for i in unique]
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
-        tokenized = tokenize(model, candidates, args.max_length, args.positions)
-        costs = tokenized.counted
+        rows = _usable(args, model, file, unique)
+        wanted = None if task is None else _usable(args, model, task, np.arange(len(task)))
+        costs = rows.tokens.counted
         if args.positions == "prompt":
-            costs = tokenize(model, candidates, args.max_length).counted
-        wanted = None
-        if task is not None:
-            wanted = tokenize(model, _text_rows(task), args.max_length, args.positions)
-            some = _not_empty(
-                args, Path(args.targets), task, np.arange(len(task)), wanted.counted == 0
-            )
-            wanted = wanted.take(some)
-    is_empty, lacks = _empty(args, model, candidates, tokenized)
-    some = _not_empty(args, args.pool, file, unique, is_empty, lacks)
-    kept, rows, texts = tokenized.take(some), unique[some], [candidates[i] for i in some]
-    n_cut = tokenized.n_cut
-    if len(some) < len(candidates):  # a row counts once, as skipped
-        skipped = [candidates[i] for i in np.flatnonzero(is_empty)]
-        n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
-    counts = {
-        "dropped_copies": len(file) - len(unique),
-        "skipped_rows": len(candidates) - len(some),
-        "cut_rows": n_cut,
-    }
-    limit = args.max_length or model.context
-    notes = _notes(args.deduplicate, counts, texts, lacks, limit)
-    fed = sum(len(ids) for part in (kept, wanted) if part is not None for ids in part.ids)
-    announce(args, kept.counted, model.dim, notes, forward_flops=2.0 * model.n_parameters * fed)
+            costs = np.maximum(tokenize(model, rows.texts, args.max_length).counted, 1)
+    limit, n_copies = args.max_length or model.context, len(file) - len(unique)
+    notes = _notes_on_copies(args.deduplicate, n_copies, rows.texts) + _notes(rows, limit)
+    fed = sum(map(len, rows.tokens.ids))
+    if wanted is not None:
+        notes += _notes(wanted, limit, " of the task")
+        fed += sum(map(len, wanted.tokens.ids))
+    flops = 2.0 * model.n_parameters * fed
+    announce(args, rows.tokens.counted, model.dim, notes, forward_flops=flops)
     with timed("embed"):
-        hidden = _embedded(args, model, kept, "embedding")
-        targets = None if wanted is None else _embedded(args, model, wanted, "embedding the task")
+        hidden = _embedded(args, model, rows.tokens, "embedding")
+        targets = None
+        if wanted is not None:
+            targets = _embedded(args, model, wanted.tokens, "embedding the task")
     with timed("score"):
-        given = _given(args, model, texts, kept, hidden)
+        given = _given(args, model, rows, hidden)
         others = () if targets is None else (targets.tokens,)
         tokens = standardize(hidden.tokens, args.normalize, args.center, *others)
         if targets is not None:
@@ -121,11 +107,33 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         "model": model.name,
         "weights_sha256": model.weights_sha256,
         "tokenizer_sha256": model.tokenizer_sha256,
-    } | counts
-    if task is not None:
-        facts |= {"targets": str(args.targets), "targets_sha256": file_sha256(Path(args.targets))}
+        "dropped_copies": n_copies,
+        "skipped_rows": rows.n_skipped,
+        "cut_rows": rows.n_cut,
+    }
+    if args.targets is not None:
+        facts |= {"targets": str(args.targets), "targets_sha256": file_sha256(args.targets)}
     emb = TokenEmbeddings(tokens, hidden.offsets)
-    return Pool(file, emb, np.maximum(costs[some], 1), rows, len(file), notes, facts, given)
+    return Pool(file, emb, costs, rows.at, len(file), notes, facts, given)
+
+
+class _Rows(NamedTuple):
+    """Rows of a file that can be used: which, and how many others lack something or were cut."""
+
+    at: Int[np.ndarray, "n"]
+    texts: list[Row]
+    tokens: TokenizedRows
+    n_skipped: int
+    n_cut: int
+    lacks: str
+
+
+def _read_task(args: argparse.Namespace) -> PoolFile:
+    is_text = args.targets.suffix.lower() == ".txt"
+    task = read_pool(args.targets, None if is_text else args.text_column, is_written=False)
+    if args.positions == "prompt" and any(isinstance(row, str) for row in _text_rows(task)):
+        raise ValueError(f"{args.targets}: --positions prompt is for prompt + completion rows")
+    return task
 
 
 def _text_rows(file: PoolFile) -> list[Row]:
@@ -143,66 +151,65 @@ def _without_copies(deduplicate: str, rows: Sequence[Row]) -> Int[np.ndarray, "n
         return deduplicate_near(rows, on_progress=show)
 
 
-def _empty(
-    args: argparse.Namespace, model: LanguageModel, rows: list[Row], tokenized: TokenizedRows
-) -> tuple[Bool[np.ndarray, "N"], str]:
-    """Which rows can't be used, and what they lack."""
-    is_empty = tokenized.counted == 0
-    if args.selector != "ifd":
-        return is_empty, "no token to predict"
-    prompts = np.array([not isinstance(row, str) and bool(row.prompt) for row in rows])
-    is_empty |= ~prompts | (completions_alone(model, tokenized).counted == 0)
-    return is_empty, "no prompt or no token to predict without it"
-
-
-def _not_empty(
-    args: argparse.Namespace,
-    path: Path,
-    file: PoolFile,
-    rows: Int[np.ndarray, "N"],
-    is_empty: Bool[np.ndarray, "N"],
-    lacks: str = "no token to predict",
-) -> Int[np.ndarray, "n"]:
-    """Places of the rows to use.
+def _usable(
+    args: argparse.Namespace, model: LanguageModel, file: PoolFile, at: Int[np.ndarray, "N"]
+) -> _Rows:
+    """Those of some rows of a file that have what is needed.
 
     Raises:
         ValueError: there are others and they may not be skipped, or all are.
     """
-    empty = np.flatnonzero(is_empty)
+    all_rows = _text_rows(file)
+    texts = [all_rows[i] for i in at]
+    tokens = tokenize(model, texts, args.max_length, args.positions)
+    is_empty, lacks = tokens.counted == 0, "no token to predict"
+    if args.selector == "ifd":
+        prompts = np.array([not isinstance(row, str) and bool(row.prompt) for row in texts])
+        is_empty |= ~prompts | (completions_alone(model, tokens).counted == 0)
+        lacks = "no prompt or no token to predict without it"
+    empty, some = np.flatnonzero(is_empty), np.flatnonzero(~is_empty)
     if len(empty) and args.on_empty == "error":
-        first = ", ".join(file.where(int(rows[i])).split(", ")[-1] for i in empty[:5])
+        first = ", ".join(file.where(int(at[i])).split(", ")[-1] for i in empty[:5])
         raise ValueError(
-            f"{path}: {len(empty)} row(s) have {lacks} ({first}"
+            f"{file.path}: {len(empty)} row(s) have {lacks} ({first}"
             f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
             "them out, or mend them"
         )
-    if is_empty.all():
+    if len(some) == 0:
         raise ValueError(
-            f"{path}: no row has a token to predict: give rows two tokens or "
+            f"{file.path}: no row has a token to predict: give rows two tokens or "
             "more and a completion, or a larger --max-length"
         )
-    return np.flatnonzero(~is_empty)
+    n_cut = tokens.n_cut
+    if len(empty):  # a row counts once, as skipped
+        skipped = [texts[i] for i in empty]
+        n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
+    kept = [texts[i] for i in some]
+    return _Rows(at[some], kept, tokens.take(some), len(empty), n_cut, lacks)
 
 
-def _notes(
-    deduplicate: str, counts: dict[str, int], texts: list[Row], lacks: str, limit: int
-) -> list[str]:
-    """Sentences on copies, skipped rows and cut ones."""
-    notes, (n_copies, n_skipped, n_cut) = [], counts.values()
+def _notes_on_copies(deduplicate: str, n_copies: int, texts: list[Row]) -> list[str]:
     if n_copies:
         was = "copy was" if n_copies == 1 else "copies were"
-        notes.append(f"{n_copies:,} {deduplicate} {was} dropped.")
+        return [f"{n_copies:,} {deduplicate} {was} dropped."]
     if deduplicate == "none" and (n_equal := len(texts) - len(deduplicate_exact(texts))):
-        notes.append(
+        return [
             f"{counted(n_equal, 'row')} repeat{'s' * (n_equal == 1)} an earlier one: "
             "--deduplicate exact leaves such rows out."
-        )
-    if n_skipped:
-        was = "was" if n_skipped == 1 else "were"
-        notes.append(f"{counted(n_skipped, 'row')} with {lacks} {was} skipped.")
-    if n_cut:
-        was = "was" if n_cut == 1 else "were"
-        notes.append(f"{counted(n_cut, 'row')} {was} longer than {limit:,} tokens and {was} cut.")
+        ]
+    return []
+
+
+def _notes(rows: _Rows, limit: int, whose: str = "") -> list[str]:
+    """Sentences on what was skipped and cut."""
+    notes = []
+    if rows.n_skipped:
+        was = "was" if rows.n_skipped == 1 else "were"
+        notes.append(f"{counted(rows.n_skipped, 'row')}{whose} with {rows.lacks} {was} skipped.")
+    if rows.n_cut:
+        was = "was" if rows.n_cut == 1 else "were"
+        longer = f"{was} longer than {limit:,} tokens and {was} cut."
+        notes.append(f"{counted(rows.n_cut, 'row')}{whose} {longer}")
     return notes
 
 
@@ -210,30 +217,26 @@ def _embedded(
     args: argparse.Namespace, model: LanguageModel, rows: TokenizedRows, what: str
 ) -> TokenEmbeddings:
     with progress(what, len(rows.ids), "row") as show:
-        tokens: Float[np.ndarray, "T D"] = forward(model, rows, args.batch_tokens, show)
+        tokens = forward(model, rows, args.batch_tokens, show)
     return TokenEmbeddings(tokens, np.concatenate([[0], np.cumsum(rows.counted)]))
 
 
 def _given(
-    args: argparse.Namespace,
-    model: LanguageModel,
-    texts: list[Row],
-    rows: TokenizedRows,
-    hidden: TokenEmbeddings,
+    args: argparse.Namespace, model: LanguageModel, rows: _Rows, hidden: TokenEmbeddings
 ) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
-    needs = [] if args.selector is None else ALL_SELECTORS[args.selector].needs
-    needs = [n for n in needs if n != "targets"]
+    selector = ALL_SELECTORS.get(args.selector)
+    needs = [n for n in selector.needs if n != "targets"] if selector else []
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})
-    total, unit = (len(texts), "row") if asks_again else (len(hidden.tokens), "token")
+    total, unit = (len(rows.texts), "row") if asks_again else (len(hidden.tokens), "token")
     with progress("scoring", total, unit) as show:
         inputs = Inputs(
             hidden,
             model.module.head,
-            labels_of(rows),
-            texts,
+            labels_of(rows.tokens),
+            rows.texts,
             model,
             max_length=args.max_length,
             batch_tokens=args.batch_tokens,

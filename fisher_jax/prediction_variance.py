@@ -1,4 +1,4 @@
-"""I-optimal selection: greedy minimisation of the pool's mean prediction variance."""
+"""I-optimal selection: greedy minimisation of the mean prediction variance."""
 
 import functools
 from collections.abc import Callable
@@ -81,12 +81,8 @@ def least_variance(
     capacity, count = budget.most_examples, 0
     with computing(emb, ridge) as emb:
         pool, buckets = greedy.make_pool(emb, budget.costs, per)
-        if targets is None:
-            sigma = _second_moment(pool.tokens, float(emb.offsets[-1]))
-        else:
-            sigma = _second_moment(
-                jnp.asarray(targets.tokens, pool.tokens.dtype), float(len(targets.tokens))
-            )
+        wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
+        sigma = _second_moment(wanted, float(len((targets or emb).tokens)))
         root = greedy.first_root(emb.dim, ridge, pool.tokens.dtype)
         state = State(
             root=root,

@@ -169,18 +169,21 @@ class LanguageTables:
         return ["tokens a row", *(f"equal {k}, n = {n}" for k, n in columns)], lines
 
     def shares(self, key: str, n: int) -> tuple[list[str], list[list[str]]]:
-        """Mean shares of the chosen rows by kind, in percent, and tokens a row."""
+        """Mean shares of the chosen rows by kind in percent, and tokens a row, at equal tokens."""
         values = [v for (v,) in group(self.rows, key)]
         lines = []
         for (name,) in group(self.rows, "selector"):
             cells = []
             for value in values:
-                own = self.of(**{key: value, "selector": name, "n": n})
+                own = self.of(**{key: value, "selector": name, "equal": "tokens", "n": n})
+                if not own:
+                    cells.append("not run")
+                    continue
                 kinds = sorted({k for r in own for k in r["shares"]} - {"own"})
                 of_kind = {k: np.mean([r["shares"].get(k, 0) for r in own]) for k in kinds}
                 parts = [f"{k} {100 * share:.0f}" for k, share in of_kind.items()]
                 length = np.mean([r["tokens"] / r["rows"] for r in own])
-                cells.append(f"{', '.join(parts)}; {length:.0f} tokens a row" if own else "")
+                cells.append(f"{', '.join(parts)}; {length:.0f} tokens a row")
             lines.append([name, *cells])
         return ["% of the rows", *(str(v) for v in values)], lines
 

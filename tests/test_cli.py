@@ -272,6 +272,9 @@ def test_help_names_every_option():
     assert (done.returncode, done.stderr) == (0, "")
     for option in (
         "POOL",
+        "--targets",
+        "--deduplicate",
+        "--positions",
         "--out",
         "--n-samples",
         "--fraction",

@@ -97,6 +97,32 @@ def test_rows_are_chosen_for_a_task(name, center, run, out, tmp_path, problem, l
     assert manifest_of(out)["result"]["targets"] == str(targets)
 
 
+def test_rows_of_a_task_follow_the_pools_options(run, out, tmp_path, llama):
+    pool = write_rows(tmp_path / "pool.jsonl", [{"body": row} for row in texts()])
+    rows = [*texts(seed=5, n=3), "a"]
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "i_optimal"]
+    argv += ["--text-column", "body", "--max-length", 4, "--on-empty", "skip"]
+    argv += ["--normalize", "unit", "--overwrite", "--targets"]
+    plain = tmp_path / "task.txt"  # has no columns
+    plain.write_text("\n".join(rows) + "\n")
+    earlier = write_rows(
+        tmp_path / "earlier.jsonl", [{"body": row, "fisher_rank": 0} for row in rows]
+    )
+    chosen = []
+    for task in (plain, earlier):
+        code, messages = run(*argv, task)
+        assert code == 0
+        assert "1 row of the task with no token to predict was skipped." in messages
+        assert "3 rows of the task were longer than 4 tokens and were cut." in messages
+        chosen.append(ranking_of(out)["index"])
+    assert chosen[0] == chosen[1]
+    model = load_model(str(llama))
+    options = {"max_length": 4, "normalize": "unit"}
+    emb, targets = fj.embed(texts(), model, **options), fj.embed(rows[:3], model, **options)
+    expected = ALL_SELECTORS["i_optimal"](emb, n_samples=K, targets=targets)
+    assert chosen[0] == expected.ranking.tolist()
+
+
 def test_a_task_that_cannot_be_used_is_refused(out, tmp_path, llama, refused):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in texts()])
     argv = [pool, "-o", out, "--model", llama, "--n-samples", K]
@@ -106,6 +132,9 @@ def test_a_task_that_cannot_be_used_is_refused(out, tmp_path, llama, refused):
     argv += ["--selector", "rds", "--targets"]
     refused([*argv, empty], [empty, "1 row(s) have no token to predict (line 2)", "--on-empty"])
     refused([*argv, tmp_path / "no.jsonl"], [tmp_path / "no.jsonl"])
+    prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a b", "completion": "c"}] * K)
+    of_prompts = [prompts, *argv[1:], empty, "--positions", "prompt"]
+    refused(of_prompts, [f"{empty}: --positions prompt is for prompt + completion rows"])
     refused([*argv, pool, "--overwrite", "-o", pool], [pool, "which is read"])
 
 
