@@ -376,7 +376,7 @@ def test_picks_say_what_the_selectors_take(model_folder):
     rare = [np.mean([rows_with[i] == 1 for i in row]) for row in ids]
     np.testing.assert_allclose(facts.rare, rare)
     np.testing.assert_allclose(facts.repeats, [1 - len(set(row)) / len(row) for row in ids])
-    emb = prepared.candidates.features_of("tokens")
+    emb, _ = prepared.candidates.features_of("tokens")
     np.testing.assert_allclose(facts.alone.max(), select(emb, n_samples=1).gains[0], rtol=1e-4)
     longest = sorted(facts.tokens)[-8:]
     of_longest = found["selectors"]["longest"]
