@@ -195,9 +195,8 @@ def rank(
     needs = SELECTORS[name].needs
     if "losses" in needs:  # of the model before training, Theta = 0
         extra["losses"] = np.full(len(emb), np.log(options.n_labels))
-    if {"probabilities", "theta"} & set(needs):
-        if problem.theta is None:
-            raise ValueError(f"selector {name} needs a planted Theta: leave it out of selectors")
+    if needs_theta(name):
+        assert problem.theta is not None  # options without a Theta refuse the name
         logits = emb.tokens @ problem.theta
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         known = {"theta": problem.theta, "probabilities": p / p.sum(axis=1, keepdims=True)}
@@ -205,6 +204,11 @@ def rank(
     return SELECTORS[name].rank(
         emb, budget, ridge=options.ridge, seed=_seed(options, replicate), **extra
     )
+
+
+def needs_theta(name: str) -> bool:
+    """Whether a selector is given the planted model, an oracle."""
+    return name in SELECTORS and bool({"probabilities", "theta"} & set(SELECTORS[name].needs))
 
 
 def _seed(options: Any, replicate: int) -> int:

@@ -17,7 +17,14 @@ import numpy as np
 from experiments.generators import draw
 from experiments.harness import start
 from experiments.results import Row, run_grid
-from experiments.softmax_study import Problem, StudyOptions, one_of, positive, study
+from experiments.softmax_study import (
+    Problem,
+    StudyOptions,
+    needs_theta,
+    one_of,
+    positive,
+    study,
+)
 from experiments.word_vectors import read_vectors
 from fisher_jax.corpora import shakespeare
 from fisher_jax.design import TokenEmbeddings
@@ -47,6 +54,12 @@ class Options(StudyOptions):
         if "fisher_prompt" in self.selectors:
             raise ValueError(
                 "selectors has fisher_prompt, but these sentences have no prompt: leave it out"
+            )
+        oracles = [name for name in self.selectors if needs_theta(name)]
+        if self.task == "next_word" and oracles:
+            raise ValueError(
+                f"selectors has {', '.join(oracles)}, for which task=next_word has no planted "
+                "Theta: leave it out"
             )
 
 

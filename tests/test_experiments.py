@@ -161,6 +161,13 @@ def test_sentences_without_a_prompt_refuse_the_selector_by_prompts():
         checked(config, words.Options)
 
 
+def test_real_next_words_refuse_selectors_that_need_the_planted_theta():
+    given = {"task": "next_word", "selectors": ["uniform", "badge", "exact_information"]}
+    config = OmegaConf.create(base_config("words") | given)
+    with pytest.raises(ValueError, match=r"badge, exact_information.*next_word has no planted"):
+        checked(config, words.Options)
+
+
 def test_a_grid_runs_what_is_missing_and_is_checked_before_any_work(tmp_path):
     def run_setting(of_setting, setting):
         done.append(of_setting.dim)
