@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from fisher_jax.budget import Budget, Purse
 from fisher_jax.density import kernel_density
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, check_targets
 from fisher_jax.prediction_variance import least_variance
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.selection import Selection, check_ridge, evaluate, greedily
@@ -101,6 +101,8 @@ class Selector:
                 f"selector {self.name!r} has no argument {unknown[0]!r}; "
                 f"it has {', '.join(self.options) or 'none'}"
             )
+        if options.get("targets") is not None:
+            check_targets(emb, options["targets"])
         given = common | options
         return self._rule(emb, budget, **{k: v for k, v in given.items() if k in self._takes})
 

@@ -132,12 +132,17 @@ class TokenEmbeddings:
         return TokenEmbeddings(tokens, offsets)
 
 
-def check_targets(emb: TokenEmbeddings, targets: TokenEmbeddings) -> None:
+def check_targets(emb: TokenEmbeddings, targets: object) -> None:
     """Refuse a task's rows that are not embedded as the pool is.
 
     Raises:
-        ValueError: another width.
+        ValueError: no TokenEmbeddings, or of another width.
     """
+    if not isinstance(targets, TokenEmbeddings):
+        raise ValueError(
+            f"targets must be TokenEmbeddings of the task's rows, got {type(targets).__name__}: "
+            "embed them as the pool (fisher_jax.embed, TokenEmbeddings.from_list)"
+        )
     if targets.dim != emb.dim:
         raise ValueError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax import greedy
 from fisher_jax.budget import Budget
-from fisher_jax.design import TokenEmbeddings, check_targets
+from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Bucket, Number, Pool
 from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
 from fisher_jax.selection import computing
@@ -66,11 +66,8 @@ def least_variance(
         on_progress: called now and then with the budget spent so far.
 
     Raises:
-        ValueError: targets of another width; rows so long that the Gram matrices need more than
-            8 GiB.
+        ValueError: rows so long that the Gram matrices need more than 8 GiB.
     """
-    if targets is not None:
-        check_targets(emb, targets)
     longest = np.minimum(emb.lengths, emb.dim).astype(np.float64)
     needed = 2 * emb.tokens.itemsize * float(np.sum(longest**2))
     if needed > MOST_BYTES:

@@ -1,7 +1,7 @@
 """Tables of the language experiment: differences within replicates, tokens to match, judges."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from experiments.results import Row
 from experiments.statistics import Estimate, by_replicate, estimate, group
 
 RESAMPLES = 2000
+Table = tuple[list[str], list[list[str]]]  # head and lines
 
 
 def difference(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
@@ -67,6 +68,11 @@ def length_and_content(
     return estimate(length), estimate(content)
 
 
+def tokens_a_row(rows: Sequence[Row]) -> float:
+    """Mean over replicates."""
+    return float(np.mean([r["tokens"] / r["rows"] for r in rows]))
+
+
 def nats(e: Estimate, digits: int = 4) -> str:
     """A difference with its interval, bold where that excludes zero."""
     text = f"{e.mean:+.{digits}f} ± {e.half:.{digits}f}"
@@ -101,91 +107,85 @@ class LanguageTables:
             if all(r.get(k, r["setting"].get(k)) == v for k, v in wanted.items())
         ]
 
-    def main(self) -> tuple[list[str], list[list[str]]]:
-        """Difference to uniform in held-out NLL for each kind of budget and n."""
-        columns = [k for k in group(self.rows, "equal", "n") if self._has(*k)]
-        head = ["NLL a token less uniform's", *(f"equal {k}, n = {n}" for k, n in columns)]
+    def by_selector(
+        self,
+        corner: str,
+        columns: dict[str, Row],
+        cell: Callable[[list[Row], Row], str],
+        skip: str = "",
+    ) -> Table:
+        """A line a selector; a column's name goes with the values that its rows have."""
         lines = []
         for (name,) in group(self.rows, "selector"):
-            cells = []
-            for kind, n in columns:
-                own = self.of(selector=name, equal=kind, n=n)
-                base = self.of(selector="uniform", equal=kind, n=n)
-                if name == "uniform":
-                    cells.append(f"{np.mean([r['held_out_nll'] for r in own]):.4f}")
-                else:
-                    cells.append(nats(difference(own, base, "held_out_nll")) if own else "not run")
-            lines.append([name, *cells])
-        return head, lines
+            if name == skip:
+                continue
+            found = ((self.of(selector=name, **where), where) for where in columns.values())
+            lines.append([name, *(cell(own, where) if own else "not run" for own, where in found)])
+        return [corner, *columns], lines
+
+    def main(self) -> Table:
+        """Difference to uniform in held-out NLL for each kind of budget and n."""
+
+        def cell(own: list[Row], where: Row) -> str:
+            if own[0]["selector"] == "uniform":
+                return f"{np.mean([r['held_out_nll'] for r in own]):.4f}"
+            return nats(difference(own, self.of(selector="uniform", **where), "held_out_nll"))
+
+        return self.by_selector("NLL a token less uniform's", self._budgets(), cell)
+
+    def lengths(self) -> Table:
+        """Mean tokens of a chosen row."""
+        return self.by_selector(
+            "tokens a row", self._budgets(), lambda own, _: f"{tokens_a_row(own):.1f}"
+        )
 
     def against(
         self, opponents: Sequence[str], key: str, equal: str, n: int, metric: str = "held_out_nll"
-    ) -> tuple[list[str], list[list[str]]]:
+    ) -> Table:
         """Difference of every selector to each opponent, a column a value of `key`."""
-        values = [v for (v,) in group(self.rows, key)]
-        head = ["selector", "against", *(f"{v}" for v in values)]
+        columns = self._values(key, equal=equal, n=n)
         lines = []
         for (name,) in group(self.rows, "selector"):
             for opponent in opponents:
                 if name == opponent or name == "uniform":
                     continue
                 cells = []
-                for value in values:
-                    where = {key: value, "equal": equal, "n": n}
+                for where in columns.values():
                     own, base = (self.of(selector=s, **where) for s in (name, opponent))
                     cells.append(nats(difference(own, base, metric)) if own and base else "")
                 lines.append([name, opponent, *cells])
-        return head, lines
+        return ["selector", "against", *columns], lines
 
-    def matches(
-        self, key: str, equal: str, n: int, base: str = "uniform"
-    ) -> tuple[list[str], list[list[str]]]:
+    def matches(self, key: str, equal: str, n: int, base: str = "uniform") -> Table:
         """Tokens that uniform rows need to do as well, as a multiple."""
-        values = [v for (v,) in group(self.rows, key)]
-        lines = []
-        for (name,) in group(self.rows, "selector"):
-            if name == base:
-                continue
-            cells = []
-            for value in values:
-                own = self.of(**{key: value, "selector": name, "equal": equal, "n": n})
-                curve = self.of(**{key: value, "selector": base, "equal": equal})
-                cells.append(times(tokens_to_match(own, curve)) if own else "")
-            lines.append([name, *cells])
-        return ["uniform tokens to match", *(str(v) for v in values)], lines
 
-    def lengths(self) -> tuple[list[str], list[list[str]]]:
-        """Mean tokens of a chosen row."""
-        columns = [k for k in group(self.rows, "equal", "n") if self._has(*k)]
-        lines = []
-        for (name,) in group(self.rows, "selector"):
-            cells = []
-            for kind, n in columns:
-                own = self.of(selector=name, equal=kind, n=n)
-                cells.append(
-                    f"{np.mean([r['tokens'] / r['rows'] for r in own]):.1f}" if own else ""
-                )
-            lines.append([name, *cells])
-        return ["tokens a row", *(f"equal {k}, n = {n}" for k, n in columns)], lines
+        def cell(own: list[Row], where: Row) -> str:
+            curve = self.of(**{key: where[key], "selector": base, "equal": equal})
+            return times(tokens_to_match(own, curve))
 
-    def shares(self, key: str, n: int) -> tuple[list[str], list[list[str]]]:
+        columns = self._values(key, equal=equal, n=n)
+        return self.by_selector("uniform tokens to match", columns, cell, skip=base)
+
+    def shares(self, key: str, n: int) -> Table:
         """Mean shares of the chosen rows by kind in percent, and tokens a row, at equal tokens."""
-        values = [v for (v,) in group(self.rows, key)]
-        lines = []
-        for (name,) in group(self.rows, "selector"):
-            cells = []
-            for value in values:
-                own = self.of(**{key: value, "selector": name, "equal": "tokens", "n": n})
-                if not own:
-                    cells.append("not run")
-                    continue
-                kinds = sorted({k for r in own for k in r["shares"]} - {"own"})
-                of_kind = {k: np.mean([r["shares"].get(k, 0) for r in own]) for k in kinds}
-                parts = [f"{k} {100 * share:.0f}" for k, share in of_kind.items()]
-                length = np.mean([r["tokens"] / r["rows"] for r in own])
-                cells.append(f"{', '.join(parts)}; {length:.0f} tokens a row")
-            lines.append([name, *cells])
-        return ["% of the rows", *(str(v) for v in values)], lines
+
+        def cell(own: list[Row], where: Row) -> str:
+            kinds = sorted({k for r in own for k in r["shares"]} - {"own"})
+            of_kind = {k: np.mean([r["shares"].get(k, 0) for r in own]) for k in kinds}
+            parts = ", ".join(f"{k} {100 * share:.0f}" for k, share in of_kind.items())
+            return f"{parts}; {tokens_a_row(own):.0f} tokens a row"
+
+        columns = self._values(key, equal="tokens", n=n)
+        return self.by_selector("% of the rows", columns, cell)
+
+    def variants(self, key: str, n: int) -> Table:
+        """Every variant's validation loss less uniform's, one replicate."""
+
+        def cell(own: list[Row], where: Row) -> str:
+            base = self.of(selector="uniform", **where)
+            return f"{own[0]['validation_nll'] - base[0]['validation_nll']:+.4f}"
+
+        return self.by_selector("validation NLL less uniform's", self._values(key, n=n), cell)
 
     def parts(self, n: int) -> dict[str, tuple[Estimate, Estimate]]:
         """Advantage at equal examples = length part + content part, a selector each."""
@@ -198,7 +198,7 @@ class LanguageTables:
                 found[name] = length_and_content(own, uniform, curve)
         return found
 
-    def sentences(self, equal: str, n: int) -> tuple[list[str], list[list[str]]]:
+    def sentences(self, equal: str, n: int) -> Table:
         """Two-level bootstrap of the difference to uniform, nats a row."""
         base = self.of(selector="uniform", equal=equal, n=n)
         lines = []
@@ -209,25 +209,19 @@ class LanguageTables:
                 lines.append([name, f"{low:+.3f} to {high:+.3f}"])
         return [f"nats a row less uniform's, equal {equal}, n = {n}", "95% interval"], lines
 
-    def variants(self, key: str, n: int) -> tuple[list[str], list[list[str]]]:
-        """Every variant's validation loss less uniform's, one replicate."""
-        values = [v for (v,) in group(self.rows, key)]
-        lines = []
-        for (name,) in group(self.rows, "selector"):
-            cells = []
-            for value in values:
-                own = self.of(**{key: value, "selector": name, "n": n})
-                base = self.of(**{key: value, "selector": "uniform", "n": n})
-                change = own[0]["validation_nll"] - base[0]["validation_nll"] if own else None
-                cells.append("not run" if change is None else f"{change:+.4f}")
-            lines.append([name, *cells])
-        return ["validation NLL less uniform's", *(str(v) for v in values)], lines
+    def _budgets(self) -> dict[str, Row]:
+        """A column for each kind of budget and n at which more than uniform was run."""
+        found = {
+            f"equal {k}, n = {n}": {"equal": k, "n": n} for k, n in group(self.rows, "equal", "n")
+        }
+        return {k: v for k, v in found.items() if len(group(self.of(**v), "selector")) > 1}
 
-    def _has(self, equal: str, n: int) -> bool:
-        return len(group(self.of(equal=equal, n=n), "selector")) > 1
+    def _values(self, key: str, **others: object) -> dict[str, Row]:
+        """A column for each value of `key`."""
+        return {str(v): {key: v, **others} for (v,) in group(self.rows, key)}
 
 
-def picked(found: Row) -> tuple[list[str], list[list[str]]]:
+def picked(found: Row) -> Table:
     """What the first picks have in common, and how long the chosen rows are."""
 
     def line(name: str, of: dict[str, float], lengths: str) -> list[str]:
@@ -242,7 +236,7 @@ def picked(found: Row) -> tuple[list[str], list[list[str]]]:
     return [*head, "squared norm", f"lengths of all {found['n']}: 10 / 50 / 90%"], lines
 
 
-def judged(text: str) -> tuple[list[str], list[list[str]]]:
+def judged(text: str) -> Table:
     """Win rates of each selector against uniform."""
     lines = []
     for entry in json.loads(text):

@@ -216,6 +216,8 @@ def test_i_optimal_for_a_task_is_brute_force_on_its_tokens(name, examples, emb):
     narrow = fj.TokenEmbeddings.from_list([x[:, :-1] for x in targets])
     with pytest.raises(ValueError, match=f"targets must have the pool's width, {DIM}"):
         SELECTORS[name](emb, n_samples=10, targets=narrow)
+    with pytest.raises(ValueError, match=r"targets must be TokenEmbeddings.*got list"):
+        SELECTORS[name](emb, n_samples=10, targets=targets)
 
 
 # batches of factorisations side by side once waited for each other for ever, on two cores
