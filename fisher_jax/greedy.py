@@ -19,6 +19,7 @@ from fisher_jax.linalg import HIGHEST, update_root
 CHUNK_ROWS = 128  # token rows evaluated at once: large enough for the matrix unit, small enough
 MAX_BUCKETS = 8  # that few candidates are evaluated in vain
 BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
+FEW_BUCKETS = 3  # of what runs seldom, where one more to compile costs more than padding
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
 
@@ -33,6 +34,11 @@ class Bucket(NamedTuple):
     stop: int
     length: int
     batch: int
+
+    @classmethod
+    def of(cls, start: int, stop: int, length: int) -> "Bucket":
+        """With about CHUNK_ROWS rows in a batch."""
+        return cls(start, stop, length, min(stop - start, max(1, CHUNK_ROWS // length)))
 
 
 class Pool(NamedTuple):
@@ -73,7 +79,7 @@ def make_pool(
     order = np.argsort(bucket_of, kind="stable")
     edges = np.searchsorted(bucket_of[order], np.arange(len(steps) + 1))
     buckets = tuple(
-        Bucket(int(a), int(b), int(length), int(min(b - a, max(1, CHUNK_ROWS // length))))
+        Bucket.of(int(a), int(b), int(length))
         for a, b, length in zip(edges[:-1], edges[1:], steps, strict=True)
     )
     pool = Pool(
@@ -85,6 +91,14 @@ def make_pool(
         per=jnp.asarray(per[order], emb.tokens.dtype),
     )
     return pool, buckets
+
+
+def merged(buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
+    """At most FEW_BUCKETS, of neighbouring ones."""
+    parts = np.array_split(np.arange(len(buckets)), min(FEW_BUCKETS, len(buckets)))
+    return tuple(
+        Bucket.of(buckets[p[0]].start, buckets[p[-1]].stop, buckets[p[-1]].length) for p in parts
+    )
 
 
 def first_root(dim: int, ridge: Number, dtype: DTypeLike) -> Float[Array, "D D"]:
@@ -99,7 +113,7 @@ def start(pool: Pool, ridge: Number, budget: Number, buckets: tuple[Bucket, ...]
     root = first_root(pool.tokens.shape[1], ridge, dtype)
     return State(
         root=root,
-        bounds=all_gains(pool, root[0, 0], buckets),
+        bounds=all_gains(pool, root[0, 0], merged(buckets)),
         stamp=jnp.zeros(n, jnp.int32),
         taken=jnp.zeros(n, bool),
         remaining=jnp.asarray(budget, jnp.float64),
@@ -118,7 +132,7 @@ def advance(
 
     def body(state: State) -> State:
         state, position = find(pool, state, buckets)
-        return _choose(pool, state, position, buckets)
+        return _choose(pool, state, position, merged(buckets))
 
     def goes_on(state: State) -> Bool[Array, ""]:
         return (state.chosen < until) & jnp.any(is_open(pool, state.taken, state.remaining))

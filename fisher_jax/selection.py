@@ -241,6 +241,7 @@ def _replay(
     """Marginal gains along a sequence and, if asked for, every example's gain after it."""
     with computing(emb, ridge) as emb:
         pool, buckets = greedy.make_pool(emb, *np.ones((2, len(emb))))
+        buckets = greedy.merged(buckets)
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):
