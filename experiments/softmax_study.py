@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from experiments.harness import Wandb
 from experiments.results import RUNTIME_KEYS
-from fisher_jax.baselines import SELECTORS, take
+from fisher_jax.baselines import SELECTORS
 from fisher_jax.buckets import ladder
-from fisher_jax.budget import Budget
+from fisher_jax.budget import Budget, take
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors

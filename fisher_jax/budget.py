@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from fisher_jax.design import TokenEmbeddings
 
+Ranking = Int[np.ndarray, "n"]
+
 
 class Budget(NamedTuple):
     """What may be spent, and what each example costs.
@@ -76,9 +78,23 @@ class Purse:
         self.is_open[i] = False
 
     @property
-    def ranking(self) -> Int[np.ndarray, "n"]:
+    def ranking(self) -> Ranking:
         """What was bought, in order."""
         return np.asarray(self._bought, np.int64)
+
+
+def take(budget: Budget, order: np.ndarray) -> Ranking:
+    """The rows of an order that still fit when their turn comes."""
+    if np.ptp(budget.costs) == 0:
+        return order[: int(budget.total // budget.costs[0])]
+    remaining, cheapest, taken = budget.total, budget.costs.min(), []
+    for i in order:
+        if budget.costs[i] <= remaining:
+            taken.append(i)
+            remaining -= budget.costs[i]
+        elif remaining < cheapest:
+            break
+    return np.asarray(taken, np.int64)
 
 
 def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | None) -> int:

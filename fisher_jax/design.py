@@ -6,6 +6,7 @@ width, L labels (vocabulary), K budget, B batch.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.linalg import HIGHEST, log_det_identity_plus
 
 _CHECK_ROWS = 1 << 16
+
+Pooling = Literal["mean", "last"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,19 @@ class TokenEmbeddings:
         flat = self.tokens.reshape(-1)
         squares = [np.vdot(part, part) for part in np.array_split(flat, len(flat) // (1 << 20) + 1)]
         return float(np.sum(np.asarray(squares, np.float64))) / len(self.tokens)
+
+    def pooled(self, pooling: Pooling) -> Float[np.ndarray, "N D"]:
+        """One vector an example: the mean of its tokens, or the last one.
+
+        Raises:
+            ValueError: another pooling.
+        """
+        if pooling == "mean":
+            sums = np.add.reduceat(self.tokens, self.offsets[:-1])
+            return sums / self.lengths[:, None].astype(self.tokens.dtype)
+        if pooling == "last":
+            return self.tokens[self.offsets[1:] - 1]
+        raise ValueError(f"pooling must be 'mean' or 'last', got {pooling!r}")
 
     def at_most_dim_rows(self) -> "TokenEmbeddings":
         """The same design with every example of more than D tokens cut to D rows.

@@ -10,12 +10,11 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.data import Row
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.quality import ask_llm, ifd
 from fisher_jax.scores import (
     TokenScores,
-    ask_llm,
     el2n,
     gradient_norms,
-    ifd,
     row_means,
     token_scores,
     top_probabilities,

@@ -8,14 +8,13 @@ import itertools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from fisher_jax.baselines import SELECTORS, Selector, take
-from fisher_jax.budget import Budget, Purse
+from fisher_jax.budget import Budget, Purse, Ranking, take
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.optimal import fisher, fisher_per_token, i_optimal
 from fisher_jax.scores import pooled_states
-
-Ranking = Int[np.ndarray, "n"]
+from fisher_jax.selector import Selector
 
 
 def perplexity_low(
@@ -55,7 +54,7 @@ def ask_llm(emb: TokenEmbeddings, budget: Budget, *, quality: Float[np.ndarray, 
     """Ask-LLM: rows first whose text the model calls informative (arXiv 2402.09668).
 
     Args:
-        quality: P("yes") a row, `scores.ask_llm`. The source keeps the top, it does not sample.
+        quality: P("yes") a row, `quality.ask_llm`. The source keeps the top, it does not sample.
     """
     return _highest(emb, budget, "quality", quality)
 
@@ -67,7 +66,7 @@ def ifd(emb: TokenEmbeddings, budget: Budget, *, ifd: Float[np.ndarray, "N"]) ->
     IFD first, only where the others do not use up the budget.
 
     Args:
-        ifd: the ratio of mean losses with and without the prompt, `scores.ifd`.
+        ifd: the ratio of mean losses with and without the prompt, `quality.ifd`.
     """
     values = _checked(emb, "ifd", ifd)
     is_dropped = values > 1
@@ -130,14 +129,14 @@ def fisher_weighted(
     Args:
         weights: `scores.fisher_trace_T` or, for the empirical information, `scores.gradient_T`.
     """
-    return SELECTORS["fisher"].rank(weighted(emb, weights), budget, ridge=ridge)
+    return fisher(weighted(emb, weights), budget, ridge=ridge).ranking
 
 
 def fisher_weighted_per_token(
     emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, weights: Float[np.ndarray, "T"]
 ) -> Ranking:
     """`fisher_weighted`, the gain divided by the row's tokens or costs."""
-    return SELECTORS["fisher_per_token"].rank(weighted(emb, weights), budget, ridge=ridge)
+    return fisher_per_token(weighted(emb, weights), budget, ridge=ridge).ranking
 
 
 def i_optimal_weighted(
@@ -147,7 +146,7 @@ def i_optimal_weighted(
 
     The largest fall of `tr(V^-1 Sigma)`, `Sigma = sum_t w_t x_t x_t^T / T`.
     """
-    return SELECTORS["i_optimal"].rank(weighted(emb, weights), budget, ridge=ridge)
+    return i_optimal(weighted(emb, weights), budget, ridge=ridge)
 
 
 def rds(emb: TokenEmbeddings, budget: Budget, *, targets: TokenEmbeddings) -> Ranking:

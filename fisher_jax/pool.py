@@ -15,8 +15,9 @@ from fisher_jax.embed import TokenizedRows, forward, standardize, tokenize
 from fisher_jax.inputs import Inputs
 from fisher_jax.messages import announce, progress
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
+from fisher_jax.quality import completions_alone
 from fisher_jax.report import counted
-from fisher_jax.scores import completions_alone, labels_of
+from fisher_jax.scores import labels_of
 
 
 class Pool(NamedTuple):

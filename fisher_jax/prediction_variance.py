@@ -1,7 +1,6 @@
 """I-optimal selection: greedy minimisation of the mean prediction variance."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Bucket, Number, Pool
 from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
-from fisher_jax.selection import computing
+from fisher_jax.selection import OnProgress, computing
 
 REFRESH = 64  # choices between evaluations from the root; the updates between them drift
 MOST_BYTES = 8 << 30
@@ -47,7 +46,7 @@ def least_variance(
     *,
     ridge: float | int,
     targets: TokenEmbeddings | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress = None,
 ) -> Int[np.ndarray, "n"]:
     """The ranking of greedy choices that lower `tr(V^-1 Sigma)` most, Sigma the mean x x^T of the
     targets: the average variance of a linear prediction over them (I-optimality).

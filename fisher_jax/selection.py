@@ -15,6 +15,8 @@ from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Method
 
+OnProgress = Callable[[int], None] | None
+
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
 REPORTS = 100  # calls of on_progress over a selection
 REFRESH = 8192  # choices between refreshes of the factor of V^-1; float32 drifts 2e-5 in 5,000
@@ -44,7 +46,7 @@ def select(
     costs: Sequence | np.ndarray | None = None,
     ridge: float | int = 1.0,
     method: Method = "lazy",
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress = None,
 ) -> Selection:
     """Greedy maximisation of `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge`.
 
@@ -94,7 +96,7 @@ def greedily(
     *,
     ridge: float | int,
     method: Method = "lazy",
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress = None,
 ) -> Selection:
     """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
     capacity = budget.most_examples

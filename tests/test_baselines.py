@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from scipy.special import softmax
 
 import fisher_jax as fj
-from fisher_jax import baselines, prediction_variance
+from fisher_jax import prediction_variance, selector
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.softmax_model import information as exact
@@ -93,7 +93,7 @@ def test_fisher_is_algorithm_1_and_spends_tokens_by_gain_alone(emb, examples):
     ("name", "budget"), [("fisher", {"n_samples": 12}), ("fisher_per_token", {"token_budget": 60})]
 )
 def test_gains_that_a_rule_knows_are_not_computed_again(name, budget, emb, monkeypatch):
-    monkeypatch.setattr(baselines, "evaluate", None)
+    monkeypatch.setattr(selector, "evaluate", None)
     got, expected = SELECTORS[name](emb, **budget), fj.select(emb, **budget)
     np.testing.assert_array_equal(got.ranking, expected.ranking)
     np.testing.assert_array_equal(got.gains, expected.gains)

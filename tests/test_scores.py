@@ -6,7 +6,7 @@ from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fisher_jax import scores
+from fisher_jax import quality
 from fisher_jax.data import PromptCompletion
 from fisher_jax.embed import embed, tokenize
 from fisher_jax.models.llama import Llama, LlamaConfig
@@ -234,7 +234,7 @@ def test_pooled_states_weight_later_tokens_more():
 def test_ask_llm_is_the_probability_of_yes_row_by_row(kind):
     model = language_model(kind == "bos", TEMPLATE if kind == "chat" else None)
     seen = []
-    got = scores.ask_llm(model, TEXTS, prompt=QUESTION, batch_tokens=60, on_progress=seen.append)
+    got = quality.ask_llm(model, TEXTS, prompt=QUESTION, batch_tokens=60, on_progress=seen.append)
     assert got.dtype == np.float64 and seen[-1] == len(TEXTS)
     yes = [VOCAB.index("yes"), VOCAB.index("Yes")]
     for value, text in zip(got, TEXTS, strict=True):
@@ -250,36 +250,36 @@ def test_ask_llm_is_the_probability_of_yes_row_by_row(kind):
 
 def test_ask_llm_joins_a_pair_and_cuts_the_text_and_not_the_question(model):
     pair = PromptCompletion("to be ", "or not")
-    got = scores.ask_llm(model, [pair, "to be or not"], prompt=QUESTION)
+    got = quality.ask_llm(model, [pair, "to be or not"], prompt=QUESTION)
     assert got[0] == got[1]
     around = len(QUESTION.split()) - 1
     long = " ".join(["to be or not"] * 20)
-    cut = scores.ask_llm(model, [long, "to be or"], prompt=QUESTION, max_length=around + 3)
+    cut = quality.ask_llm(model, [long, "to be or"], prompt=QUESTION, max_length=around + 3)
     assert cut[0] == cut[1] != got[0]
     for max_length in (around, CONTEXT + 1):
         with pytest.raises(ValueError, match=f"from {around + 1}, .* to {CONTEXT}"):
-            scores.ask_llm(model, ["to be"], prompt=QUESTION, max_length=max_length)
+            quality.ask_llm(model, ["to be"], prompt=QUESTION, max_length=max_length)
 
 
 def test_yes_words_are_those_of_one_token(model):
-    assert scores.yes_ids(model).tolist() == [VOCAB.index("yes"), VOCAB.index("Yes")]
-    assert scores.yes_ids(model, ["no", "yes no", " no"]).tolist() == [VOCAB.index("no")]
-    no = scores.ask_llm(model, ["to be"], ["no"], prompt=QUESTION)
-    assert no != scores.ask_llm(model, ["to be"], prompt=QUESTION)
+    assert quality.yes_ids(model).tolist() == [VOCAB.index("yes"), VOCAB.index("Yes")]
+    assert quality.yes_ids(model, ["no", "yes no", " no"]).tolist() == [VOCAB.index("no")]
+    no = quality.ask_llm(model, ["to be"], ["no"], prompt=QUESTION)
+    assert no != quality.ask_llm(model, ["to be"], prompt=QUESTION)
     with pytest.raises(ValueError, match="none of yes_words"):
-        scores.ask_llm(model, ["to be"], ["yes no"], prompt=QUESTION)
+        quality.ask_llm(model, ["to be"], ["yes no"], prompt=QUESTION)
 
 
 @pytest.mark.parametrize("prompt", ["is that the question", "{text} or {text}"])
 def test_a_question_without_one_text_is_refused(model, prompt):
     with pytest.raises(ValueError, match="text} once, it does"):
-        scores.ask_llm(model, ["to be"], prompt=prompt)
+        quality.ask_llm(model, ["to be"], prompt=prompt)
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_ifd_is_the_ratio_of_mean_losses_row_by_row(adds_bos, model, bos_model):
     model, opening = (bos_model, [1]) if adds_bos else (model, [])
-    got = scores.ifd(model, PAIRS, batch_tokens=16)
+    got = quality.ifd(model, PAIRS, batch_tokens=16)
     for value, (prompt, completion) in zip(got, PAIRS, strict=True):
         head, own = opening + ids_of(prompt), ids_of(completion)
         skipped = 0 if adds_bos else 1  # nothing comes before the first token
@@ -290,8 +290,8 @@ def test_ifd_is_the_ratio_of_mean_losses_row_by_row(adds_bos, model, bos_model):
 
 def test_ifd_cuts_a_completion_alike_with_and_without_its_prompt(bos_model):
     cut = PromptCompletion(PAIRS[1].prompt, "whether tis")
-    got = scores.ifd(bos_model, [PAIRS[1]], max_length=7)  # 5 of the prompt
-    np.testing.assert_allclose(got, scores.ifd(bos_model, [cut]), rtol=1e-5)
+    got = quality.ifd(bos_model, [PAIRS[1]], max_length=7)  # 5 of the prompt
+    np.testing.assert_allclose(got, quality.ifd(bos_model, [cut]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -306,15 +306,15 @@ def test_ifd_cuts_a_completion_alike_with_and_without_its_prompt(bos_model):
 )
 def test_ifd_refuses_rows_that_have_none(model, rows, message):
     with pytest.raises(ValueError, match=message):
-        scores.ifd(model, rows)
+        quality.ifd(model, rows)
 
 
 def test_one_token_has_an_ifd_where_something_comes_before_it(bos_model):
-    assert scores.ifd(bos_model, [PromptCompletion("to be", "or")]).shape == (1,)
+    assert quality.ifd(bos_model, [PromptCompletion("to be", "or")]).shape == (1,)
 
 
 def test_the_prompt_of_the_paper_holds_the_text_between_its_marks():
-    assert scores.ASK_LLM_PROMPT.startswith("###\n{text}\n###\n\nDoes the previous paragraph")
-    assert scores.ASK_LLM_PROMPT.endswith("content.\n\nOPTIONS:\n- yes\n- no")
-    assert "signal for pre-training a large-language model? An" in scores.ASK_LLM_PROMPT
-    assert "contain some usable knowledge" in scores.ASK_LLM_PROMPT
+    assert quality.ASK_LLM_PROMPT.startswith("###\n{text}\n###\n\nDoes the previous paragraph")
+    assert quality.ASK_LLM_PROMPT.endswith("content.\n\nOPTIONS:\n- yes\n- no")
+    assert "signal for pre-training a large-language model? An" in quality.ASK_LLM_PROMPT
+    assert "contain some usable knowledge" in quality.ASK_LLM_PROMPT
