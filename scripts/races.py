@@ -1,0 +1,205 @@
+"""Ours beside scikit-learn (fits) and transformers on PyTorch (the rest); parts of `make bench`."""
+
+import functools
+import importlib.util
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+
+def clock(function: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begin
+
+
+def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
+    """Fits of the softmax model (D = 10, L = 20, 2,000 tokens), ours vmapped.
+
+    scikit-learn's default solver goes in a loop, a tenth of the fits timed; ours stop at its
+    median gradient.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    from fisher_jax.softmax_model import fit
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n_fits, 2000, 10)).astype(np.float32)
+    logits = x @ rng.standard_normal((n_fits, 10, 20)).astype(np.float32)
+    labels = np.argmax(logits + rng.gumbel(size=logits.shape), axis=2).astype(np.int32)
+    gradients, seconds = [], []
+    for i in tqdm(range(n_theirs), desc="scikit-learn's fits"):
+        model = LogisticRegression(C=1.0, fit_intercept=False)
+        begin = time.perf_counter()
+        model.fit(x[i], labels[i])
+        seconds.append(time.perf_counter() - begin)
+        theta = model.coef_.T.astype(np.float64)
+        p = x[i] @ theta
+        p = np.exp(p - p.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        p[np.arange(2000), labels[i]] -= 1
+        gradients.append(abs(x[i].T @ p + theta).max() / 2000)
+    tol = float(np.median(gradients))
+    ones = np.ones(2000, np.float32)
+    run = jax.jit(
+        lambda x, y: jax.lax.map(
+            lambda xy: fit(xy[0], xy[1], ones, 20, 1.0, tol), (x, y), batch_size=4
+        )
+    )
+    run(x, labels)
+    ours = float(np.median([clock(lambda: run(x, labels)) for _ in range(3)]))
+    theirs = float(np.mean(seconds)) * n_fits
+    return {
+        "ours_s": ours,
+        "scikit_learn_s": theirs,
+        "speedup": theirs / ours,
+        "gradient_scikit_learn": tol,
+        "gradient_ours": float(np.median(run(x, labels).gradient)),
+    }
+
+
+def embedding_race() -> dict:
+    """Tokens/s of SmolLM2's hidden states, ours and transformers', on equal batches."""
+    import torch
+    from flax import nnx
+
+    from fisher_jax.corpora import shakespeare
+    from fisher_jax.embed import _hidden
+
+    model, theirs = twins()
+    graph, weights = nnx.split(model.module)
+    rows = [row["text"] for row in shakespeare()]
+    order = np.random.default_rng(0).permutation(len(rows))[:2000]
+    ids = model.tokenizer([rows[i] for i in order])["input_ids"]
+    ids.sort(key=len, reverse=True)
+    batches = []
+    while ids:  # as `embed` has them by default
+        size = max(1, 4096 // len(ids[0]))
+        group, ids = ids[:size], ids[size:]
+        padded = np.zeros((len(group), -(-len(group[0]) // 4) * 4), np.int32)
+        for row, tokens in zip(padded, group, strict=True):
+            row[: len(tokens)] = tokens
+        batches.append(padded)
+    real = {id(b): int((b > 0).sum()) for b in batches}
+
+    def run_torch(b):
+        with torch.no_grad():
+            return theirs.model(input_ids=torch.from_numpy(b).long()).last_hidden_state.numpy()
+
+    def run_jax(b):
+        return np.asarray(_hidden(graph, weights, b))
+
+    ratios, ours_s, theirs_s = [], 0.0, 0.0
+    for b in tqdm(batches[::3], desc="embedding race"):
+        run_jax(b)
+        run_torch(b)
+        ours = np.median([clock(lambda b=b: run_jax(b)) for _ in range(3)])
+        other = np.median([clock(lambda b=b: run_torch(b)) for _ in range(3)])
+        ratios.append(other / ours)
+        ours_s, theirs_s = ours_s + ours, theirs_s + other
+    tokens = sum(real[id(b)] for b in batches[::3])
+    return {
+        "tokens_per_s": tokens / ours_s,
+        "tokens_per_s_torch": tokens / theirs_s,
+        "speedup": theirs_s / ours_s,
+        "speedup_by_batch": ratios,
+    }
+
+
+def training_race(sequences: int = 8, length: int = 64) -> dict:
+    """Tokens/s of a full fine-tuning step of SmolLM2 (AdamW, clipping), ours and PyTorch's."""
+    import torch
+
+    from fisher_jax.embed import TokenizedRows
+    from fisher_jax.finetune import TrainOptions, finetune
+
+    model, theirs = twins()
+    theirs.train()
+    rng = np.random.default_rng(0)
+    ids = rng.integers(model.module.config.vocab, size=(sequences, length + 1)).astype(np.int32)
+    rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), 0)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
+    batch = torch.from_numpy(ids).long()
+
+    def run_torch() -> None:
+        optimizer.zero_grad()
+        logits = theirs(input_ids=batch[:, :-1]).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimizer.step()
+
+    ours_s, theirs_s, last = [], [], [0.0]
+
+    def between_steps(step: int, steps: int, loss: float) -> None:
+        ours_s.append(time.perf_counter() - last[0])
+        theirs_s.append(clock(run_torch))
+        last[0] = time.perf_counter()
+
+    options = TrainOptions(
+        "full", learning_rate=1e-5, epochs=6, sequences=sequences, sequence_length=length
+    )
+    finetune(model, rows, options, on_step=between_steps)
+    ours, other = (float(np.median(s[2:])) for s in (ours_s, theirs_s))
+    tokens = sequences * length
+    return {
+        "tokens_per_s": tokens / ours,
+        "tokens_per_s_torch": tokens / other,
+        "speedup": other / ours,
+    }
+
+
+def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int = 64) -> dict:
+    """New tokens/s of greedy decoding in one batch, ours and transformers'."""
+    import torch
+
+    from fisher_jax.models.generate import generate_ids
+
+    model, theirs = twins()
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1000, model.module.config.vocab, size=(prompts, prompt_tokens))
+    batch = torch.from_numpy(ids).long()
+
+    def run_jax() -> None:
+        generate_ids(model.module, ids.tolist(), max_new_tokens=new_tokens)
+
+    def run_torch() -> None:
+        theirs.generate(
+            input_ids=batch,
+            attention_mask=torch.ones_like(batch),
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+        )
+
+    run_jax()
+    run_torch()
+    both = [(clock(run_jax), clock(run_torch)) for _ in tqdm(range(3), desc="generation race")]
+    ours, other = np.median(both, axis=0)
+    tokens = prompts * new_tokens
+    return {
+        "tokens_per_s": tokens / ours,
+        "tokens_per_s_torch": tokens / other,
+        "speedup": other / ours,
+    }
+
+
+@functools.cache
+def twins() -> tuple:
+    """SmolLM2 as ours and as transformers' model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from fisher_jax.models.load import _smollm2_file, load_model
+
+    file = _smollm2_file()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    return load_model("smollm2-135m"), theirs
+
+
+def has_torch() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "accelerate"))
