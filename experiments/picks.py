@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from omegaconf import OmegaConf
 from scipy import stats
 
-from experiments.language import Options, Prepared, prepare, seed_of
+from experiments.language_options import Options
+from experiments.preparation import Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from fisher_jax.data import replacing
 from fisher_jax.models.load import load_model

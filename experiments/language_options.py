@@ -1,0 +1,75 @@
+"""Options of the language experiment."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.harness import Wandb
+from experiments.pools import KINDS
+from experiments.results import RUNTIME_KEYS
+from experiments.softmax_study import one_of, positive
+from experiments.variants import VARIANTS
+
+METHODS = ("last_layer", "lora", "full")
+
+
+@dataclass
+class Options:
+    """Options of the language experiment; `conf/language/config.yaml` explains each."""
+
+    name: str
+    method: str
+    model: str
+    corpus: str
+    pool: str
+    second: str
+    path: str | None
+    second_path: str | None
+    n_pool: int
+    n_validation: int
+    n_test: int
+    max_length: int
+    budgets: list[int]
+    uniform_budgets: list[int]
+    equal: list[str]
+    selectors: list[str]
+    replicates: int
+    learning_rates: list[float]
+    tune: str
+    epochs: int
+    batch_tokens: int
+    rank: int
+    n_prompts: int
+    prompt_words: int
+    new_tokens: int
+    temperature: float
+    generate_budgets: list[int]
+    seed: int
+    proxy: str | None = None
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    overwrite: bool = False
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def __post_init__(self) -> None:
+        one_of(self, "method", [*METHODS])
+        one_of(self, "pool", [*KINDS])
+        one_of(self, "tune", ["each", "uniform"])
+        positive(self, "n_pool n_validation n_test max_length replicates epochs batch_tokens rank")
+        for name in self.selectors:
+            if name not in VARIANTS:
+                raise ValueError(
+                    f"selectors has an unknown name {name!r}; known: {', '.join(VARIANTS)}"
+                )
+        if self.selectors[:1] != ["uniform"]:
+            raise ValueError("selectors must begin with uniform, what the others are compared with")
+        if not set(self.equal) <= {"examples", "tokens"} or not self.equal:
+            raise ValueError(f"equal must be of examples and tokens, got {self.equal}")
+        if self.n_prompts and self.method == "last_layer":
+            raise ValueError("n_prompts must be 0 with method=last_layer, which keeps no model")
+        for budgets in (self.budgets, self.uniform_budgets, self.generate_budgets):
+            if any(not 1 <= n <= self.n_pool for n in budgets):
+                raise ValueError(f"budgets must be from 1 to n_pool = {self.n_pool}, got {budgets}")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
+        for key in self.grid:
+            if key not in self.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
+                raise ValueError(f"grid has an unknown option {key!r}")

@@ -1,0 +1,140 @@
+"""Train on chosen rows, then measure: losses on held-out text, continuations of prompts."""
+
+import numpy as np
+
+from experiments.language_options import Options
+from experiments.preparation import Prepared, seed_of
+from experiments.results import Row
+from experiments.variants import Chosen
+from fisher_jax.data import Row as DataRow
+from fisher_jax.embed import TokenizedRows
+from fisher_jax.finetune import TrainOptions, finetune
+from fisher_jax.last_layer import HeadOptions, nll, train
+from fisher_jax.models.generate import generate
+from fisher_jax.models.load import LanguageModel
+from fisher_jax.packing import packed_states
+from fisher_jax.scores import labels_of, token_scores
+
+
+def train_and_test(
+    options: Options,
+    model: LanguageModel,
+    prepared: Prepared,
+    chosen: Chosen,
+    replicate: int,
+    tried: list[float],
+    texts: bool,
+) -> Row:
+    """Train on the rows and measure, at the learning rate with the best validation loss."""
+    runs = (_train(options, model, prepared, chosen, replicate, rate) for rate in tried)
+    measured, tuned = min(runs, key=lambda run: run[0]["validation_nll"])
+    if texts and tuned is not None:
+        measured["texts"] = generate(
+            tuned,
+            prompts_of(prepared.pool.test, options),
+            max_new_tokens=options.new_tokens,
+            temperature=options.temperature,
+            seed=seed_of(options, replicate),
+        )
+    return measured
+
+
+def _train(
+    options: Options,
+    model: LanguageModel,
+    prepared: Prepared,
+    chosen: Chosen,
+    replicate: int,
+    rate: float,
+) -> tuple[Row, LanguageModel | None]:
+    """Losses on validation and test after one training; the model, of which a head is no part."""
+    seed, head = seed_of(options, replicate), prepared.head
+    tuned = None
+    if head is not None:
+        offsets = np.concatenate([[0], np.cumsum(prepared.rows.counted)])
+        theta = train(
+            head.start,
+            head.pool,
+            [np.arange(*offsets[i : i + 2]) for i in chosen.rows],
+            HeadOptions(rate, options.epochs, options.batch_tokens, seed=seed),
+            chosen.weights,
+        )
+        losses = [nll(theta, data) for data in (head.validation, head.test)]
+    else:
+        length = max(128, -(-(options.max_length - 1) // 64) * 64)
+        tuned = finetune(
+            model,
+            prepared.rows.take(chosen.rows),
+            TrainOptions(
+                options.method,  # pyright: ignore[reportArgumentType]
+                learning_rate=rate,
+                epochs=options.epochs,
+                sequences=max(1, options.batch_tokens // length),
+                sequence_length=length,
+                rank=options.rank,
+                seed=seed,
+            ),
+            weights=chosen.weights,
+        ).model
+        losses = [token_losses(tuned, part) for part in (prepared.validation, prepared.test)]
+    return {"learning_rate": rate} | _measures(prepared, *losses), tuned
+
+
+def prompts_of(test: list[DataRow], options: Options) -> list[str]:
+    """The first words of the first test sentences of twice as many; a question's prompt whole."""
+    prompts = []
+    for row in test:
+        if not isinstance(row, str):
+            prompts.append(row.prompt)
+        elif len(words := row.split()) >= 2 * options.prompt_words:
+            prompts.append(" ".join(words[: options.prompt_words]))
+    return prompts[: options.n_prompts]
+
+
+def _measures(prepared: Prepared, validation_T: np.ndarray, test_T: np.ndarray) -> Row:
+    parts = prepared.validation, prepared.test
+    validation, test = (
+        np.add.reduceat(x, np.concatenate([[0], np.cumsum(part.counted)[:-1]]))
+        for x, part in zip((validation_T, test_T), parts, strict=True)
+    )
+    domains = prepared.pool.test_domain
+    n_own = len(validation) - len(validation) // 2 if domains.any() else len(validation)
+    return (
+        _means("validation", validation, parts[0].counted, np.arange(len(validation)) >= n_own)
+        | _means("held_out", test, parts[1].counted, domains)
+        | {
+            "bits_per_byte": float(test.sum() / np.log(2) / _bytes(prepared.pool.test)),
+            "test_nll": [round(float(x), 3) for x in test],
+        }
+    )
+
+
+def _means(name: str, sums: np.ndarray, counts: np.ndarray, domains: np.ndarray) -> Row:
+    """Nats a token: the mean over the domains' own means, and those."""
+    means = [
+        float(sums[domains == d].sum() / counts[domains == d].sum()) for d in np.unique(domains)
+    ]
+    each = {f"{name}_nll_{d}": m for d, m in enumerate(means)} if len(means) > 1 else {}
+    return {f"{name}_nll": float(np.mean(means))} | each
+
+
+def token_losses(model: LanguageModel, rows: TokenizedRows) -> np.ndarray:
+    """NLL of every counted position, nats."""
+    return token_scores(model.module.head, packed_states(model, rows), labels_of(rows)).nll_T
+
+
+def described(prepared: Prepared, rows: np.ndarray) -> Row:
+    """What was chosen: rows, tokens that are trained and fed, shares of the pool's kinds."""
+    fed = np.array([len(ids) - 1 for ids in prepared.rows.ids])
+    kinds = prepared.pool.kind
+    return {
+        "rows": len(rows),
+        "tokens": int(prepared.rows.counted[rows].sum()),
+        "fed_tokens": int(fed[rows].sum()),
+        "chosen": rows.tolist(),
+        "shares": {str(k): round(float(np.mean(kinds[rows] == k)), 4) for k in np.unique(kinds)},
+    }
+
+
+def _bytes(rows: list[DataRow]) -> int:
+    return sum(len((row if isinstance(row, str) else row.completion).encode()) for row in rows)
