@@ -18,7 +18,7 @@ from experiments.harness import checked
 from experiments.results import read_rows
 from experiments.statistics import Estimate
 from experiments.variants import VARIANTS, Candidates
-from fisher_jax import scores
+from fisher_jax import quality
 from fisher_jax.corpora import shakespeare
 from fisher_jax.data import PromptCompletion
 from fisher_jax.design import TokenEmbeddings
@@ -166,8 +166,9 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_judging_compares_with_uniform_of_the_same_prompt(smoke):
+def test_judging_compares_with_uniform_of_the_same_prompt(smoke, monkeypatch):
     folder, _ = smoke
+    monkeypatch.setattr(judging, "REFERENCE_ROWS", 40)
     arguments = argparse.Namespace(
         folder=folder, judges=["likelihood"], ablation=False, sheet=folder / "sheet",
         dry_run=False, base_url="", judge_model="", price_in=0.0, price_out=0.0,
@@ -248,7 +249,7 @@ def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, m
         rows, candidates.hidden, np.zeros((1, 8)), labels, candidates.targets, model
     )
     chosen = reading.choose(name, n=6, equal="examples", seed=0).rows
-    values = getattr(scores, name)(model, rows)
+    values = getattr(quality, name)(model, rows)
     if name == "ifd":
         assert np.sum(values < 1) >= 6
         values[values > 1] = -np.inf
