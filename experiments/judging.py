@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.language_options import Options
+from experiments.language_preparation import pool_of
+from experiments.language_training import prompts_of
 from experiments.pools import split_corpus
-from experiments.preparation import pool_of
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
-from experiments.training import prompts_of
 from fisher_jax.data import replacing
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize

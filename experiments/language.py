@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from experiments.harness import start
 from experiments.language_options import Options
-from experiments.preparation import prepare, seed_of
+from experiments.language_preparation import prepare, seed_of
+from experiments.language_training import described, train_and_test
 from experiments.results import Results, Row, settings
-from experiments.training import described, train_and_test
 from fisher_jax.data import replacing
 from fisher_jax.models.load import load_model
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from experiments.language_options import Options
-from experiments.preparation import Prepared, prepare, seed_of
+from experiments.language_preparation import Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from fisher_jax.data import replacing
 from fisher_jax.models.load import load_model

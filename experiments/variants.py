@@ -15,7 +15,6 @@ from fisher_jax.inputs import OF_ROWS, Inputs
 from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.randomized import draw_fisher
-from fisher_jax.scores import pooled_states
 
 
 class Variant(NamedTuple):
@@ -178,7 +177,7 @@ class Candidates:
             if features == "unit":
                 x = x / np.linalg.norm(x, axis=1, keepdims=True)
             if features.startswith("row_mean"):
-                x = pooled_states(x, offsets, "mean")
+                x = TokenEmbeddings(x, offsets).pooled("mean")
                 x /= np.linalg.norm(x, axis=1, keepdims=True)
                 offsets = np.arange(len(x) + 1)
             return TokenEmbeddings(x, offsets)

@@ -1,6 +1,6 @@
-"""Every selector by its name: `SELECTORS[name](emb, n_samples=..., seed=...)`.
+"""Selectors that need no language model: `SELECTORS[name](emb, n_samples=..., seed=...)`.
 
-Their one call signature is `selector.Selector`'s; the rules' files are named by the imports.
+`selector.Selector` has their one call signature; those that need a model are in `model_selectors`.
 """
 
 import numpy as np

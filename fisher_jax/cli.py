@@ -17,6 +17,7 @@ from fisher_jax.budget import Budget, budget_in_examples
 from fisher_jax.data import replacing_files, write_selection
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
+from fisher_jax.progress import OnProgress
 from fisher_jax.provenance import provenance
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.report import (
@@ -120,7 +121,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _choose(
-    args: argparse.Namespace, pool: Pool, total: int, show: Callable[[int], None]
+    args: argparse.Namespace, pool: Pool, total: int, show: OnProgress
 ) -> tuple[Selection, np.ndarray | None]:
     """The selection and, of `fisher_random`, the rows' weights."""
     if args.token_budget is None:

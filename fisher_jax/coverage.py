@@ -132,8 +132,11 @@ def badge(emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Any
     if p.ndim != 2 or p.shape[0] != len(x):
         raise ValueError(f"probabilities must be (T, L) with T = {len(x)}, got shape {p.shape}")
     likeliest = (np.arange(len(x)), p.argmax(axis=1))
-    top = csr_array((np.ones(len(x), x.dtype), likeliest), shape=p.shape)
-    a: Any = p.astype(x.dtype) - (top if is_sparse else top.toarray())
+    a: Any = p.astype(x.dtype)  # a copy
+    if is_sparse:
+        a = a - csr_array((np.ones(len(x), x.dtype), likeliest), shape=p.shape)
+    else:
+        a[likeliest] -= 1
 
     def means_with(i: int, rows: slice) -> np.ndarray:
         """`mean_l (a_j . a_l)(x_j . x_l)` over the tokens l of row i, for each j of `rows`."""

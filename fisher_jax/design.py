@@ -17,7 +17,7 @@ from fisher_jax.linalg import HIGHEST, log_det_identity_plus
 
 _CHECK_ROWS = 1 << 16
 
-Pooling = Literal["mean", "last"]
+Pooling = Literal["mean", "last", "position"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +114,26 @@ class TokenEmbeddings:
         return float(np.sum(np.asarray(squares, np.float64))) / len(self.tokens)
 
     def pooled(self, pooling: Pooling) -> Float[np.ndarray, "N D"]:
-        """One vector an example: the mean of its tokens, or the last one.
+        """One vector an example: the mean of its tokens, the last one, or RDS+'s weighted mean.
+
+        "position" weights token i = 1..M by `i / sum_i i`, since later tokens have seen more of
+        the row (arXiv 2503.01807, which counts all tokens; here those with an embedding).
 
         Raises:
             ValueError: another pooling.
         """
-        if pooling == "mean":
-            sums = np.add.reduceat(self.tokens, self.offsets[:-1])
-            return sums / self.lengths[:, None].astype(self.tokens.dtype)
+        lengths = self.lengths
         if pooling == "last":
             return self.tokens[self.offsets[1:] - 1]
-        raise ValueError(f"pooling must be 'mean' or 'last', got {pooling!r}")
+        if pooling == "mean":
+            weights_T = np.repeat(1 / lengths, lengths)
+        elif pooling == "position":
+            place_T = np.arange(1, len(self.tokens) + 1) - np.repeat(self.offsets[:-1], lengths)
+            weights_T = place_T / np.repeat(lengths * (lengths + 1) / 2, lengths)
+        else:
+            raise ValueError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
+        weighted_TxD = self.tokens * weights_T[:, None].astype(self.tokens.dtype)
+        return np.add.reduceat(weighted_TxD, self.offsets[:-1])
 
     def at_most_dim_rows(self) -> "TokenEmbeddings":
         """The same design with every example of more than D tokens cut to D rows.

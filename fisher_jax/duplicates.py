@@ -1,13 +1,14 @@
 """Copies of a row among a pool's rows: equal texts, and near duplicates by MinHash."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.data import PoolError, Row
+from fisher_jax.progress import OnProgress
 
 _N_PERMUTATIONS = 128
 _SHINGLE = 3
@@ -35,7 +36,7 @@ def deduplicate_near(
     rows: Sequence[Row],
     threshold: float | int = 0.7,
     seed: int = 0,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Int[np.ndarray, "n"]:
     """Indices of the first row of each cluster of near duplicates, ascending.
 

@@ -1,7 +1,7 @@
 """Texts to token embeddings: length buckets, full batches, one compiled program a bucket."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from fisher_jax.buckets import ladder
 from fisher_jax.data import PoolError, PromptCompletion, Row
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.progress import OnProgress
 
 MAX_BUCKETS = 10
 LENGTH_STEP = 4  # padded lengths are multiples of this
@@ -50,7 +51,7 @@ def embed(
     normalize: Normalize = "rms",
     center: bool = False,
     positions: Positions = "completion",
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TokenEmbeddings:
     """The pre-logit embeddings of rows of text.
 
@@ -142,7 +143,7 @@ def forward(
     model: LanguageModel,
     rows: TokenizedRows,
     batch_tokens: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "T D"]:
     """Embeddings of the counted positions of all rows, one after the other.
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from fisher_jax.judge import Answer, JudgeError, OnProgress, Question, parse_answer
+from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
+from fisher_jax.progress import OnProgress
 
 CHARACTERS_A_TOKEN = 4  # of English text, where no tokenizer is at hand
 SETTINGS = {"temperature": 0, "max_tokens": 16}

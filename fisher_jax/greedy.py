@@ -94,10 +94,14 @@ def make_pool(
 
 
 def merged(buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
-    """At most FEW_BUCKETS, of neighbouring ones."""
-    parts = np.array_split(np.arange(len(buckets)), min(FEW_BUCKETS, len(buckets)))
+    """At most FEW_BUCKETS, of neighbouring ones, that pad their examples with the fewest rows."""
+    lengths = np.array([b.length for b in buckets])
+    steps = ladder(np.repeat(lengths, [b.stop - b.start for b in buckets]), FEW_BUCKETS)
+    last = np.searchsorted(lengths, steps)  # of each part
+    first = [0, *(last[:-1] + 1)]
     return tuple(
-        Bucket.of(buckets[p[0]].start, buckets[p[-1]].stop, buckets[p[-1]].length) for p in parts
+        Bucket.of(buckets[i].start, buckets[j].stop, buckets[j].length)
+        for i, j in zip(first, last, strict=True)
     )
 
 

@@ -1,7 +1,7 @@
 """What selectors need beside embeddings, computed from the model when one asks."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.data import Row
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.progress import OnProgress
 from fisher_jax.quality import ask_llm, ifd
 from fisher_jax.scores import (
     TokenScores,
@@ -48,7 +49,7 @@ class Inputs:
         model: LanguageModel | None = None,
         max_length: int | None = None,
         batch_tokens: int = 4096,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.hidden, self.rows, self.model = hidden, rows, model
         self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
@@ -65,7 +66,7 @@ class Inputs:
         """An input by the name of the selectors' argument.
 
         - `losses`: mean NLL a row, nats; `uncertainty`: mean entropy a row, nats;
-        - `el2n`, `gradient_norm`, `quality` (Ask-LLM), `ifd`: a number a row, as in `scores`;
+        - `el2n`, `gradient_norm`, `quality` (Ask-LLM), `ifd`: a number a row, as in `quality`;
         - `weights`: the Fisher trace `1 - |p|^2` of each token, their mean is 1;
         - `probabilities`: (T, L), sparse: those of each token's 32 likeliest labels.
 

@@ -1,15 +1,16 @@
 """Pairs of generated texts, what a judge is asked about them, and how its answers are counted."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from fisher_jax.progress import OnProgress
+
 Winner = Literal["a", "b", "tie", "unparsable"]
-OnProgress = Callable[[int], None]
 
 _TAG = re.compile(r"[A-Za-z][\w.-]*")
 _NUMBER = re.compile(r"(?<![\w.])[0-9]+(?:\.[0-9]+)?(?!\w)")

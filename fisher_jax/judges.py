@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from fisher_jax.data import PromptCompletion
 from fisher_jax.embed import TokenizedRows, forward, tokenize
-from fisher_jax.judge import Answer, JudgeError, OnProgress, Question
+from fisher_jax.judge import Answer, JudgeError, Question
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.progress import OnProgress
 from fisher_jax.scores import labels_of, row_means, token_scores
 
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from fisher_jax.arguments import NAME
 from fisher_jax.budget import budget_in_examples
+from fisher_jax.progress import OnProgress
 from fisher_jax.report import counted
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, unit: str) -> Iterator[OnProgress]:
     """A bar on stderr with rate and remaining time; the yielded function sets what is done."""
     with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, mininterval=0.3) as bar:
 

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from fisher_jax.budget import Budget, Purse, Ranking, take
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.optimal import fisher, fisher_per_token, i_optimal
-from fisher_jax.scores import pooled_states
 from fisher_jax.selector import Selector
 
 
@@ -152,12 +151,12 @@ def i_optimal_weighted(
 def rds(emb: TokenEmbeddings, budget: Budget, *, targets: TokenEmbeddings) -> Ranking:
     """RDS+: each target in turn takes its most similar row that is left (arXiv 2503.01807).
 
-    Similarity is the cosine of `scores.pooled_states` weighted by position, on both sides.
+    Similarity is the cosine of the rows' means weighted by position (`TokenEmbeddings.pooled`).
 
     Args:
         targets: Q rows of the task, centred and scaled as `emb` is.
     """
-    targets_QxD, rows_NxD = (_unit(pooled_states(e.tokens, e.offsets)) for e in (targets, emb))
+    targets_QxD, rows_NxD = (_unit(e.pooled("position")) for e in (targets, emb))
     similarity = targets_QxD @ rows_NxD.T
     purse = Purse(budget)
     for to_target in itertools.cycle(similarity):
@@ -193,7 +192,7 @@ def adaicl(
     if k < 1 or hops not in (1, 2):
         raise ValueError(f"k must be at least 1 and hops 1 or 2, got k={k} and hops={hops}")
     hardest_first = np.argsort(-_checked(emb, "uncertainty", uncertainty), kind="stable")
-    points = _unit(pooled_states(emb.tokens, emb.offsets, "mean"))
+    points = _unit(emb.pooled("mean"))
     pointed_from = _nearest(points, min(k, len(emb) - 1)).T.tocsr()
     purse = Purse(budget)
     while purse.is_open.any():

@@ -6,13 +6,18 @@ from jaxtyping import Float
 from fisher_jax.budget import Budget, Ranking, take
 from fisher_jax.design import Pooling, TokenEmbeddings
 from fisher_jax.prediction_variance import least_variance
+from fisher_jax.progress import OnProgress
 from fisher_jax.randomized import draw_fisher
-from fisher_jax.selection import OnProgress, Selection, greedily
+from fisher_jax.selection import Selection, greedily
 from fisher_jax.softmax_model import information_rows
 
 
 def fisher(
-    emb: TokenEmbeddings, budget: Budget, *, ridge: float | int, on_progress: OnProgress = None
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    ridge: float | int,
+    on_progress: OnProgress | None = None,
 ) -> Selection:
     """FisherSFT: the largest information gain at each step, whatever a row costs.
 
@@ -29,7 +34,7 @@ def fisher_per_token(
     *,
     ridge: float | int,
     power: float | int = 1,
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Selection:
     """D-optimal per token: the largest `log det(I + X_i V^-1 X_i^T) / M_i` at each step.
 
@@ -51,7 +56,7 @@ def fisher_mixed(
     ridge: float | int,
     seed: int,
     share: float = 0.5,
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """`fisher` for a `share` of the budget, then uniform rows: dampens selection bias."""
     part = budget._replace(total=max(budget.costs.min(), share * budget.total))
@@ -81,7 +86,7 @@ def i_optimal(
     *,
     ridge: float | int,
     targets: TokenEmbeddings | None = None,
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """The largest fall of the mean prediction variance `tr(V^-1 Sigma)` at each step.
 
@@ -99,7 +104,7 @@ def i_optimal_per_token(
     ridge: float | int,
     targets: TokenEmbeddings | None = None,
     power: float | int = 1,
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """`i_optimal`, the fall divided by the row's tokens; `power` as in `fisher_per_token`."""
     per = _per_token(emb, budget, power)
@@ -112,11 +117,11 @@ def sentence_od(
     *,
     ridge: float | int,
     pooling: Pooling = "mean",
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """The same D-optimal design on one pooled vector a row, SentenceOD of FisherSFT's Section 5.
 
-    The paper does not say how a sentence is pooled; `pooling` is "mean" or "last" (token).
+    The paper does not say how a sentence is pooled; `pooling` is as in `TokenEmbeddings.pooled`.
     """
     pooled = TokenEmbeddings(emb.pooled(pooling), np.arange(len(emb) + 1))
     per = np.ones(len(emb))
@@ -129,7 +134,7 @@ def exact_information(
     *,
     ridge: float | int,
     theta: Float[np.ndarray, "D L"],
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """Greedy on `log det(ridge I + H_S)`, H_S the exact (reduced) information at `theta`.
 

@@ -1,7 +1,7 @@
 """Rows of tokens packed into batches of one shape: little padding, no row sees another."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.progress import OnProgress
 
 
 class Batch(NamedTuple):
@@ -70,7 +71,7 @@ def packed_states(
     rows: TokenizedRows,
     sequences: int = 4,
     length: int = 128,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "T D"]:
     """What `embed.forward` gives, from packed sequences of one shape: a single compiled program.
 

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax import greedy
-from fisher_jax.budget import Budget
+from fisher_jax.budget import Budget, Ranking
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Bucket, Number, Pool
 from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
-from fisher_jax.selection import OnProgress, computing
+from fisher_jax.progress import OnProgress
+from fisher_jax.selection import computing
 
 REFRESH = 64  # choices between evaluations from the root; the updates between them drift
 MOST_BYTES = 8 << 30
@@ -46,8 +47,8 @@ def least_variance(
     *,
     ridge: float | int,
     targets: TokenEmbeddings | None = None,
-    on_progress: OnProgress = None,
-) -> Int[np.ndarray, "n"]:
+    on_progress: OnProgress | None = None,
+) -> Ranking:
     """The ranking of greedy choices that lower `tr(V^-1 Sigma)` most, Sigma the mean x x^T of the
     targets: the average variance of a linear prediction over them (I-optimality).
 

@@ -1,7 +1,7 @@
 """Scores of a whole row that take a model's answer or a second reading: Ask-LLM and IFD."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.data import PromptCompletion, Row
 from fisher_jax.embed import TokenizedRows, forward, tokenize
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.progress import OnProgress
 from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
 
 YES_WORDS = ("yes", "Yes", " yes", " Yes")
@@ -36,7 +37,7 @@ def ask_llm(
     prompt: str = ASK_LLM_PROMPT,
     max_length: int | None = None,
     batch_tokens: int = 4096,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
     """Ask-LLM's quality: the probability of "yes" as the next token (arXiv 2402.09668).
 
@@ -103,7 +104,7 @@ def ifd(
     *,
     max_length: int | None = None,
     batch_tokens: int = 4096,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
     """Instruction-following difficulty: how little the prompt helps (Cherry, arXiv 2308.12032).
 
@@ -162,7 +163,7 @@ def _losses(
     model: LanguageModel,
     rows: TokenizedRows,
     batch_tokens: int,
-    on_progress: Callable[[int], None] | None,
+    on_progress: OnProgress | None,
 ) -> np.ndarray:
     states_TxD = forward(model, rows, batch_tokens, on_progress)
     return token_scores(model.module.head, states_TxD, labels_of(rows)).nll_T

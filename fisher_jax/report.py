@@ -19,6 +19,7 @@ from fisher_jax import figures
 from fisher_jax.data import replacing
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.figures import UniformDraws
+from fisher_jax.progress import OnProgress
 from fisher_jax.selection import Selection, evaluate, remaining_gains
 
 N_DRAWS = 20
@@ -54,7 +55,7 @@ def compare_with_uniform(
     selection: Selection,
     ridge: float | int,
     seed: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Comparison:
     """log det of `N_DRAWS` uniform draws, as long in examples or in tokens as the selection."""
     rng = np.random.default_rng(seed)

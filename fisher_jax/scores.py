@@ -6,7 +6,7 @@ results are in `model_selectors`.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.linalg import HIGHEST
-
-Weighting = Literal["position", "mean"]
+from fisher_jax.progress import OnProgress
 
 
 class TokenScores(NamedTuple):
@@ -42,7 +41,7 @@ def token_scores(
     tokens_TxD: Float[np.ndarray, "T D"],
     labels_T: Int[np.ndarray, "T"],
     chunk: int = 512,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TokenScores:
     """Loss, entropy, Fisher trace and gradient norm of every token, in float32.
 
@@ -80,7 +79,7 @@ def top_probabilities(
     tokens_TxD: Float[np.ndarray, "T D"],
     k: int = 32,
     chunk: int = 512,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[Float[np.ndarray, "T k"], Int[np.ndarray, "T k"]]:
     """The k largest probabilities of every token, largest first, and their labels.
 
@@ -138,38 +137,12 @@ def gradient_norms(
     return row_means(np.sqrt(scores.gradient_T) * norms_T, offsets)
 
 
-def pooled_states(
-    tokens: Float[np.ndarray, "T D"],
-    offsets: Int[np.ndarray, "_"],
-    weighting: Weighting = "position",
-) -> Float[np.ndarray, "N D"]:
-    """A weighted mean of each row's states: RDS+'s pooling (arXiv 2503.01807).
-
-    "position" weights token i = 1..M by `i / sum_i i`, since later tokens have seen more of the
-    row; "mean" weights all the same. The source counts the tokens of prompt and completion; here
-    those count that have an embedding.
-
-    Raises:
-        ValueError: an unknown weighting, or wrong offsets.
-    """
-    _check_offsets(offsets, len(tokens))
-    lengths = np.diff(offsets)
-    if weighting == "position":
-        place_T = np.arange(1, len(tokens) + 1) - np.repeat(offsets[:-1], lengths)
-        weights_T = place_T / np.repeat(lengths * (lengths + 1) / 2, lengths)
-    elif weighting == "mean":
-        weights_T = np.repeat(1 / lengths, lengths)
-    else:
-        raise ValueError(f"weighting must be 'position' or 'mean', got {weighting!r}")
-    return np.add.reduceat(tokens * weights_T[:, None].astype(tokens.dtype), offsets[:-1])
-
-
 def by_chunks(
     score: Callable[..., tuple[Array, ...]],
     head_LxD: Array | np.ndarray,
     arrays: tuple[np.ndarray, ...],
     chunk: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[np.ndarray]:
     """`score(head, *arrays)` of all tokens, in chunks of one shape; the last one is padded."""
     n_tokens = len(arrays[0])

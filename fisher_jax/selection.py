@@ -1,7 +1,7 @@
 """Select the examples that carry the most information: `select`, `Selection`, `FisherSelector`."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,8 +14,7 @@ from fisher_jax import greedy
 from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Method
-
-OnProgress = Callable[[int], None] | None
+from fisher_jax.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
 REPORTS = 100  # calls of on_progress over a selection
@@ -46,7 +45,7 @@ def select(
     costs: Sequence | np.ndarray | None = None,
     ridge: float | int = 1.0,
     method: Method = "lazy",
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Selection:
     """Greedy maximisation of `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge`.
 
@@ -96,7 +95,7 @@ def greedily(
     *,
     ridge: float | int,
     method: Method = "lazy",
-    on_progress: OnProgress = None,
+    on_progress: OnProgress | None = None,
 ) -> Selection:
     """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
     capacity = budget.most_examples

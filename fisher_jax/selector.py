@@ -13,16 +13,17 @@ import numpy as np
 
 from fisher_jax.budget import Budget, Ranking
 from fisher_jax.design import TokenEmbeddings, check_targets
-from fisher_jax.selection import OnProgress, Selection, check_ridge, evaluate
+from fisher_jax.progress import OnProgress
+from fisher_jax.selection import Selection, check_ridge, evaluate
 
 
 class Selector:
-    """A rule with one call signature; see `SELECTORS`.
+    """A rule with one call signature.
 
     A rule gives a ranking, or a whole `Selection` where it knows the gains already.
 
     Attributes:
-        name: its key in `SELECTORS`.
+        name: its key in `baselines.SELECTORS` or `model_selectors.MODEL_SELECTORS`.
         options: the rule's own named arguments.
         needs: those without a default, what the rule needs beside embeddings.
     """
@@ -47,7 +48,7 @@ class Selector:
         costs: Sequence | np.ndarray | None = None,
         ridge: float | int = 1.0,
         seed: int = 0,
-        on_progress: OnProgress = None,
+        on_progress: OnProgress | None = None,
         **options: object,
     ) -> Selection:
         """Choose rows of `emb`; exactly one budget and `on_progress` as for `fisher_jax.select`.
@@ -56,7 +57,7 @@ class Selector:
 
         Raises:
             ValueError: as `select`; an argument that this selector needs is missing, or one that
-                it doesn't know.
+                it doesn't know; `targets` that are not embedded as the pool is.
         """
         budget = Budget.of(
             emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs

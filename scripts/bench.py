@@ -36,8 +36,8 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 MAX_TOKENS = 64
 REPEATS = 5
-RACES = ["embedding", "generation", "training"]  # with transformers on PyTorch
-SECTIONS = ["selection", "memory", "fits", "drift", "growth", *RACES]
+WITH_TORCH = ["embedding", "generation", "training"]  # with transformers on PyTorch
+SECTIONS = ["selection", "memory", "fits", "drift", "growth", *WITH_TORCH]
 
 
 def main() -> None:
@@ -77,10 +77,10 @@ def main() -> None:
         "training": training_race,
     }
     for name in args.only:
-        if name in RACES and (args.synthetic or args.quick):
+        if name in WITH_TORCH and (args.synthetic or args.quick):
             continue
         left_out = {"left_out": "needs pip install -e '.[parity]'"}
-        part = left_out if name in RACES and not has_torch() else parts[name]()
+        part = left_out if name in WITH_TORCH and not has_torch() else parts[name]()
         results[name] = part | {"machine": machine()}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(results, indent=2) + "\n")

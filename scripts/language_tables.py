@@ -152,7 +152,7 @@ class LanguageTables:
                 cells = []
                 for where in columns.values():
                     own, base = (self.of(selector=s, **where) for s in (name, opponent))
-                    cells.append(nats(difference(own, base, metric)) if own and base else "")
+                    cells.append(nats(difference(own, base, metric)) if own and base else "not run")
                 lines.append([name, opponent, *cells])
         return ["selector", "against", *columns], lines
 

@@ -5,13 +5,14 @@ import jax
 import numpy as np
 import pytest
 from references import algorithm_1, information, log_det, random_pool
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, csr_matrix
 from scipy.special import softmax
 
 import fisher_jax as fj
 from fisher_jax import prediction_variance, selector
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
+from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.softmax_model import information as exact
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
@@ -213,11 +214,18 @@ def test_i_optimal_for_a_task_is_brute_force_on_its_tokens(name, examples, emb):
     assert expected != variance_greedy(examples, 10, per)
     got = SELECTORS[name](emb, n_samples=10, targets=fj.TokenEmbeddings.from_list(targets)).ranking
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "rule", [*(SELECTORS[name] for name in I_OPTIMAL), MODEL_SELECTORS["rds"]], ids=lambda r: r.name
+)
+def test_targets_that_are_not_embedded_as_the_pool_is_are_refused(rule, emb):
+    targets = random_pool(9, 5, [2, 4], DIM)
     narrow = fj.TokenEmbeddings.from_list([x[:, :-1] for x in targets])
     with pytest.raises(ValueError, match=f"targets must have the pool's width, {DIM}"):
-        SELECTORS[name](emb, n_samples=10, targets=narrow)
+        rule(emb, n_samples=10, targets=narrow)
     with pytest.raises(ValueError, match=r"targets must be TokenEmbeddings.*got list"):
-        SELECTORS[name](emb, n_samples=10, targets=targets)
+        rule(emb, n_samples=10, targets=targets)
 
 
 # batches of factorisations side by side once waited for each other for ever, on two cores
@@ -302,13 +310,13 @@ def test_k_center_takes_the_farthest(emb, examples):
         assert got[k] == np.argmax(apart[:, got[:k]].min(axis=1))
 
 
-@pytest.mark.parametrize("k", [3, None])
-def test_badge_is_k_means_plus_plus_on_the_gradients(emb, extras, k):
+@pytest.mark.parametrize(("k", "sparse"), [(None, None), (3, csr_array), (3, csr_matrix)])
+def test_badge_is_k_means_plus_plus_on_the_gradients(emb, extras, k, sparse):
     p = extras["probabilities"].copy()
     if k is not None:  # the k likeliest labels, as a sparse array
         p[p < -np.sort(-p, axis=1)[:, k - 1 : k]] = 0
         assert (np.count_nonzero(p, axis=1) == k).all() and p.shape[1] > k
-    given = p.copy() if k is None else csr_array(p)
+    given = p.copy() if k is None else sparse(p)
     p[np.arange(len(p)), p.argmax(axis=1)] -= 1
     of_token = (p[:, :, None] * emb.tokens[:, None, :]).reshape(len(p), -1)
     g = np.stack(
@@ -325,8 +333,9 @@ def test_badge_is_k_means_plus_plus_on_the_gradients(emb, extras, k):
 
 def test_badge_goes_on_where_all_gradients_are_equal():
     emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 4)
-    ranking = SELECTORS["badge"](emb, n_samples=4, probabilities=np.full((8, 2), 0.5)).ranking
-    assert sorted(ranking.tolist()) == [0, 1, 2, 3]
+    for p in (np.full((8, 2), 0.5), np.ones((8, 2), int)):
+        ranking = SELECTORS["badge"](emb, n_samples=4, probabilities=p).ranking
+        assert sorted(ranking.tolist()) == [0, 1, 2, 3]
 
 
 def test_exact_information_is_greedy_on_the_hessian(emb, extras, examples):

@@ -74,3 +74,18 @@ def test_at_most_dim_rows_keeps_every_log_determinant():
         assert f([short[i]], [0], 0.7) == pytest.approx(f([x], [0], 0.7), rel=1e-12)
         if len(x) <= 4:
             np.testing.assert_array_equal(short[i], x)
+
+
+def test_pooling_is_a_mean_the_last_token_or_a_mean_that_weights_later_ones_more():
+    rng = np.random.default_rng(0)
+    rows = [rng.standard_normal((m, 3)) for m in (1, 4, 2)]
+    emb = TokenEmbeddings.from_list(rows)
+    expected = {
+        "mean": [x.mean(axis=0) for x in rows],
+        "last": [x[-1] for x in rows],
+        "position": [np.average(x, axis=0, weights=np.arange(1, len(x) + 1)) for x in rows],
+    }
+    for pooling, vectors in expected.items():
+        np.testing.assert_allclose(emb.pooled(pooling), vectors)
+    with pytest.raises(ValueError, match="pooling must be 'mean', 'last' or 'position', got 'max'"):
+        emb.pooled("max")

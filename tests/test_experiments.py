@@ -186,6 +186,11 @@ def test_a_grid_runs_what_is_missing_and_is_checked_before_any_work(tmp_path):
     assert done == [2, 3, 3] and not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("task", ["planted", "next_word"])
+def test_the_words_default_selectors_do_for_both_tasks(task):
+    checked(OmegaConf.create(base_config("words") | {"task": task}), words.Options)
+
+
 @pytest.mark.parametrize(("name", "experiment"), CONFIGS)
 def test_every_committed_experiment_has_a_header_and_valid_options(name, experiment):
     text = (ROOT / f"conf/{name}/experiment/{experiment}.yaml").read_text().splitlines()

@@ -361,6 +361,9 @@ def test_tables_show_what_was_not_run():
     assert lines[1] == ["a", "-0.1500 ± 0.6353", "not run"]
     assert lines[2][1] == "not run"
     assert tables.variants("equal", 10)[1][1] == ["a", "-0.1000"]
+    assert tables.lengths()[1][1][2] == "not run"
+    assert tables.matches("equal", "tokens", 10)[1][1] == ["b", "not run"]
+    assert tables.against(["uniform"], "equal", "tokens", 40)[1][0][2] == "not run"
 
 
 def test_picks_say_what_the_selectors_take(model_folder):

@@ -192,6 +192,33 @@ def test_evaluate_gives_a_selections_own_gains_back():
     assert again.log_det == pytest.approx(sel.log_det, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "counts", "expected"),
+    [
+        ([5], [3], [(0, 3, 5)]),
+        ([2, 5], [1, 3], [(0, 1, 2), (1, 4, 5)]),
+        ([2, 5, 9], [1, 3, 4], [(0, 1, 2), (1, 4, 5), (4, 8, 9)]),
+        ([8, 9, 20, 500], [50, 50, 50, 1], [(0, 100, 9), (100, 150, 20), (150, 151, 500)]),
+    ],
+)
+def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, expected):
+    ends = np.cumsum(counts).tolist()
+    starts = [0, *ends[:-1]]
+    buckets = tuple(greedy.Bucket.of(*three) for three in zip(starts, ends, lengths, strict=True))
+    assert [b[:3] for b in greedy.merged(buckets)] == expected
+
+
+def test_values_over_many_lengths_are_those_of_the_definition():
+    examples = random_pool(8, 30, [1, 2, 3, 5, 8, 13], 10)
+    emb, chosen = fj.TokenEmbeddings.from_list(examples), [4, 17, 2, 29, 11, 8]
+    assert len(np.unique(emb.lengths)) == 6 > greedy.FEW_BUCKETS
+    values = [f(examples, chosen[:k], 1.0) for k in range(7)]
+    np.testing.assert_allclose(fj.evaluate(emb, chosen).gains, np.diff(values), rtol=2e-5)
+    rest = remaining_gains(emb, chosen)
+    expected = [f(examples, [*chosen, i], 1.0) - values[-1] for i in range(30) if i not in chosen]
+    np.testing.assert_allclose(rest[np.isfinite(rest)], expected, rtol=2e-5)
+
+
 def test_remaining_gains_are_differences_of_log_determinants():
     examples = random_pool(13, 12, [2, 5], 6)
     chosen = [3, 1, 8]

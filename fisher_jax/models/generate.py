@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +16,11 @@ from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.layers import causal_attention
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.progress import OnProgress
 
 STEPS_A_REPORT = 32  # between two calls of on_progress
 SHORTEST = 16  # least room for prompts and for continuations, in tokens
 
-OnProgress = Callable[[int], None]
 _Pair = tuple[Array, Array]  # keys and values
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.language_options import Options
-from experiments.preparation import Prepared, seed_of
+from experiments.language_preparation import Prepared, seed_of
 from experiments.results import Row
 from experiments.variants import Chosen
 from fisher_jax.data import Row as DataRow
