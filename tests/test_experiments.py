@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ from experiments import information, language, statistics, synthetic, words
 from experiments.algorithms import algorithm_1, algorithm_2
 from experiments.generators import GENERATORS, make_problem
 from experiments.harness import checked
-from experiments.results import Results, read_rows, run_grid, settings
+from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
 from experiments.softmax_study import rank
 from experiments.word_vectors import read_vectors
 from fisher_jax import softmax_model
@@ -42,6 +42,13 @@ def command(name, *overrides, cwd=ROOT, timeout=240):
 def base_config(name):
     base = OmegaConf.load(ROOT / f"conf/{name}/config.yaml")
     return {k: v for k, v in base.items() if k not in ("defaults", "hydra")}
+
+
+def committed(name, experiment):
+    """The options of a committed experiment."""
+    delta = OmegaConf.load(ROOT / f"conf/{name}/experiment/{experiment}.yaml")
+    module = {"language": language, "synthetic": synthetic, "words": words}[name]
+    return checked(OmegaConf.merge(base_config(name), delta), module.Options)
 
 
 def options(**changes):
@@ -196,16 +203,24 @@ def test_every_committed_experiment_has_a_header_and_valid_options(name, experim
     text = (ROOT / f"conf/{name}/experiment/{experiment}.yaml").read_text().splitlines()
     assert text[1] == f"# python -m experiments.{name} experiment={experiment}"
     assert text[2].startswith("# ") and f"name: {experiment}" in text
-    base = OmegaConf.load(ROOT / f"conf/{name}/config.yaml")
-    delta = OmegaConf.create("\n".join(text))
-    merged = OmegaConf.merge(
-        {k: v for k, v in base.items() if k not in ("defaults", "hydra")}, delta
-    )
-    module = {"language": language, "synthetic": synthetic, "words": words}[name]
-    whole = checked(merged, module.Options)
-
+    whole = committed(name, experiment)
     for setting in settings(whole.grid):
         replace(whole, **setting, grid={})
+
+
+KEPT = [two for two in CONFIGS if (ROOT / "results" / "/".join(two) / RESOLVED).exists()]
+
+
+@pytest.mark.parametrize(("name", "experiment"), KEPT)
+def test_committed_results_have_the_options_of_their_experiment(name, experiment):
+    kept = OmegaConf.to_container(OmegaConf.load(ROOT / f"results/{name}/{experiment}/{RESOLVED}"))
+    growing = language.GROWING if name == "language" else ()
+    if experiment == "runtime":
+        growing = ("selectors",)  # which it does not read
+    whole = asdict(committed(name, experiment))
+    assert {k: v for k, v in kept.items() if k not in growing} == {
+        k: whole[k] for k in kept if k not in growing
+    }
 
 
 @pytest.mark.parametrize("generator", sorted(set(GENERATORS) - {"language"}))
