@@ -43,12 +43,19 @@ def options(**changes):
     return TrainOptions(**given | changes)
 
 
+@nnx.jit
+def alone(module, ids_1xT):
+    return module(ids_1xT)
+
+
 def nll_by_hand(model, rows):
     """Sum over counted tokens, a row at a time, in float64."""
     total = 0.0
     head = np.asarray(model.module.head, np.float64)
     for ids, first in zip(rows.ids, rows.first, strict=True):
-        hidden = np.asarray(model.module(jnp.asarray(ids[None, :-1])), np.float64)[0]
+        padded = np.zeros((1, max(16, len(ids))), np.int32)  # on the right, unseen: one compilation
+        padded[0, : len(ids)] = ids
+        hidden = np.asarray(alone(model.module, jnp.asarray(padded)), np.float64)[0, : len(ids) - 1]
         logits = hidden @ head.T
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         total -= log_p[np.arange(len(ids) - 1), ids[1:]][first - 1 :].sum()
