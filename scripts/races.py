@@ -63,7 +63,7 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
 
 def embedding_race() -> dict:
     """Tokens/s of SmolLM2's hidden states, ours and transformers', on equal batches."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from flax import nnx
 
     from fisher_jax.corpora import shakespeare
@@ -111,7 +111,7 @@ def embedding_race() -> dict:
 
 def training_race(sequences: int = 8, length: int = 64) -> dict:
     """Tokens/s of a full fine-tuning step of SmolLM2 (AdamW, clipping), ours and PyTorch's."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from fisher_jax.embed import TokenizedRows
     from fisher_jax.finetune import TrainOptions, finetune
@@ -153,7 +153,7 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
 
 def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int = 64) -> dict:
     """New tokens/s of greedy decoding in one batch, ours and transformers'."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from fisher_jax.models.generate import generate_ids
 
@@ -189,7 +189,7 @@ def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int =
 @functools.cache
 def twins() -> tuple:
     """SmolLM2 as ours and as transformers' model."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForCausalLM
 
     from fisher_jax.models.load import _smollm2_file, load_model
