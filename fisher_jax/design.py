@@ -125,13 +125,13 @@ class TokenEmbeddings:
         lengths = self.lengths
         if pooling == "last":
             return self.tokens[self.offsets[1:] - 1]
-        if pooling == "mean":
-            weights_T = np.repeat(1 / lengths, lengths)
-        elif pooling == "position":
-            place_T = np.arange(1, len(self.tokens) + 1) - np.repeat(self.offsets[:-1], lengths)
-            weights_T = place_T / np.repeat(lengths * (lengths + 1) / 2, lengths)
-        else:
+        if pooling == "mean":  # without a copy of the pool
+            sums_NxD = np.add.reduceat(self.tokens, self.offsets[:-1])
+            return sums_NxD / lengths[:, None].astype(self.tokens.dtype)
+        if pooling != "position":
             raise ValueError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
+        place_T = np.arange(1, len(self.tokens) + 1) - np.repeat(self.offsets[:-1], lengths)
+        weights_T = place_T / np.repeat(lengths * (lengths + 1) / 2, lengths)
         weighted_TxD = self.tokens * weights_T[:, None].astype(self.tokens.dtype)
         return np.add.reduceat(weighted_TxD, self.offsets[:-1])
 
