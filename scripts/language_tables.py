@@ -178,6 +178,21 @@ class LanguageTables:
         columns = self._values(key, equal="tokens", n=n)
         return self.by_selector("% of the rows", columns, cell)
 
+    def fractions(self, n_pool: int) -> Table:
+        """NLL less that of training on the whole pool, by the share of its tokens or rows."""
+        whole = self.of(selector="uniform", n=n_pool)
+
+        def cell(own: list[Row], where: Row) -> str:
+            return nats(difference(own, whole, "held_out_nll"))
+
+        columns = {
+            f"{100 * n / n_pool:.0f}% of the {unit}": {"equal": unit, "n": n}
+            for unit in ("tokens", "examples")
+            for (n,) in sorted(group(self.of(equal=unit), "n"))
+            if n < n_pool
+        }
+        return self.by_selector("NLL a token less the whole pool's", columns, cell)
+
     def variants(self, key: str, n: int) -> Table:
         """Every variant's validation loss less uniform's, one replicate."""
 

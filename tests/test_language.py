@@ -366,6 +366,15 @@ def test_tables_show_what_was_not_run():
     assert tables.against(["uniform"], "equal", "tokens", 40)[1][0][2] == "not run"
 
 
+def test_fractions_are_compared_with_the_whole_pool():
+    rows = planted("uniform", [3.0, 3.4]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
+    rows += planted("a", [2.5, 2.9], equal="examples")
+    head, lines = LanguageTables(rows).fractions(40)
+    assert head[1:] == ["25% of the tokens", "25% of the examples"]
+    assert lines[0][1:] == ["+1.1000 ± 1.2706", "not run"]
+    assert lines[1][1:] == ["not run", "+0.6000 ± 1.2706"]
+
+
 def test_picks_say_what_the_selectors_take(model_folder):
     given = options(model_folder, budgets=[8], selectors=["uniform", "longest", "fisher"])
     found = picks.picks(given)
