@@ -3,14 +3,35 @@
 import importlib.util
 
 import jax
+import numpy as np
 import pytest
 from command import save_llama, snapshot, write_embeddings
+from references import DIM, N, random_pool
 from small_models import llama_checkpoint, word_tokenizer_files
 
+import fisher_jax as fj
 from fisher_jax import greedy
 from fisher_jax.cli import main
 
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
+
+
+@pytest.fixture(scope="session")
+def examples():
+    """A small pool of rows of a few lengths."""
+    return random_pool(0, N, [1, 3, 8], DIM)
+
+
+@pytest.fixture(scope="session")
+def emb(examples):
+    """The same as one object."""
+    return fj.TokenEmbeddings.from_list(examples)
+
+
+@pytest.fixture(scope="session")
+def theta(emb):
+    """A last layer of four labels for it."""
+    return np.random.default_rng(1).standard_normal((emb.dim, 4)).astype(np.float32)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+N, DIM = 40, 6  # of the pool that the fixture `emb` is
+
 
 def log_det(matrix):
     sign, value = np.linalg.slogdet(matrix)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from references import algorithm_1, information, random_pool
+from references import DIM, N, algorithm_1, information
 from scipy.special import softmax
 
 import fisher_jax as fj
@@ -8,17 +8,7 @@ from fisher_jax import model_selectors
 from fisher_jax.model_selectors import MODEL_SELECTORS
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
-N, DIM, L = 40, 6, 9
-
-
-@pytest.fixture(scope="module")
-def examples():
-    return random_pool(0, N, [1, 3, 8], DIM)
-
-
-@pytest.fixture(scope="module")
-def emb(examples):
-    return fj.TokenEmbeddings.from_list(examples)
+L = 9
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from references import N
+from scipy.sparse import csr_array, csr_matrix
+from scipy.special import softmax
+
+import fisher_jax as fj
+from fisher_jax.baselines import SELECTORS
+from fisher_jax.budget import Budget
+
+
+def test_density_sampling_prefers_sparse_regions():
+    rng = np.random.default_rng(0)
+    dense, sparse = 0.01 * rng.standard_normal((90, 1, 3)), 5 * rng.standard_normal((10, 1, 3))
+    emb = fj.TokenEmbeddings.from_list([*dense, *sparse])
+    picks = [
+        SELECTORS["density"].rank(emb, Budget.of(emb, n_samples=10), seed=s, n_hashes=100)
+        for s in range(20)
+    ]
+    assert np.mean(np.concatenate(picks) >= 90) > 0.4  # uniform: 0.1
+
+
+def test_sensitivity_draws_by_loss_and_squared_distance():
+    points = np.array([[0.0], [0.1], [1.0], [2.0]])
+    emb = fj.TokenEmbeddings.from_list(points[:, None])
+    squared = (points[:, 0] - points.mean()) ** 2
+    s = 1 + squared / squared.mean()  # the loss of the row nearest to the centre is 1
+    first = [
+        SELECTORS["sensitivity"].rank(
+            emb,
+            Budget.of(emb, n_samples=1),
+            seed=k,
+            losses=np.array([9.0, 9.0, 1.0, 9.0]),
+            n_clusters=1,
+        )[0]
+        for k in range(1500)
+    ]
+    np.testing.assert_allclose(np.bincount(first) / 1500, s / s.sum(), atol=0.04)
+
+
+def test_prototypes_go_by_distance_to_the_centre(emb, examples):
+    pooled = np.stack([x.mean(axis=0) for x in examples])
+    order = np.argsort(np.linalg.norm(pooled - pooled.mean(axis=0), axis=1))
+    easy = SELECTORS["prototypes_easy"](emb, n_samples=N, n_clusters=1).ranking
+    hard = SELECTORS["prototypes_hard"](emb, n_samples=N, n_clusters=1).ranking
+    np.testing.assert_array_equal(easy, order)
+    np.testing.assert_array_equal(hard, order[::-1])
+
+
+def test_k_center_takes_the_farthest(emb, examples):
+    got = SELECTORS["k_center"](emb, n_samples=10, seed=0).ranking
+    points = np.stack([x.mean(axis=0) for x in examples])
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+    for k in range(1, 10):
+        assert got[k] == np.argmax(apart[:, got[:k]].min(axis=1))
+
+
+@pytest.mark.parametrize(("k", "sparse"), [(None, None), (3, csr_array), (3, csr_matrix)])
+def test_badge_is_k_means_plus_plus_on_the_gradients(emb, theta, k, sparse):
+    p = softmax(emb.tokens @ theta, axis=1)
+    if k is not None:  # the k likeliest labels, as a sparse array
+        p[p < -np.sort(-p, axis=1)[:, k - 1 : k]] = 0
+        assert (np.count_nonzero(p, axis=1) == k).all() and p.shape[1] > k
+    given = p.copy() if k is None else sparse(p)
+    p[np.arange(len(p)), p.argmax(axis=1)] -= 1
+    of_token = (p[:, :, None] * emb.tokens[:, None, :]).reshape(len(p), -1)
+    g = np.stack(
+        [of_token[a:b].mean(axis=0) for a, b in zip(emb.offsets, emb.offsets[1:], strict=False)]
+    ).astype(np.float64)
+    rng, chosen = np.random.default_rng(7), [int(np.argmax(np.linalg.norm(g, axis=1)))]
+    for _ in range(9):
+        squared = ((g[:, None] - g[chosen]) ** 2).sum(axis=2).min(axis=1)
+        squared[chosen] = 0
+        chosen.append(int(rng.choice(N, p=squared / squared.sum())))
+    got = SELECTORS["badge"](emb, n_samples=10, seed=7, probabilities=given).ranking
+    np.testing.assert_array_equal(got, chosen)
+
+
+def test_badge_goes_on_where_all_gradients_are_equal():
+    emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 4)
+    for p in (np.full((8, 2), 0.5), np.ones((8, 2), int)):
+        ranking = SELECTORS["badge"](emb, n_samples=4, probabilities=p).ranking
+        assert sorted(ranking.tolist()) == [0, 1, 2, 3]
