@@ -18,7 +18,7 @@ from fisher_jax.design import TokenEmbeddings
 
 Features = Callable[[np.random.Generator, Any, np.ndarray], np.ndarray]
 CACHE = Path("outputs/cache/shakespeare_smollm2.safetensors")
-CORPUS_ROWS = 6000
+CORPUS_ROWS, CORPUS_DIM = 6000, 576
 
 
 def make_problem(options: Any, replicate: int) -> Problem:
@@ -123,8 +123,6 @@ def _language_pool(dim: int) -> TokenEmbeddings:
 @functools.lru_cache(1)
 def _projected_corpus(dim: int) -> TokenEmbeddings:
     full = _embedded_corpus()
-    if dim > full.dim:
-        raise ValueError(f"dim must be at most {full.dim} for the language generator")
     centred = full.tokens - full.tokens.mean(axis=0)
     _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
     projected = centred @ vectors[:, ::-1][:, :dim].astype(np.float32)

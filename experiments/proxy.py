@@ -65,7 +65,8 @@ def trained(
     fast = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=end, eos_token=end)
     config = config._replace(vocab=bpe.get_vocab_size())
     module = GPT2(config, rngs=nnx.Rngs(options.seed))
-    model = LanguageModel(f"gpt2-{corpus}", module, fast, weights_sha256="", tokenizer_sha256="")
+    made_from = repr((config, options.seed))
+    model = LanguageModel(f"gpt2-{corpus}", module, fast, made_from, bpe.to_str())
     rows = tokenize(model, texts, config.context)
     rows = rows.take(np.flatnonzero(rows.counted))
     with tqdm(desc=f"GPT-2 on {corpus}", unit="step") as bar:

@@ -65,8 +65,6 @@ class Results:
             (folder / RESULTS).unlink(missing_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(resolved)
-        with replacing(folder / PROVENANCE) as temporary:
-            temporary.write_text(json.dumps(provenance(), indent=2) + "\n")
         self.rows = read_rows(folder / RESULTS)
         self._done = {self._name(row) for row in self.rows}
 
@@ -75,8 +73,10 @@ class Results:
         return self._name(at) in self._done
 
     def add(self, rows: list[Row]) -> None:
-        """Finished work: all its rows are written at once, or none."""
+        """Finished work: all its rows are written at once, or none; and by what they were made."""
         self.rows += [rounded(row) for row in rows]
+        with replacing(self.folder / PROVENANCE) as temporary:
+            temporary.write_text(json.dumps(provenance(), indent=2) + "\n")
         with replacing(self.folder / RESULTS) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
         self._done |= {self._name(row) for row in rows}

@@ -317,14 +317,18 @@ def _errors(theta: Array, own: dict[str, Array], n_examples: int) -> dict[str, A
     metrics = {}
     if "theta" in own:
         logit_T, variation_T = prediction_errors(theta, own["theta"], own["x"])
-        sentence_N = jax.ops.segment_sum(logit_T, own["owner"], n_examples)
+        logit_N, variation_N = (
+            jax.ops.segment_sum(x, own["owner"], n_examples) for x in (logit_T, variation_T)
+        )
         metrics = {
             "max_logit": jnp.max(logit_T),
             "mean_logit": jnp.mean(logit_T),
-            "max_sentence_logit": jnp.max(sentence_N),
-            "mean_sentence_logit": jnp.mean(sentence_N),
+            "max_sentence_logit": jnp.max(logit_N),
+            "mean_sentence_logit": jnp.mean(logit_N),
             "max_variation": jnp.max(variation_T),
             "mean_variation": jnp.mean(variation_T),
+            "max_sentence_variation": jnp.max(variation_N),
+            "mean_sentence_variation": jnp.mean(variation_N),
         }
     if "test_x" in own:
         total = log_likelihood(theta, own["test_x"], own["test_labels"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import information, runtime
-from experiments.generators import GENERATORS, make_problem
+from experiments.generators import CORPUS_DIM, CORPUS_ROWS, GENERATORS, make_problem
 from experiments.harness import start
 from experiments.results import Row, run_grid
 from experiments.softmax_study import StudyOptions, one_of, positive, study
@@ -32,6 +32,20 @@ class Options(StudyOptions):
         one_of(self, "lengths", ["fixed", "random"])
         one_of(self, "labels", ["generated", "redrawn"])
         positive(self, "mean_length n_types")
+        if self.n_subsets < 0:
+            raise ValueError(f"n_subsets must be at least 0, got {self.n_subsets}")
+        if self.generator == "language":
+            for key, most in (("n_examples", CORPUS_ROWS), ("dim", CORPUS_DIM)):
+                if getattr(self, key) > most:
+                    raise ValueError(
+                        f"{key} must be at most {most} for generator=language, "
+                        f"got {getattr(self, key)}"
+                    )
+        if self.kind == "information" and "fisher_random_unweighted" in self.selectors:
+            raise ValueError(
+                "selectors has fisher_random_unweighted, which differs from fisher_random in the "
+                "fit alone, and kind=information fits nothing: leave it out"
+            )
 
 
 def curve(options: Options, setting: Row) -> list[Row]:

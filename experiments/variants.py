@@ -136,7 +136,7 @@ class Candidates:
         features = rows_of(features, kept)
         costs = self.costs[kept]
         budget = (
-            Budget(np.ones(len(kept)), min(n, len(kept)))
+            Budget(np.ones(len(kept)), min(n, len(kept)), in_examples=True)
             if equal == "examples"
             else Budget(costs, n * float(self.costs.mean()))
         )

@@ -8,7 +8,7 @@ import functools
 import re
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.generators import draw
 from experiments.harness import start
-from experiments.results import Row, run_grid
+from experiments.results import Row, run_grid, settings
 from experiments.softmax_study import (
     Problem,
     StudyOptions,
@@ -125,11 +125,10 @@ def _history(vectors_MxD: np.ndarray, history: str, decay: float) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)) @ vectors_MxD
 
 
-def make_problem(options: Options, replicate: int) -> Problem:
-    """A fresh pool of real sentences, drawn by length so that all replicates have one shape."""
-    rng = np.random.default_rng([options.seed, replicate])
+def corpus_of(options: Options) -> Corpus:
+    """The corpus of an experiment's options, read once."""
     with _READING:
-        emb, next_words = corpus(
+        return corpus(
             options.vectors,
             options.task,
             options.history,
@@ -138,8 +137,19 @@ def make_problem(options: Options, replicate: int) -> Problem:
             options.n_labels,
             options.max_tokens,
         )
-    if options.n_examples > len(emb) // 2:
-        raise ValueError(f"n_examples must be at most {len(emb) // 2}, half of the corpus")
+
+
+def check_corpus(options: Options) -> None:
+    """Refuse a pool of more than half of the sentences; the rest is for the test."""
+    most = len(corpus_of(options).emb) // 2
+    if options.n_examples > most:
+        raise ValueError(f"n_examples must be at most {most}, half of the corpus")
+
+
+def make_problem(options: Options, replicate: int) -> Problem:
+    """A fresh pool of real sentences, drawn by length so that all replicates have one shape."""
+    rng = np.random.default_rng([options.seed, replicate])
+    emb, next_words = corpus_of(options)
     chosen = _stratified(emb.lengths, options.n_examples, rng)
     rest = rng.permutation(np.setdiff1d(np.arange(len(emb)), chosen))
     tokens = np.concatenate([emb[i] for i in chosen])
@@ -177,7 +187,13 @@ def curve(options: Options, setting: Row) -> list[Row]:
 
 
 def run(options: Options, folder: Path) -> list[Row]:
-    """Rows of all settings; see `run_grid`."""
+    """Rows of all settings; see `run_grid`.
+
+    Raises:
+        ValueError: vectors that are too narrow or sentences that are too few, before any work.
+    """
+    for setting in settings(options.grid):
+        check_corpus(replace(options, **setting, grid={}))
     return run_grid(options, folder, curve)
 
 

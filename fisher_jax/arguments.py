@@ -29,6 +29,10 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 
 ALL_SELECTORS = SELECTORS | MODEL_SELECTORS
 TARGETED = {name for name, s in ALL_SELECTORS.items() if "targets" in s.options}
+_TEXT_ONLY = (
+    *("max_length", "text_column", "targets", "positions", "deduplicate"),
+    *("on_empty", "batch_tokens", "dtype"),
+)
 BY_LABEL = {"losses", "el2n", "gradient_norm", "quality", "ifd"}
 
 
@@ -226,15 +230,13 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--ridge must be a positive number, got {args.ridge}")
     if args.batch_tokens < 1:
         raise ValueError(f"--batch-tokens must be at least 1, got {args.batch_tokens}")
-    if args.seed < 0:
-        raise ValueError(f"--seed must be 0 or more, got {args.seed}")
+    if not 0 <= args.seed < 2**32:  # what scikit-learn takes
+        raise ValueError(f"--seed must be from 0 to 2^32 - 1, got {args.seed}")
     if (args.model is None) == (args.embeddings is None):
         raise ValueError("give either --model, to embed the pool's text, or --embeddings")
     if args.embeddings is not None:
-        text_only = ("max_length", "text_column", "targets")
-        unused = [n for n in text_only if getattr(args, n) is not None]
-        unused += ["positions"] * (args.positions == "prompt")
-        unused += ["deduplicate"] * (args.deduplicate != "none")
+        default = parser().get_default
+        unused = [name for name in _TEXT_ONLY if getattr(args, name) != default(name)]
         if unused:
             flag = "--" + unused[0].replace("_", "-")
             raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")

@@ -18,10 +18,12 @@ class Budget(NamedTuple):
     Attributes:
         costs: (N,) positive; ones where examples are counted.
         total: the sum of costs that no selection exceeds.
+        in_examples: costs are ones because examples are counted, not tokens.
     """
 
     costs: Float[np.ndarray, "N"]
     total: float | int
+    in_examples: bool = False
 
     @classmethod
     def of(
@@ -33,7 +35,9 @@ class Budget(NamedTuple):
         token_budget: float | int | None = None,
         costs: Sequence | np.ndarray | None = None,
     ) -> "Budget":
-        """From exactly one of the three budgets.
+        """From exactly one of the three budgets, as `fisher_jax.select` has them.
+
+        A `token_budget` may be infinite, for the whole pool.
 
         Raises:
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
@@ -42,7 +46,7 @@ class Budget(NamedTuple):
         if costs is not None and token_budget is None:
             raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
         if token_budget is None:
-            return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction))
+            return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction), True)
         if n_samples is not None or fraction is not None:
             raise ValueError(_one_budget(n_samples, fraction, token_budget))
         budget = cls(_checked_costs(emb, costs), token_budget)
@@ -51,7 +55,7 @@ class Budget(NamedTuple):
                 f"token_budget={token_budget} buys nothing: "
                 f"the cheapest example costs {budget.costs.min():g}"
             )
-        return budget
+        return budget._replace(total=min(token_budget, budget.costs.sum()))  # inf is everything
 
     @property
     def most_examples(self) -> int:

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
 
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
 from fisher_jax.budget import Budget, budget_in_examples
-from fisher_jax.data import replacing_files, write_selection
+from fisher_jax.data import replacing_files, writing_selection
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.progress import OnProgress
@@ -44,6 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{NAME}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        print(
+            f"{NAME}: error: out of memory or device ({reason}): try a smaller --batch-tokens, "
+            "--max-length or pool",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 
@@ -67,8 +76,9 @@ def _run(args: argparse.Namespace) -> None:
         chosen = selection.ranking
         show(len(chosen) if args.token_budget is None else int(pool.costs[chosen].sum()))
     with timed("compare"), progress("uniform draws", N_DRAWS, "draw") as show:
+        emb = pool.emb.at_most_dim_rows()  # for the gains, once
         comparison = compare_with_uniform(
-            pool.emb, selection, args.ridge, args.seed, on_progress=show
+            emb, selection, args.ridge, args.seed, costs=pool.costs, on_progress=show
         )
 
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
@@ -76,20 +86,22 @@ def _run(args: argparse.Namespace) -> None:
         "rows": pool.n_rows,
         "tokens": len(pool.emb.tokens),
         "selected_rows": len(selection.ranking),
-        "selected_tokens": int(pool.emb.lengths[selection.ranking].sum()),
+        "selected_tokens": int(pool.costs[chosen].sum()),
         "log_det": selection.log_det,
     }
     versions = provenance()
-    with replacing_files(args.report_dir) as folder:
+    writing = writing_selection(args.out, pool.file, pool.rows[chosen], selection.gains, weights)
+    with writing, replacing_files(args.report_dir) as folder:  # both are there, or none
         with timed("report"):
             write_report(
                 folder,
-                pool.emb,
+                emb,
                 selection,
                 comparison,
                 ridge=args.ridge,
                 preview=_preview(pool),
                 row_of=pool.rows,
+                costs=pool.costs,
                 facts=f"{counted(facts['rows'], 'row')}, "
                 f"{counted(facts['tokens'], 'token embedding')} of width {pool.emb.dim}; "
                 f"{counted(facts['selected_rows'], 'row')} with "
@@ -97,7 +109,7 @@ def _run(args: argparse.Namespace) -> None:
                 notes=pool.notes,
                 settings={k: v for k, v in (options | versions).items() if v is not None},
             )
-            write_ranking(folder / "ranking.parquet", pool.rows, selection, pool.emb.lengths)
+            write_ranking(folder / "ranking.parquet", pool.rows, selection, pool.costs)
         timings["total"] = round(time.perf_counter() - started, 3)
         write_manifest(
             folder / "manifest.json",
@@ -113,7 +125,6 @@ def _run(args: argparse.Namespace) -> None:
                 "seconds": timings,
             },
         )
-        write_selection(args.out, pool.file, pool.rows[selection.ranking], selection.gains, weights)
     print(
         f"{args.out}: {comparison.headline(selection)}; see {args.report_dir / 'report.html'}",
         file=sys.stderr,

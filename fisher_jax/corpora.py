@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fisher_jax.data import PoolError, PromptCompletion, Row, read_pool, replacing
+from fisher_jax.data import SUFFIXES, PoolError, PromptCompletion, Row, read_pool, replacing
 
 DATA_FOLDER = "FISHER_JAX_DATA"  # environment variable: a folder with the corpora's files
 N_BLOCKS = 40  # groups of a corpus without documents of its own
@@ -25,7 +25,6 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(['\")’”]*)\s+(?=['\"(\-‘“]*[A-Z]
 _TITLE = r"(?<!\bM[rR]\.)(?<!\bM[rR][sS]\.)(?<!\bD[rR]\.)(?<!\bS[tT]\.)(?<!\b[A-HJ-Z]\.)"
 _PROSE_END = re.compile(_TITLE + _SENTENCE_END.pattern)
 _STORY = re.compile(r"^[IVX]+\. ([^a-z\n]+)$", re.MULTILINE)
-_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".txt")
 _RUNNING_HEAD = re.compile(r"^\d+ [A-Z ]+$", re.MULTILINE)
 _CHAPTER = re.compile(r"^[IVX]+\.$", re.MULTILINE)
 _GUTENBERG = re.compile(rb"\*\*\* ?START OF[^*]+\*\*\*(.*)\*\*\* ?END OF[^*]+\*\*\*", re.DOTALL)
@@ -206,12 +205,12 @@ def cache_folder() -> Path:
 
 
 def _read_file(name: str, path: str | None) -> list[Passage]:
-    if path is not None or Path(name).suffix.lower() not in _SUFFIXES:
+    if path is not None or Path(name).suffix.lower() not in SUFFIXES:
         raise PoolError(
             f"there is no corpus {name!r}: name one of shakespeare, {', '.join(SOURCES)}, "
             "or the path of a .jsonl, .parquet or .txt file"
         )
-    rows: Sequence[Row] = read_pool(Path(name)).rows or ()
+    rows: Sequence[Row] = read_pool(Path(name), is_written=False).rows or ()
     return [Passage(row, _block(i, len(rows))) for i, row in enumerate(rows)]
 
 

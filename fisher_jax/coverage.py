@@ -75,7 +75,8 @@ def prototypes_easy(
 ) -> Ranking:
     """Rows nearest to their k-means centre first (Sorscher et al. 2022: for scarce data).
 
-    The source clusters a self-supervised encoder's embeddings; here `pooling` of the model's.
+    By `min_k |e_i - c_k|^2`, ascending, e the pooled embeddings, c their k-means centres. The
+    source clusters a self-supervised encoder's embeddings; here `pooling` of the model's.
     `n_clusters` defaults to the square root of N.
     """
     squared, _ = _to_centres(emb.pooled(pooling), n_clusters, seed)
@@ -90,7 +91,10 @@ def prototypes_hard(
     n_clusters: int | None = None,
     pooling: Pooling = "mean",
 ) -> Ranking:
-    """Rows farthest from their k-means centre first (Sorscher et al. 2022: for abundant data)."""
+    """Rows farthest from their k-means centre first (Sorscher et al. 2022: for abundant data).
+
+    By `min_k |e_i - c_k|^2`, descending; the rest as in `prototypes_easy`.
+    """
     squared, _ = _to_centres(emb.pooled(pooling), n_clusters, seed)
     return take(budget, np.argsort(-squared, kind="stable"))
 

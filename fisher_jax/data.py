@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from fisher_jax.design import TokenEmbeddings
 
 COLUMNS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
 
 
 class PoolError(ValueError):
@@ -94,9 +94,9 @@ def read_pool(
     """
     if not path.is_file():
         raise PoolError(f"there is no file {path}: name a .jsonl, .parquet or .txt pool")
-    kind = _SUFFIXES.get(path.suffix.lower())
+    kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise PoolError(f"{path}: its name must end in {', '.join(_SUFFIXES)} to tell its format")
+        raise PoolError(f"{path}: its name must end in {', '.join(SUFFIXES)} to tell its format")
     if kind == "parquet":
         return _read_parquet(path, text_column, needs_text, is_written)
     lines = _read_lines(path)
@@ -156,14 +156,17 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
         raise PoolError(named) from None
 
 
-def write_selection(
+@contextlib.contextmanager
+def writing_selection(
     out: Path,
     pool: PoolFile | None,
     ranking: np.ndarray,
     gains: np.ndarray,
     weights: np.ndarray | None = None,
-) -> None:
+) -> Iterator[None]:
     """The chosen rows in order of choice with every column kept, and their rank and gain.
+
+    They are written on entering and take the place of `out` on leaving, if all went well between.
 
     Args:
         out: a .jsonl or .parquet file.
@@ -187,13 +190,16 @@ def write_selection(
             )
         with replacing(out) as temporary:
             pq.write_table(table, temporary)
+            yield
         return
     lines = _as_json_lines(pool, order, out)
-    with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for k, line in enumerate(lines):
-            comma = ", " if line[1:-1].strip() else ""
-            columns = json.dumps({name: values[k] for name, values in added.items()})
-            file.write(f"{line[:-1]}{comma}{columns[1:]}\n")
+    with replacing(out) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for k, line in enumerate(lines):
+                comma = ", " if line[1:-1].strip() else ""
+                columns = json.dumps({name: values[k] for name, values in added.items()})
+                file.write(f"{line[:-1]}{comma}{columns[1:]}\n")
+        yield
 
 
 def check_columns_fit(out: Path, pool: PoolFile) -> None:
@@ -203,7 +209,7 @@ def check_columns_fit(out: Path, pool: PoolFile) -> None:
         PoolError: a column that it can't hold.
     """
     if out.suffix == ".parquet" and pool.kind == "jsonl":
-        _as_table(pool, range(len(pool)), out)
+        _as_table(pool, [0], out)
     elif out.suffix == ".jsonl" and pool.kind == "parquet":
         _as_json_lines(pool, range(len(pool)), out)
 
@@ -340,12 +346,12 @@ def _as_table(pool: PoolFile | None, order: Sequence[int], out: Path) -> pa.Tabl
         return pa.table({"index": order})
     if isinstance(pool.content, pa.Table):
         return pool.content.take(pa.array(order, pa.int64()))
-    records = pool.records(order)
+    records = pool.records(range(len(pool)))  # all, so that types don't depend on the choice
     columns = dict.fromkeys(name for record in records for name in record)
     try:
         table = pa.table({name: [record.get(name) for record in records] for name in columns})
         pq.write_table(table.slice(0, 0), pa.BufferOutputStream())  # not every type has a form
-        return table
+        return table.take(pa.array(order, pa.int64()))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise PoolError(
             f"{out} can't hold {pool.path}'s columns ({error}): write a .jsonl instead"

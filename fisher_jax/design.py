@@ -50,6 +50,7 @@ class TokenEmbeddings:
             raise ValueError(
                 f"offsets must be N + 1 >= 2 integers, got {offsets.dtype} of shape {offsets.shape}"
             )
+        offsets = offsets.astype(np.int64, copy=False)  # differences of unsigned ones wrap around
         if offsets[0] != 0 or offsets[-1] != len(tokens):
             raise ValueError(
                 f"offsets must run from 0 to the {len(tokens)} rows of tokens, "
@@ -71,7 +72,7 @@ class TokenEmbeddings:
                     "drop the example or mend its embeddings"
                 )
         object.__setattr__(self, "tokens", tokens)
-        object.__setattr__(self, "offsets", offsets.astype(np.int64, copy=False))
+        object.__setattr__(self, "offsets", offsets)
 
     @classmethod
     def from_list(cls, examples: Iterable[np.ndarray]) -> "TokenEmbeddings":

@@ -76,6 +76,9 @@ def embed(
     Raises:
         ValueError: a row with nothing to predict, an argument out of range, or no such model.
     """
+    if isinstance(texts, str):
+        raise ValueError("texts must be a list of rows, got one string")
+    _check_normalize(normalize)
     language_model = load_model(model, dtype) if isinstance(model, str) else model
     rows = [_as_row(text, i) for i, text in enumerate(texts)]
     tokenized = tokenize(language_model, rows, max_length, positions)
@@ -193,8 +196,7 @@ def standardize(
     Raises:
         ValueError: an unknown `normalize`.
     """
-    if normalize not in ("rms", "unit", "none"):
-        raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
+    _check_normalize(normalize)
     if center:
         mean = tokens_TxD.mean(axis=0, dtype=np.float64).astype(tokens_TxD.dtype)
         for part in (tokens_TxD, *others):
@@ -214,6 +216,11 @@ def standardize(
 @functools.partial(jax.jit, static_argnames="graph")
 def _hidden(graph: nnx.GraphDef, weights: nnx.State, ids_BxT: Int[Array, "B T"]) -> Array:
     return nnx.merge(graph, weights)(ids_BxT).astype(jnp.float32)
+
+
+def _check_normalize(normalize: str) -> None:
+    if normalize not in ("rms", "unit", "none"):
+        raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
 
 
 def _as_row(text: str | Mapping[str, str], i: int) -> Row:

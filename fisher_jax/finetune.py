@@ -23,6 +23,8 @@ from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
 from fisher_jax.packing import Batch, pack
 
+_COUNTS = ("epochs", "micro_batches", "sequences", "sequence_length", "rank")
+
 
 class TrainOptions(NamedTuple):
     """How to train.
@@ -72,7 +74,8 @@ class Finetuned(NamedTuple):
     """A trained model and its history.
 
     Attributes:
-        model: with adapters merged; of the best validation if there was one.
+        model: with adapters merged; of the best validation if there was one. Its
+            `weights_sha256` is of what it was made from: start, rows in order, options.
         losses: (S,) mean training NLL of each step, nats a token.
         validation: (step, validation loss) pairs.
     """
@@ -114,13 +117,13 @@ def finetune(
         on_step: called with steps done, steps in all, and the training loss.
 
     Raises:
-        ValueError: options out of range, a row that is too long, or a folder that holds
-            checkpoints of another run.
+        ValueError: options or weights out of range, no rows, one that is too long or has nothing
+            to predict, or a folder that holds checkpoints of another run.
     """
-    _check(options, mesh)
+    _check(options, mesh, checkpoint_every)
+    _check_rows(rows, weights)
     batches = list(batches_of(rows, options, weights))
-    if not batches:
-        raise ValueError("there are no rows to train on")
+    fingerprint = _fingerprint(model, batches, options, validate is not None)
     module, wanted = prepare(model.module, options.method, options.rank, options.seed)
     graph, params, frozen = nnx.split(module, wanted, ...)
     params = jax.tree.map(jnp.copy, params)  # every step takes the memory of those before it
@@ -140,7 +143,6 @@ def finetune(
     best = jax.tree.map(jnp.copy, state.params) if validate is not None else None
     kept = None
     if checkpoints is not None:
-        fingerprint = _fingerprint(model, batches, options, validate is not None)
         kept = Checkpoints(checkpoints, fingerprint, checkpoint_every)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
@@ -165,6 +167,7 @@ def finetune(
     if kept is not None:
         kept.close()
     final = finished(best if best is not None else state.params)
+    final = final._replace(weights_sha256=fingerprint)
     return Finetuned(final, np.asarray(losses, np.float32), validation)
 
 
@@ -249,23 +252,44 @@ def token_nll(
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _check(options: TrainOptions, mesh: Mesh | None) -> None:
-    for name in ("learning_rate", "epochs", "micro_batches", "sequences", "sequence_length"):
-        if not getattr(options, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(options, name)}")
+def _check(options: TrainOptions, mesh: Mesh | None, checkpoint_every: int) -> None:
+    if not options.learning_rate > 0:
+        raise ValueError(f"learning_rate must be above 0, got {options.learning_rate}")
+    counts = {n: getattr(options, n) for n in _COUNTS} | {"checkpoint_every": checkpoint_every}
+    for name, value in counts.items():
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
     if options.method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
     if options.dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if not 0 <= options.warmup < 1:
         raise ValueError(f"warmup must be at least 0 and below 1, got {options.warmup}")
-    if options.rank < 1 or not options.clip > 0 or options.weight_decay < 0:
-        raise ValueError("rank and clip must be above 0, weight_decay at least 0")
+    if not options.clip > 0 or options.weight_decay < 0:
+        raise ValueError("clip must be above 0, weight_decay at least 0")
     if mesh is not None and (mesh.axis_names != ("data",) or options.sequences % mesh.size):
         raise ValueError(
             f"mesh must have one axis 'data' whose {mesh.size} devices divide "
             f"sequences = {options.sequences}, got axes {mesh.axis_names}"
         )
+
+
+def _check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
+    if not rows.ids:
+        raise ValueError("there are no rows to train on")
+    empty = np.flatnonzero(rows.counted == 0)
+    if len(empty):
+        raise ValueError(
+            f"row {empty[0]} has nothing to predict ({len(empty)} such rows): leave them out, or "
+            "raise max_length where the prompt fills it"
+        )
+    if weights is None:
+        return
+    if np.shape(weights) != (len(rows.ids),):
+        raise ValueError(f"weights must be one a row, {len(rows.ids)}, got {np.shape(weights)}")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) > 0)))
+    if len(bad):
+        raise ValueError(f"weights must be above 0, row {bad[0]} has {weights[bad[0]]}")
 
 
 def _exhausted(validation: list[tuple[int, float]], patience: int) -> bool:

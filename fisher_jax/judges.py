@@ -68,11 +68,9 @@ class LocalJudge:
         Raises:
             JudgeError: a prompt longer than the model's context.
         """
-        tokenizer = self.model.tokenizer
-        template = getattr(tokenizer, "chat_template", None)
-        whole = [_as_chat(tokenizer, text) if template else text + "\n" for text in texts]
-        # a template brings its own special tokens
-        ids = tokenizer(whole, add_special_tokens=not template)["input_ids"] if whole else []
+        model, chats = self.model, self.model.chats
+        whole = [model.as_chat(text) if chats else text + "\n" for text in texts]
+        ids = model.tokenizer(whole, add_special_tokens=not chats)["input_ids"] if whole else []
         for i, row in enumerate(ids):
             if len(row) > self.model.context:
                 raise JudgeError(
@@ -164,8 +162,3 @@ def _digit(model: LanguageModel, digit: str) -> int:
             "answer with: take another model"
         )
     return ids[-1]
-
-
-def _as_chat(tokenizer: Any, text: str) -> str:
-    message = {"role": "user", "content": text}
-    return tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)

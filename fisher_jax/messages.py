@@ -32,28 +32,32 @@ def progress(what: str, total: int, unit: str) -> Iterator[OnProgress]:
 def announce(
     args: argparse.Namespace,
     lengths: Int[np.ndarray, "N"],
+    costs: Int[np.ndarray, "N"],
     dim: int,
     notes: list[str],
     forward_flops: float,
 ) -> None:
-    """One line of what is to come: rows, tokens, memory and estimated time."""
+    """One line of what is to come: rows, tokens, memory and estimated time.
+
+    Rows have `lengths` embeddings to work on, and `costs` tokens to learn, which are paid for.
+    """
     rows, tokens = len(lengths), int(lengths.sum())
     if args.token_budget is None:
         choices = budget_in_examples(rows, args.n_samples, args.fraction)
-    elif args.token_budget < lengths.min():
+    elif args.token_budget < costs.min():
         raise ValueError(
             f"--token-budget {args.token_budget} buys nothing: the shortest row has "
-            f"{lengths.min()} tokens to learn, pass at least that"
+            f"{costs.min()} tokens to learn, pass at least that"
         )
     else:
-        choices = min(rows, args.token_budget * rows // tokens)
+        choices = min(rows, args.token_budget * rows // int(costs.sum()))
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
     select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
     seconds = 20 + 1.5 * (forward_flops + select_flops) / _flops_per_second()
     memory = (2.5 * 4 * tokens * dim) / 2**30 + 1
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     print(
-        f"{NAME}: {counted(rows, 'row')}, {counted(tokens, 'token')} to learn, about "
+        f"{NAME}: {counted(rows, 'row')}, {counted(int(costs.sum()), 'token')} to learn, about "
         f"{memory:.1f} GiB and {about}. {' '.join(notes)}".rstrip(),
         file=sys.stderr,
     )

@@ -55,10 +55,16 @@ def fisher_mixed(
     *,
     ridge: float | int,
     seed: int,
-    share: float = 0.5,
+    share: float | int = 0.5,
     on_progress: OnProgress | None = None,
 ) -> Ranking:
-    """`fisher` for a `share` of the budget, then uniform rows: dampens selection bias."""
+    """`fisher` for a `share` of the budget, then uniform rows: dampens selection bias.
+
+    Raises:
+        ValueError: a share that is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be from 0 to 1, got {share}")
     part = budget._replace(total=max(budget.costs.min(), share * budget.total))
     first = fisher(emb, part, ridge=ridge, on_progress=on_progress).ranking
     order = np.random.default_rng(seed).permutation(len(emb))
@@ -121,7 +127,8 @@ def sentence_od(
 ) -> Ranking:
     """The same D-optimal design on one pooled vector a row, SentenceOD of FisherSFT's Section 5.
 
-    The paper does not say how a sentence is pooled; `pooling` is as in `TokenEmbeddings.pooled`.
+    `argmax_i log(1 + e_i^T V^-1 e_i)`, V = ridge I + sum over the chosen of e e^T. The paper does
+    not say how a sentence is pooled; `pooling` is as in `TokenEmbeddings.pooled`.
     """
     pooled = TokenEmbeddings(emb.pooled(pooling), np.arange(len(emb) + 1))
     per = np.ones(len(emb))
@@ -153,4 +160,4 @@ def _per_token(emb: TokenEmbeddings, budget: Budget, power: float | int) -> np.n
     """What a gain is divided by: the costs that are paid, or tokens where examples are counted."""
     if not np.isfinite(power):
         raise ValueError(f"power must be a finite number, got {power}")
-    return (budget.costs if np.ptp(budget.costs) else emb.lengths.astype(np.float64)) ** power
+    return (emb.lengths.astype(np.float64) if budget.in_examples else budget.costs) ** power

@@ -55,7 +55,7 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
         )
     if file is not None:
         check_columns_fit(args.out, file)
-    announce(args, emb.lengths, emb.dim, [], forward_flops=0.0)
+    announce(args, emb.lengths, emb.lengths, emb.dim, [], forward_flops=0.0)
     tokens = standardize(np.array(emb.tokens), args.normalize, args.center)
     facts = {"embeddings": str(args.embeddings), "embeddings_sha256": file_sha256(args.embeddings)}
     if args.pool is not None:
@@ -90,7 +90,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         notes += _notes(wanted, limit, " of the task")
         fed += sum(map(len, wanted.tokens.ids))
     flops = 2.0 * model.n_parameters * fed
-    announce(args, rows.tokens.counted, model.dim, notes, forward_flops=flops)
+    announce(args, rows.tokens.counted, costs, model.dim, notes, forward_flops=flops)
     with timed("embed"):
         hidden = _embedded(args, model, rows.tokens, "embedding")
         targets = None

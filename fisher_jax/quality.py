@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -173,16 +172,10 @@ def _around_text(model: LanguageModel, prompt: str) -> tuple[list[int], list[int
     """Token ids of what stands before and after the text in a question."""
     if prompt.count("{text}") != 1:
         raise ValueError(f"prompt must hold {{text}} once, it does {prompt.count('{text}')} times")
-    tokenizer: Any = model.tokenizer
-    chats = getattr(tokenizer, "chat_template", None) is not None
-    if chats:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-    before, _, after = prompt.partition("{text}")
+    before, _, after = (model.as_chat(prompt) if model.chats else prompt).partition("{text}")
     return (
-        tokenizer(before, add_special_tokens=not chats)["input_ids"],
-        tokenizer(after, add_special_tokens=False)["input_ids"],
+        model.tokenizer(before, add_special_tokens=not model.chats)["input_ids"],
+        model.tokenizer(after, add_special_tokens=False)["input_ids"],
     )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.linalg import HIGHEST
+from fisher_jax.selection import computing
 
 STEPS = 50
 
@@ -47,8 +48,9 @@ def draw_fisher(
 
     w is `optimal_design`, which is sparse; the uniform part keeps every weight below about
     1 / epsilon. k spends the budget in expectation. Systematic sampling in random order: for a
-    budget of examples always exactly that many rows; with costs, the last rows drawn are left out
-    where they exceed the budget.
+    budget of examples always exactly that many rows. With costs, rows that cost more than the whole
+    budget are never drawn, and the last ones drawn are left out where they exceed it, so that the
+    probabilities, and with them the weights, hold only about.
 
     Raises:
         ValueError: epsilon outside (0, 1].
@@ -57,7 +59,11 @@ def draw_fisher(
         raise ValueError(f"epsilon must be above 0 and at most 1, got {epsilon}")
     shares = optimal_design(emb, budget, ridge=ridge)
     shares = (1 - epsilon) * shares + epsilon * budget.costs / budget.costs.sum()
-    inclusion = inclusion_probabilities(shares, budget)
+    fits = budget.costs <= budget.total
+    inclusion = np.zeros(len(emb))
+    inclusion[fits] = inclusion_probabilities(
+        shares[fits], budget._replace(costs=budget.costs[fits])
+    )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(emb))
     marks = np.floor(np.cumsum(inclusion[order]).round(9) + rng.random())
@@ -76,14 +82,15 @@ def optimal_design(
     than the average.
     """
     owner = np.repeat(np.arange(len(emb)), emb.lengths)
-    v = _multiplicative(
-        jnp.asarray(emb.tokens),
-        jnp.asarray(owner, jnp.int32),
-        jnp.asarray(budget.costs, emb.tokens.dtype),
-        ridge / budget.total,
-        steps,
-    )
-    v = np.asarray(v, np.float64)
+    with computing(emb, ridge) as emb:
+        v = _multiplicative(
+            jnp.asarray(emb.tokens),
+            jnp.asarray(owner, jnp.int32),
+            jnp.asarray(budget.costs, emb.tokens.dtype),
+            jnp.asarray(ridge / budget.total, emb.tokens.dtype),
+            steps,
+        )
+        v = np.asarray(v, np.float64)
     return v / v.sum()
 
 
@@ -98,10 +105,9 @@ def _multiplicative(
     def information_per_cost(v_N):
         weighted_TxD = (v_N / costs_N)[owner_T][:, None] * tokens_TxD
         information_DxD = jnp.matmul(tokens_TxD.T, weighted_TxD, precision=HIGHEST)
-        information_DxD += ridge * jnp.eye(tokens_TxD.shape[1], dtype=tokens_TxD.dtype)
-        inverse_DxD = jax.scipy.linalg.cho_solve(
-            jax.scipy.linalg.cho_factor(information_DxD), jnp.eye(len(information_DxD))
-        )
+        eye_DxD = jnp.eye(tokens_TxD.shape[1], dtype=tokens_TxD.dtype)
+        factor = jax.scipy.linalg.cho_factor(information_DxD + ridge * eye_DxD)
+        inverse_DxD = jax.scipy.linalg.cho_solve(factor, eye_DxD)
         leverage_T = jnp.sum(
             jnp.matmul(tokens_TxD, inverse_DxD, precision=HIGHEST) * tokens_TxD, axis=1
         )

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -55,13 +56,19 @@ def compare_with_uniform(
     selection: Selection,
     ridge: float | int,
     seed: int,
+    *,
+    costs: Int[np.ndarray, "N"] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """log det of `N_DRAWS` uniform draws, as long in examples or in tokens as the selection."""
+    """log det of `N_DRAWS` uniform draws, as long in examples or in tokens as the selection.
+
+    `costs` are the tokens that each row is trained on, by default those that it is selected by.
+    """
     rng = np.random.default_rng(seed)
-    n_examples, budget = len(selection.ranking), float(emb.lengths[selection.ranking].sum())
+    costs = emb.lengths if costs is None else costs
+    n_examples, budget = len(selection.ranking), float(costs[selection.ranking].sum())
     orders = [rng.permutation(len(emb)) for _ in range(N_DRAWS)]
-    spent = [np.cumsum(emb.lengths[order]) for order in orders]
+    spent = [np.cumsum(costs[order]) for order in orders]
     n_tokens = [int(np.searchsorted(s, budget)) + 1 for s in spent]  # the last row reaches it
     longest = max(n_examples, *n_tokens)  # one length for all draws: compiled once
     by_examples, by_tokens = [], []
@@ -105,6 +112,7 @@ def write_report(
     ridge: float | int,
     preview: Callable[[int], str],
     row_of: np.ndarray,
+    costs: Int[np.ndarray, "N"],
     facts: str,
     notes: list[str],
     settings: dict[str, Any],
@@ -119,12 +127,12 @@ def write_report(
         ridge: of the selection, for the gains of what was left out.
         preview: text of an example of `emb`.
         row_of: (N,) row of the pool's file of each example.
+        costs: (N,) tokens that each is trained on.
         facts: a line on pool and model.
         notes: what a reader must know, such as rows that were cut or skipped.
         settings: options and versions.
     """
-    lengths = emb.lengths
-    tokens = lengths[selection.ranking]
+    tokens = costs[selection.ranking]
     drawn = {
         "gain": figures.gain_curve(selection.gains),
         "log_det_examples": figures.log_det_curve(
@@ -133,7 +141,7 @@ def write_report(
         "log_det_tokens": figures.log_det_curve(
             np.cumsum(tokens, dtype=np.float64), selection.gains, comparison.tokens, "tokens"
         ),
-        "lengths": figures.length_histogram(lengths, tokens),
+        "lengths": figures.length_histogram(costs, tokens),
     }
     encoded = []
     for name, figure in drawn.items():
@@ -147,7 +155,7 @@ def write_report(
             {
                 "order": order,
                 "index": int(row_of[i]),
-                "tokens": int(lengths[i]),
+                "tokens": int(costs[i]),
                 "gain": float(gain),
                 "text": _shorten(preview(int(i))),
             }

@@ -126,8 +126,15 @@ def evaluate(
 ) -> Selection:
     """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
 
+    Gain k is `log det(I + X V^-1 X^T)` in nats, V the ridge and the k examples before it.
+
+    Args:
+        emb: the pool.
+        ranking: (n,) indices of it.
+        ridge: positive; V = ridge I before the first.
+
     Raises:
-        ValueError: an index outside the pool, or one that stands twice.
+        ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
     """
     order = _checked_ranking(emb, ranking, ridge)
     return _selection(order, _replay(emb, order, ridge, with_rest=False)[0])
@@ -148,10 +155,10 @@ def remaining_gains(
 
 
 class FisherSelector:
-    """`select` with scikit-learn's manners.
+    """`select` with scikit-learn's names.
 
-    Takes the arguments of `select` and has, after `fit(emb)`, `ranking_`, `gains_` and
-    `log_det_`.
+    Takes the arguments of `select` but `on_progress` and has, after `fit(emb)`, `ranking_`,
+    `gains_` and `log_det_`.
     """
 
     def __init__(
@@ -160,12 +167,14 @@ class FisherSelector:
         *,
         fraction: float | int | None = None,
         token_budget: float | int | None = None,
+        costs: Sequence | np.ndarray | None = None,
         ridge: float | int = 1.0,
         method: Method = "lazy",
     ) -> None:
         self.n_samples = n_samples
         self.fraction = fraction
         self.token_budget = token_budget
+        self.costs = costs
         self.ridge = ridge
         self.method: Method = method
 
@@ -176,6 +185,7 @@ class FisherSelector:
             n_samples=self.n_samples,
             fraction=self.fraction,
             token_budget=self.token_budget,
+            costs=self.costs,
             ridge=self.ridge,
             method=self.method,
         )
@@ -220,9 +230,13 @@ def _checked_ranking(
     emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
 ) -> np.ndarray:
     check_ridge(ridge)
-    order = np.asarray(ranking, np.int64)
-    if order.ndim != 1 or len(order) == 0:
-        raise ValueError(f"ranking must be a list of at least one index, got shape {order.shape}")
+    order = np.asarray(ranking)
+    if order.ndim != 1 or len(order) == 0 or not np.issubdtype(order.dtype, np.integer):
+        raise ValueError(
+            "ranking must be a list of at least one whole index, "
+            f"got {order.dtype} of shape {order.shape}"
+        )
+    order = order.astype(np.int64)
     if order.min() < 0 or order.max() >= len(emb):
         raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
     if len(np.unique(order)) < len(order):

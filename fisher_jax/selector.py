@@ -5,7 +5,6 @@ A rule's gains are the information gains of its own sequence, so that curves com
 ones go on being taken.
 """
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 
@@ -36,7 +35,7 @@ class Selector:
         self._takes = [p.name for p in parameters]
         self.options = [p.name for p in own]
         self.needs = [p.name for p in own if p.default is p.empty]
-        functools.update_wrapper(self, rule)
+        self.__name__, self.__doc__ = rule.__name__, rule.__doc__
 
     def __call__(
         self,
@@ -53,7 +52,7 @@ class Selector:
     ) -> Selection:
         """Choose rows of `emb`; exactly one budget and `on_progress` as for `fisher_jax.select`.
 
-        Only rules that take long a choice call `on_progress`.
+        Only rules that choose greedily by information or variance call `on_progress`.
 
         Raises:
             ValueError: as `select`; an argument that this selector needs is missing, or one that

@@ -189,7 +189,7 @@ def information_rows(
     logits = x_TxD @ theta_DxL
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     root = np.sqrt(p / p.sum(axis=1, keepdims=True))
-    basis = np.asarray(complement(root.shape[1], jnp.float32), root.dtype)
+    basis = _helmert(root.shape[1])
     scaled = root[:, :, None] * basis
     rows = scaled - root[:, :, None] * np.einsum("tl,tlk->tk", root, scaled)[:, None, :]
     lifted = rows[:, :, :, None] * x_TxD[:, None, None, :]
@@ -198,10 +198,14 @@ def information_rows(
 
 def complement(n_labels: int, dtype: jax.typing.DTypeLike) -> Float[Array, "L K"]:
     """Q (L, L - 1), an orthonormal basis of the vectors that sum to zero (Helmert's)."""
+    return jnp.asarray(_helmert(n_labels), dtype)
+
+
+def _helmert(n_labels: int) -> Float[np.ndarray, "L K"]:
     k = np.arange(1, n_labels)
     rows = np.tril(np.ones((n_labels - 1, n_labels)))
     rows[k - 1, k] = -k
-    return jnp.asarray((rows / np.sqrt(k * (k + 1))[:, None]).T, dtype)
+    return (rows / np.sqrt(k * (k + 1))[:, None]).T
 
 
 def prediction_errors(

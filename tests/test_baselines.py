@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from references import N
@@ -60,6 +62,12 @@ def test_progress_of_long_rules_is_told(name, emb, extras):
     assert seen == sorted(seen) and seen[-1] == (6 if name == "fisher_mixed" else 12)
     call(name, emb, extras, token_budget=50, on_progress=seen.append)
     assert 6 <= seen[-1] <= 50
+
+
+def test_a_selectors_signature_is_that_of_a_call():
+    parameters = inspect.signature(SELECTORS["k_center"]).parameters
+    assert {"n_samples", "token_budget", "costs", "seed"} <= {*parameters}
+    assert "Sener" in SELECTORS["k_center"].__doc__
 
 
 def test_uniform_draws_every_row_equally_often(emb):

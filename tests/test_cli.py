@@ -28,6 +28,7 @@ from command import (
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
+from fisher_jax import cli
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.randomized import draw_fisher
@@ -146,6 +147,11 @@ def test_prompts_can_be_selected_by_and_completions_are_paid(run, refused, llama
     costs = [1 + i % 3 for i in range(N)]
     expected = fj.select(emb, token_budget=5, costs=costs).ranking.tolist()
     assert ranking_of(out)["index"] == expected
+    # of prompts longer than the budget, too, and what is reported is what is paid
+    assert ranking_of(out)["tokens"] == [costs[i] for i in expected]
+    assert manifest_of(out)["result"]["selected_tokens"] == sum(costs[i] for i in expected)
+    assert run(*argv, "--overwrite", "--token-budget", 1)[0] == 0
+    assert ranking_of(out)["tokens"] == [1] and M > 1
     same = [row | {"completion": "q q q"} for row in rows]
     np.testing.assert_array_equal(fj.embed(same, str(llama), positions="prompt").tokens, emb.tokens)
     plain = write_rows(tmp_path / "t.jsonl", [{"text": "a b"}] * N)
@@ -166,6 +172,16 @@ def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
     expected = SELECTORS[name](emb, n_samples=K, seed=5)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["options"]["selector"] == name
+
+
+def test_memory_that_does_not_suffice_is_told(run, ready, out, monkeypatch):
+    def too_much(*args):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(cli, "_choose", too_much)
+    code, messages = run(*ready, "-o", out, "--n-samples", K)
+    assert code == 2 and "9 TiB" in messages and "smaller --batch-tokens" in messages
+    assert [*out.parent.iterdir()] == []
 
 
 @pytest.mark.parametrize("name", ["fisher", "i_optimal", "uniform", "fisher_random"])

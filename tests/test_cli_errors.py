@@ -169,7 +169,10 @@ ARGUMENTS = {
     "ridge 0": (["--n-samples", "1", "--ridge", "0"], ["--ridge must be a positive number"]),
     "ridge inf": (["--n-samples", "1", "--ridge", "inf"], ["--ridge must be a positive number"]),
     "batch 0": (["--n-samples", "1", "--batch-tokens", "0"], ["--batch-tokens", "at least 1"]),
-    "seed -1": (["--n-samples", "1", "--seed", "-1"], ["--seed", "0 or more"]),
+    "seed -1": (["--n-samples", "1", "--seed", "-1"], ["--seed", "from 0"]),
+    "seed 2^32": (["--n-samples", "1", "--seed", 2**32], ["--seed must be from 0 to 2^32 - 1"]),
+    "on empty": (["--n-samples", "1", "--on-empty", "skip"], ["--on-empty goes with --model"]),
+    "dtype": (["--n-samples", "1", "--dtype", "bfloat16"], ["--dtype goes with --model"]),
     "two sources": (["--n-samples", "1", "--model", "none"], ["either --model", "--embeddings"]),
 }
 

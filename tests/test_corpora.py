@@ -309,6 +309,8 @@ def test_files_that_are_no_corpus_are_plain_pools(tmp_path):
     assert [p.group for p in found] == [f"block {i // 2:02d}" for i in range(80)]
     path.write_text('{"prompt": "a", "completion": "b"}\n')
     assert read_corpus(str(path)) == [Passage(PromptCompletion("a", "b"), "block 00")]
+    path.write_text('{"text": "a", "fisher_rank": 0}\n')  # a selection
+    assert read_corpus(str(path)) == [Passage("a", "block 00")]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from scipy.special import softmax
 import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
+from fisher_jax.density import exact_kernel_density
 
 
 def test_density_sampling_prefers_sparse_regions():
@@ -18,6 +19,18 @@ def test_density_sampling_prefers_sparse_regions():
         for s in range(20)
     ]
     assert np.mean(np.concatenate(picks) >= 90) > 0.4  # uniform: 0.1
+
+
+def test_density_sampling_draws_by_inverse_density():
+    emb = fj.TokenEmbeddings.from_list(np.array([0.0, 0.1, 0.2, 3, 9])[:, None, None])
+    draws, expected = [], []
+    for seed in range(600):
+        weights = 1 / exact_kernel_density(emb.tokens, seed)
+        expected.append(weights / weights.sum())
+        budget = Budget.of(emb, n_samples=1)
+        draws.append(SELECTORS["density"].rank(emb, budget, seed=seed, n_hashes=300)[0])
+    frequency = np.bincount(draws, minlength=5) / 600
+    np.testing.assert_allclose(frequency, np.mean(expected, axis=0), atol=0.06)
 
 
 def test_sensitivity_draws_by_loss_and_squared_distance():
@@ -45,6 +58,26 @@ def test_prototypes_go_by_distance_to_the_centre(emb, examples):
     hard = SELECTORS["prototypes_hard"](emb, n_samples=N, n_clusters=1).ranking
     np.testing.assert_array_equal(easy, order)
     np.testing.assert_array_equal(hard, order[::-1])
+
+
+def test_several_clusters_have_centres_of_their_own():
+    """Two clusters, of centres 0 and 100 by their means."""
+    points = np.array([-3.0, -1, 0, 4, 98, 99, 103])[:, None]
+    emb = fj.TokenEmbeddings.from_list(points[:, None])
+    away = np.abs(points[:, 0] - np.repeat([0, 100], [4, 3]))
+    hard = SELECTORS["prototypes_hard"](emb, n_samples=7, n_clusters=2).ranking
+    easy = SELECTORS["prototypes_easy"](emb, n_samples=7, n_clusters=2).ranking
+    np.testing.assert_array_equal(away[hard], np.sort(away)[::-1])
+    np.testing.assert_array_equal(away[easy], np.sort(away))
+    losses = np.array([9.0, 9, 1, 9, 9, 2, 9])  # rows 2 and 5 are the nearest to their centres
+    of_centre = np.repeat([1.0, 2], [4, 3])
+    s = of_centre + of_centre.mean() * away**2 / np.mean(away**2)
+    budget = Budget.of(emb, n_samples=1)
+    draws = [
+        SELECTORS["sensitivity"].rank(emb, budget, seed=k, losses=losses, n_clusters=2)[0]
+        for k in range(600)
+    ]
+    np.testing.assert_allclose(np.bincount(draws, minlength=7) / 600, s / s.sum(), atol=0.06)
 
 
 def test_k_center_takes_the_farthest(emb, examples):

@@ -170,6 +170,18 @@ def test_jsonl_to_parquet_with_differing_keys(choose, tmp_path):
     assert columns["fisher_gain"] == ranking["gain"]
 
 
+def test_the_types_of_columns_do_not_depend_on_the_choice(choose, tmp_path):
+    """All rows decide them: of half of the rows no `meta` has a field and no `b` is there."""
+    pool = tmp_path / "p.jsonl"
+    rows = [{"meta": {}, "x": 1} for _ in range(N - 1)] + [{"meta": {"k": 1}, "x": 0.5, "b": "c"}]
+    pool.write_text("\n".join(map(json.dumps, rows)))
+    out, ranking = choose(pool, "chosen.parquet", n_samples=3)
+    assert N - 1 not in ranking["index"]
+    assert pq.read_table(out).slice(0, 1).to_pylist()[0] | {"fisher_gain": 0} == {
+        "meta": {"k": None}, "x": 1.0, "b": None, "fisher_rank": 0, "fisher_gain": 0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["chosen.jsonl", "chosen.parquet"])
 def test_text_becomes_a_column(name, choose, tmp_path):
     texts = ['say "é"', "", "\ttab", "\\", "{}", "\u2028", "</script>", "z"]

@@ -87,3 +87,10 @@ def test_pooling_is_a_mean_the_last_token_or_a_mean_that_weights_later_ones_more
     }
     for pooling, vectors in expected.items():
         np.testing.assert_allclose(emb.pooled(pooling), vectors)
+
+
+def test_unsigned_offsets_do_not_wrap_around():
+    with pytest.raises(ValueError, match="example 1 has no tokens"):
+        TokenEmbeddings(np.zeros((8, 2)), np.array([0, 5, 3, 8], np.uint64))
+    rows = TokenEmbeddings(np.zeros((8, 2)), np.array([0, 5, 8], np.uint64))
+    assert rows.lengths.tolist() == [5, 3]

@@ -132,11 +132,22 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
         ("grid", {"taste": [1]}, "taste"),
         ("replicates", "many", "'many'"),
         ("wandb", {"mode": "loud"}, "wandb.mode"),
+        ("n_subsets", -1, "n_subsets must be at least 0"),
     ],
 )
 def test_bad_options_are_refused(key, value, said):
     with pytest.raises(ValueError, match=said):
         options(**{key: value})
+
+
+def test_what_a_generator_or_kind_cannot_do_is_refused():
+    options(generator="language", n_examples=6000, dim=576)
+    with pytest.raises(ValueError, match="n_examples must be at most 6000 for generator=language"):
+        options(generator="language", n_examples=6001)
+    with pytest.raises(ValueError, match="dim must be at most 576 for generator=language, got 577"):
+        options(generator="language", dim=577)
+    with pytest.raises(ValueError, match="fits nothing: leave it out"):
+        options(kind="information", selectors=["fisher_random_unweighted"])
 
 
 def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
@@ -280,6 +291,9 @@ def test_results_survive_a_kill_between_settings(tmp_path):
     again = Results(tmp_path, {"a": 1, "overwrite": True}, overwrite=False)
     assert again.has({"setting": {"dim": 5}}) and not again.has({"setting": {"dim": 6}})
     assert again.rows == [{"setting": {"dim": 5}, "x": 0.123457}]
+    (tmp_path / "provenance.json").unlink()
+    Results(tmp_path, {"a": 1}, overwrite=False)  # adds nothing: what made the rows stays
+    assert not (tmp_path / "provenance.json").exists()
     with pytest.raises(ValueError, match="other options"):
         Results(tmp_path, {"a": 2}, overwrite=False)
     assert Results(tmp_path, {"a": 2}, overwrite=True).rows == []

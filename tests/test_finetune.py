@@ -243,20 +243,49 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
         finetune(model, rows, options(), checkpoints=tmp_path, validate=lambda candidate: 0.0)
 
 
+def test_a_tuned_model_is_another_model(tmp_path):
+    """A second stage in the folder of the first would begin at its end."""
+    model, rows = language_model(), random_rows()
+    tuned = finetune(model, rows, options(), checkpoints=tmp_path).model
+    again = finetune(model, rows, options()).model
+    assert tuned.weights_sha256 == again.weights_sha256 != model.weights_sha256
+    with pytest.raises(ValueError, match="holds checkpoints of other rows, options or weights"):
+        finetune(tuned, rows, options(), checkpoints=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"method": "adapter"}, "method must be one of full, lora, last_layer"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
-        ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"warmup": 1}, "warmup must be"),
-        ({"rank": 0}, "rank and clip must be above 0"),
+        ({"rank": 0}, "rank must be a whole number of at least 1"),
+        ({"clip": 0}, "clip must be above 0"),
     ],
 )
 def test_wrong_options_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         finetune(language_model(), random_rows(), options(**change))
+
+
+def test_rows_and_weights_that_would_teach_nothing_are_refused(tmp_path):
+    model, rows = language_model(), random_rows()
+    first = rows.first.copy()
+    first[3] = len(rows.ids[3])  # a prompt that fills the row
+    with pytest.raises(ValueError, match=r"row 3 has nothing to predict \(1 such rows\)"):
+        finetune(model, rows._replace(first=first), options())
+    weights = np.ones(len(rows.ids))
+    with pytest.raises(ValueError, match="weights must be one a row"):
+        finetune(model, rows, options(), weights=weights[1:])
+    for wrong in (0, -1, np.nan):
+        weights[2] = wrong
+        with pytest.raises(ValueError, match="weights must be above 0, row 2 has"):
+            finetune(model, rows, options(), weights=weights)
+    with pytest.raises(ValueError, match="checkpoint_every must be a whole number"):
+        finetune(model, rows, options(), checkpoints=tmp_path, checkpoint_every=0)
 
 
 def test_a_mesh_that_does_not_divide_the_sequences_is_refused():

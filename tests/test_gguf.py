@@ -336,6 +336,12 @@ def test_add_bos_token_without_its_id_is_refused(tmp_path):
     assert_model_error(lambda: GGUFFile(path).tokenizer(), path, "tokenizer.ggml.bos_token_id")
 
 
+def test_a_special_token_that_is_none_of_the_tokens_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(), vocabulary=byte_vocabulary(bos=10_000))
+    assert_model_error(lambda: GGUFFile(path).tokenizer(), path, "bos token 10000 is none of its")
+
+
 def test_special_and_user_defined_tokens_are_single_ids(tmp_path):
     vocabulary = byte_vocabulary(special=["<|end|>"], user_defined=["<tool>"])
     tokenizer = write_tokenizer(tmp_path / "model.gguf", vocabulary)

@@ -53,6 +53,9 @@ def test_fisher_per_token_is_gain_over_length(emb, examples):
         ranking.append(int(np.argmax(ratio)))
     got = SELECTORS["fisher_per_token"](emb, n_samples=12).ranking
     np.testing.assert_array_equal(got, ranking)
+    same = {"token_budget": 12, "costs": np.ones(N)}  # all cost the same, and that is divided by
+    got = SELECTORS["fisher_per_token"](emb, **same).ranking
+    np.testing.assert_array_equal(got, fj.select(emb, n_samples=12).ranking)
 
 
 def test_fisher_mixed_is_half_fisher_half_uniform(emb):
@@ -60,6 +63,8 @@ def test_fisher_mixed_is_half_fisher_half_uniform(emb):
     np.testing.assert_array_equal(mixed[:5], fj.select(emb, n_samples=5).ranking)
     other = SELECTORS["fisher_mixed"](emb, n_samples=10, seed=3).ranking
     assert set(mixed[5:]) != set(other[5:])
+    with pytest.raises(ValueError, match="share must be from 0 to 1, got 2"):
+        SELECTORS["fisher_mixed"](emb, n_samples=10, share=2)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -65,5 +65,9 @@ def test_tokens_are_never_exceeded_and_uniform_weights_are_one(emb):
         assert emb.lengths[draw.ranking].sum() <= 25
     uniform = draw_fisher(emb, Budget.of(emb, n_samples=9), ridge=1.0, seed=0, epsilon=1.0)
     np.testing.assert_allclose(uniform.weights, 1)
+    rows = fj.TokenEmbeddings.from_list([np.ones((100, 2))] * 9 + [np.ones((10, 2))])
+    for seed in range(20):  # one row fits, and it is drawn
+        draw = draw_fisher(rows, Budget.of(rows, token_budget=50), ridge=1.0, seed=seed)
+        assert draw.ranking.tolist() == [9] and draw.inclusion.tolist() == [0] * 9 + [1]
     with pytest.raises(ValueError, match="epsilon"):
         draw_fisher(emb, budget, ridge=1.0, seed=0, epsilon=0.0)

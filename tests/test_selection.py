@@ -258,9 +258,21 @@ def test_bad_arguments_say_what_is_needed(arguments, message):
         fj.select(emb, **arguments)
 
 
+def test_an_infinite_budget_is_the_whole_pool():
+    emb, seen = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3)), []
+    ranking = fj.select(emb, token_budget=np.inf, on_progress=seen.append).ranking
+    assert sorted(ranking.tolist()) == [0, 1, 2, 3] and seen[-1] == 8
+
+
 @pytest.mark.parametrize(
     ("ranking", "message"),
-    [([], "at least one"), ([4], "within 0..3"), ([-1], "within"), ([1, 1], "twice")],
+    [
+        ([], "at least one"),
+        ([4], "within 0..3"),
+        ([-1], "within"),
+        ([1, 1], "twice"),
+        ([0.9], "whole"),
+    ],
 )
 def test_evaluate_errors(ranking, message):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3))

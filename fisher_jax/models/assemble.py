@@ -12,9 +12,30 @@ from jax.typing import DTypeLike
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
 
+_SIZES = ("vocab", "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "mlp_dim", "context")
+
 
 class ModelError(ValueError):
     """A model that can't be had or used; the message says which, why and what to do."""
+
+
+def checked_sizes(config: "LlamaConfig | GPT2Config", where: object) -> "LlamaConfig | GPT2Config":
+    """The same sizes.
+
+    Raises:
+        ModelError: one that is no whole number of at least 1, or heads that can't be grouped.
+    """
+    for name, value in config._asdict().items():
+        if name in _SIZES and (type(value) is not int or value < 1):
+            raise ModelError(
+                f"{where}: {name} must be a whole number of at least 1, got {value!r}: get it anew"
+            )
+    if isinstance(config, LlamaConfig) and config.n_heads % config.n_kv_heads:
+        raise ModelError(
+            f"{where}: {config.n_kv_heads} key heads do not divide {config.n_heads} heads: "
+            "get it anew"
+        )
+    return config
 
 
 class Tensor(NamedTuple):

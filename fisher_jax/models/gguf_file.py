@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from fisher_jax.models.assemble import ModelError, Tensor, assemble
+from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
 
@@ -138,7 +138,8 @@ class GGUFFile:
             "tied": tied,
         }
         if self.architecture == "gpt2":
-            return GPT2Config(**sizes, norm_eps=self.field("gpt2.attention.layer_norm_epsilon"))
+            epsilon = self.field("gpt2.attention.layer_norm_epsilon")
+            return checked_sizes(GPT2Config(**sizes, norm_eps=epsilon), self.path)
         if self.architecture != "llama":
             raise ModelError(
                 f"{self.path}: architecture {self.architecture!r} is not supported, "
@@ -152,10 +153,10 @@ class GGUFFile:
                 f"{self.path}: RoPE scaling {kind!r} of a GGUF is not supported; "
                 "use the model's Hugging Face folder"
             )
-        head_dim = self.field("llama.attention.key_length", dim // heads)
+        head_dim = self.field("llama.attention.key_length", dim // max(1, heads))
         if self.field("llama.rope.dimension_count", head_dim) != head_dim:
             raise ModelError(f"{self.path}: rotary embeddings on part of a head are not supported")
-        return LlamaConfig(
+        config = LlamaConfig(
             **sizes,
             n_kv_heads=self.field("llama.attention.head_count_kv", heads),
             head_dim=head_dim,
@@ -164,6 +165,7 @@ class GGUFFile:
             rope_scaling=factor if scaling == "linear" else 1.0,
             attention_bias="blk.0.attn_q.bias" in tensors,
         )
+        return checked_sizes(config, self.path)
 
     def model(self, dtype: DTypeLike) -> Llama | GPT2:
         """The model; Llama's query and key rows are put back in order for rotating halves."""
@@ -212,6 +214,13 @@ class GGUFFile:
                 if kind == _USER_DEFINED
             ]
         )
+        for role in ("bos", "eos", "unknown", "padding"):
+            i = self.field(f"tokenizer.ggml.{role}_token_id", None)
+            if i is not None and not 0 <= i < len(tokens):
+                raise ModelError(
+                    f"{self.path}: its {role} token {i} is none of its {len(tokens)} tokens: "
+                    "download it anew"
+                )
         named = {
             f"{role}_token": tokens[i]
             for role, key in (

@@ -8,7 +8,7 @@ from typing import Any
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from fisher_jax.models.assemble import ModelError, Tensor, assemble
+from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
 
@@ -31,12 +31,12 @@ def read_config(folder: Path) -> LlamaConfig | GPT2Config:
         raw = json.loads(path.read_text(encoding="utf-8"))
         family = raw["model_type"]
         if family == "llama":
-            return _llama_config(raw, path)
+            return checked_sizes(_llama_config(raw, path), path)
         if family == "gpt2":
-            return _gpt2_config(raw, path)
+            return checked_sizes(_gpt2_config(raw, path), path)
     except KeyError as error:
         raise ModelError(f"{path} lacks {error}: use the model's own config.json") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{path} is not a model's configuration ({error}): get it anew") from None

@@ -42,6 +42,29 @@ class LanguageModel(NamedTuple):
         return self.module.config.context
 
     @property
+    def chats(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return getattr(self.tokenizer, "chat_template", None) is not None
+
+    def as_chat(self, text: str) -> str:
+        """A user's message by the chat template, up to where the answer begins.
+
+        The template brings its own special tokens.
+
+        Raises:
+            ModelError: a template that can't be filled in.
+        """
+        tokenizer: Any = self.tokenizer
+        message = {"role": "user", "content": text}
+        try:
+            return tokenizer.apply_chat_template(
+                [message], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program of its own
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{self.name}: its chat template fails ({reason}): mend it") from None
+
+    @property
     def n_parameters(self) -> int:
         """Parameters, the shared head counted once."""
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.module)))
@@ -78,11 +101,12 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         module = file.model(DTYPES[dtype])
     else:
         folder = path if path.is_dir() else _download(name)
-        read_config(folder)  # before the tokenizer, which would blame itself for its mistakes
         read_config(folder)  # first, for the clearest message where the folder is no model
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ModelError(f"{name} has a tokenizer without a tokenizer.json: save it as a fast one")
     serialised = tokenizer.backend_tokenizer.to_str().encode()  # pyright: ignore
     return LanguageModel(name, module, tokenizer, sha256, hashlib.sha256(serialised).hexdigest())
 
