@@ -79,7 +79,7 @@ def run_time(rows: Sequence[Row]) -> Figure:
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
     for k, ((name,), own) in enumerate(group(rows, "selector").items()):
         _line(axes, own, "seconds", name, {"color": str(0.25 * k), "marker": "so^"[k]})
-    axes.set(xscale="log", yscale="log", xlabel="n chosen of N = 5000", ylabel="seconds")
+    axes.set(xscale="log", yscale="log", xlabel="n chosen", ylabel="seconds")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -103,7 +103,7 @@ def information(rows: Sequence[Row]) -> Figure:
             style = {"color": "black", "marker": MARKERS[k % len(MARKERS)]}
             axes.plot(row["bound"], row["exact"], ls="", ms=6, label=row["selector"], **style)
         axes.set(title=f"n = {n}, equal {own[0]['equal']}", xlabel="bound (nats)")
-    grid[0][0].set_ylabel("exact log det of the information (nats)")
+    grid[0][0].set_ylabel("exact log det (nats)")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     return figure

@@ -221,7 +221,7 @@ def _step(
     def cast(tree):
         return jax.tree.map(lambda x: x.astype(dtype) if dtype != jnp.float32 else x, tree)
 
-    total = jnp.sum(batch.weights)
+    total = jnp.maximum(jnp.sum(batch.weights), 1e-9)  # of a step of weights of zero, too
 
     def loss_of(params, micro: Batch):
         module = nnx.merge(graph, cast(params), cast(frozen))
@@ -287,9 +287,9 @@ def _check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
         return
     if np.shape(weights) != (len(rows.ids),):
         raise ValueError(f"weights must be one a row, {len(rows.ids)}, got {np.shape(weights)}")
-    bad = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) > 0)))
+    bad = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) >= 0)))
     if len(bad):
-        raise ValueError(f"weights must be above 0, row {bad[0]} has {weights[bad[0]]}")
+        raise ValueError(f"weights must be at least 0, row {bad[0]} has {weights[bad[0]]}")
 
 
 def _exhausted(validation: list[tuple[int, float]], patience: int) -> bool:

@@ -83,14 +83,16 @@ class Run:
         self.command = f"python -m experiments.{name} experiment={experiment}"
         self.rows = read_rows(folder / f"{RESULTS}.gz")
         self.facts = json.loads((folder / PROVENANCE).read_text())
+        self.options = OmegaConf.load(folder / RESOLVED)
 
     @property
     def source(self) -> str:
-        """Command, commit, machine."""
+        """Command, replicates, pool, commit, machine."""
         commit = self.facts.get("git_commit", "unknown")[:10]
         replicates = len({r["replicate"] for r in self.rows})
+        pool = "" if "n_examples" not in self.options else f", N = {self.options.n_examples:,}"
         return (
-            f"`{self.command}`, {replicates} replicates; commit {commit}, "
+            f"`{self.command}`, {replicates} replicates{pool}; commit {commit}, "
             f"{self.facts.get('cpu', 'unknown CPU')}, jax {self.facts['jax']}"
         )
 
@@ -117,15 +119,38 @@ class Run:
             lines.append([name, *cells])
         return table(["against uniform", *(f"{k}, n = {n}" for k, n in columns)], lines)
 
-    def slopes(self, metric: str, x: str = "n", n: int | None = None, **setting: object) -> str:
-        """Slope of log error against log x, for each selector and kind of budget."""
+    def slopes(self, x: str = "n", n: int | None = None, **setting: object) -> str:
+        """Slopes of the log maximum and mean error against log x, for each kind of budget."""
         rows = [r for r in self.of(**setting) if n in (None, r["n"])]
-        kinds = [k for (k,) in group(rows, "equal")]
+        columns = [(m, k) for m in ("max", "mean") for (k,) in group(rows, "equal")]
         lines = [
-            [name, *(str(slope([r for r in own if r["equal"] == k], x, metric)) for k in kinds)]
+            [
+                name,
+                *(
+                    str(slope([r for r in own if r["equal"] == kind], x, f"{m}_logit"))
+                    for m, kind in columns
+                ),
+            ]
             for (name,), own in group(rows, "selector").items()
         ]
-        return table([f"slope in {x}", *(f"equal {k}" for k in kinds)], lines)
+        return table([f"slope in {x}", *(f"{m}, equal {kind}" for m, kind in columns)], lines)
+
+    def slopes_by(self, key: str, selectors: list[str], **setting: object) -> str:
+        """Slope of the log maximum error against log n, a column a value of an option."""
+        rows = self.of(**setting)
+        values = [v for (v,) in group(rows, key)]
+        lines = [
+            [
+                name,
+                *(
+                    str(slope([r for r in self.of(**setting, **{key: v}) if r["selector"] == name],
+                              "n", "max_logit"))
+                    for v in values
+                ),
+            ]
+            for name in selectors
+        ]  # fmt: skip
+        return table(["slope in n", *(f"{key} = {v}" for v in values)], lines)
 
     def errors(self, metric: str, selectors: list[str], **setting: object) -> str:
         """Mean errors of some selectors themselves, at every n."""
@@ -173,6 +198,25 @@ class Run:
             lines.append([str(n), str(e)])
         return table(["n", "rank correlation of bound and exact information"], lines)
 
+    def gaps(self, selectors: list[str]) -> str:
+        """Means of the bound and of the exact information, in nats."""
+        ns = [n for (n,) in group(self.rows, "n")]
+        of_cell = group(self.rows, "selector", "n")
+        lines = [
+            [
+                name,
+                *(
+                    " / ".join(
+                        f"{np.mean([r[k] for r in of_cell[name, n]]):.0f}"
+                        for k in ("bound", "exact")
+                    )
+                    for n in ns
+                ),
+            ]
+            for name in selectors
+        ]
+        return table(["bound / exact, nats", *(f"n = {n}" for n in ns)], lines)
+
     def information(self, ns: list[int]) -> str:
         """Exact information of the selections, in percent above the mean of uniform draws."""
         lines = []
@@ -198,19 +242,18 @@ class Run:
         """Run times and speed-ups."""
         lines = []
         for (n,), own in group(self.rows, "n").items():
-            mean = {
-                k: float(np.median([r["seconds"] for r in v]))
-                for (k,), v in group(own, "selector").items()
+            of = {
+                k: estimate(r["seconds"] for r in v) for (k,), v in group(own, "selector").items()
             }
-            ours = mean["fisher_jax"]
+            ours = of["fisher_jax"].mean
             ours_only = [r for r in own if "shared" in r]
             same = "yes" if all(r["same_in_float64"] for r in ours_only) else "no"
             lines.append(
                 [
                     str(n),
-                    f"{mean['algorithm_1']:.3g} s ({mean['algorithm_1'] / ours:.0f}x)",
-                    f"{mean['algorithm_2']:.3g} s ({mean['algorithm_2'] / ours:.1f}x)",
-                    f"{ours:.3g} s",
+                    f"{in_seconds(of['algorithm_1'])} ({of['algorithm_1'].mean / ours:.0f}x)",
+                    f"{in_seconds(of['algorithm_2'])} ({of['algorithm_2'].mean / ours:.1f}x)",
+                    in_seconds(of["fisher_jax"]),
                     f"{100 * np.mean([r['shared'] for r in ours_only]):.1f} %",
                     same,
                 ]
@@ -319,6 +362,11 @@ class Language(LanguageTables, Run):
         """Win rates against uniform, if the run was judged."""
         path = self.folder / JUDGED
         return table(*judged(path.read_text())) if path.exists() else "Not judged."
+
+
+def in_seconds(e: Estimate) -> str:
+    """A mean run time with its interval."""
+    return f"{e.mean:.2g} ± {e.half:.2g} s"
 
 
 def percent(e: Estimate, digits: int = 0) -> str:
