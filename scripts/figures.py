@@ -90,7 +90,8 @@ class Run:
         """Command, replicates, pool, commit, machine."""
         commit = self.facts.get("git_commit", "unknown")[:10]
         replicates = len({r["replicate"] for r in self.rows})
-        pool = "" if "n_examples" not in self.options else f", N = {self.options.n_examples:,}"
+        varies = "n_examples" not in self.options or "n_examples" in self.options.grid
+        pool = "" if varies else f", N = {self.options.n_examples:,}"
         return (
             f"`{self.command}`, {replicates} replicates{pool}; commit {commit}, "
             f"{self.facts.get('cpu', 'unknown CPU')}, jax {self.facts['jax']}"
