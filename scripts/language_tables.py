@@ -75,6 +75,8 @@ def tokens_a_row(rows: Sequence[Row]) -> float:
 
 def nats(e: Estimate, digits: int = 4) -> str:
     """A difference with its interval, bold where that excludes zero."""
+    if np.isnan(e.half):
+        return f"{e.mean:+.{digits}f} (one replicate)"
     text = f"{e.mean:+.{digits}f} ± {e.half:.{digits}f}"
     return f"**{text}**" if e.excludes_zero else text
 
@@ -157,13 +159,18 @@ class LanguageTables:
         return ["selector", "against", *columns], lines
 
     def matches(self, key: str, equal: str, n: int, base: str = "uniform") -> Table:
-        """Tokens that uniform rows need to do as well, as a multiple."""
+        """Tokens that uniform rows need to do as well, as a multiple, for each value of `key`."""
+        return self._matches(self._values(key, equal=equal, n=n), base)
 
+    def matches_by_n(self, equal: str, ns: Sequence[int], base: str = "uniform") -> Table:
+        """The same for several budgets of the one pool."""
+        return self._matches({f"n = {n}": {"equal": equal, "n": n} for n in ns}, base)
+
+    def _matches(self, columns: dict[str, Row], base: str) -> Table:
         def cell(own: list[Row], where: Row) -> str:
-            curve = self.of(**{key: where[key], "selector": base, "equal": equal})
+            curve = self.of(**{k: v for k, v in where.items() if k != "n"}, selector=base)
             return times(tokens_to_match(own, curve))
 
-        columns = self._values(key, equal=equal, n=n)
         return self.by_selector("uniform tokens to match", columns, cell, skip=base)
 
     def shares(self, key: str, n: int) -> Table:
