@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.figures import draw_all
 from experiments.results import RESULTS, Row
+from fisher_jax.data import one_line
 
 Config = TypeVar("Config")
 
@@ -59,7 +60,7 @@ def start(name: str) -> None:
         try:
             log_to_wandb(name, checked(cfg, module.Options), folder, module.run)
         except (ValueError, OSError) as error:
-            print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{command}: error: {one_line(error, 2000)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print(f"\n{command}: interrupted; the same command goes on", file=sys.stderr)

@@ -25,7 +25,7 @@ from experiments.language_training import prompts_of
 from experiments.pools import split_corpus
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
-from fisher_jax.data import replacing
+from fisher_jax.data import one_line, replacing
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
 from fisher_jax.finetune import TrainOptions, finetune
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         run(args)
     except (ValueError, OSError) as error:
-        print(f"experiments.judging: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"experiments.judging: error: {one_line(error, 2000)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -20,7 +20,7 @@ from scipy import stats
 from experiments.language_options import Options
 from experiments.language_preparation import Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
-from fisher_jax.data import replacing
+from fisher_jax.data import one_line, replacing
 from fisher_jax.models.load import load_model
 from fisher_jax.scores import row_means
 
@@ -60,7 +60,7 @@ def main() -> None:
         options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
         found = picks(replace(options, **next(settings(options.grid)), grid={}))
     except (ValueError, OSError) as error:
-        print(f"experiments.picks: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"experiments.picks: error: {one_line(error, 2000)}", file=sys.stderr)
         sys.exit(2)
     with replacing(args.folder / PICKS) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")

@@ -14,6 +14,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from fisher_jax.corpora import read_corpus
+from fisher_jax.data import one_line
 from fisher_jax.duplicates import text_of
 from fisher_jax.embed import tokenize
 from fisher_jax.finetune import TrainOptions, finetune
@@ -45,7 +46,7 @@ def main() -> None:
         texts = [text_of(passage.row) for passage in read_corpus(args.corpus, args.path)]
         save_folder(trained(args.corpus, texts, CONFIG, OPTIONS), args.folder)
     except (ValueError, OSError) as error:
-        print(f"experiments.proxy: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"experiments.proxy: error: {one_line(error, 2000)}", file=sys.stderr)
         sys.exit(2)
     print(args.folder, file=sys.stderr)
 

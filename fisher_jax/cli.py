@@ -15,7 +15,7 @@ import numpy as np
 
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
 from fisher_jax.budget import Budget, budget_in_examples
-from fisher_jax.data import replacing_files, writing_selection
+from fisher_jax.data import one_line, replacing_files, writing_selection
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.progress import OnProgress
@@ -43,13 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{NAME}: interrupted, nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"{NAME}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{NAME}: error: {one_line(error, 2000)}", file=sys.stderr)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         print(
-            f"{NAME}: error: out of memory or device ({reason}): try a smaller --batch-tokens, "
-            "--max-length or pool",
+            f"{NAME}: error: out of memory or device ({one_line(error)}): try a smaller "
+            "--batch-tokens, --max-length or pool",
             file=sys.stderr,
         )
         return 2

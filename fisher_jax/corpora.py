@@ -210,7 +210,7 @@ def _read_file(name: str, path: str | None) -> list[Passage]:
             f"there is no corpus {name!r}: name one of shakespeare, {', '.join(SOURCES)}, "
             "or the path of a .jsonl, .parquet or .txt file"
         )
-    rows: Sequence[Row] = read_pool(Path(name), is_written=False).rows or ()
+    rows: Sequence[Row] = read_pool(Path(name)).rows or ()
     return [Passage(row, _block(i, len(rows))) for i, row in enumerate(rows)]
 
 

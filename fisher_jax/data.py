@@ -76,7 +76,7 @@ def read_pool(
     text_column: str | None = None,
     *,
     needs_text: bool = True,
-    is_written: bool = True,
+    is_written: bool = False,
 ) -> PoolFile:
     """A pool of text rows, or of `prompt` and `completion` rows.
 
@@ -87,7 +87,7 @@ def read_pool(
         path: .jsonl or .ndjson (an object a line), .parquet, or .txt (a row a line).
         text_column: name of the column with the text.
         needs_text: False for pools whose embeddings are at hand; their columns are not looked at.
-        is_written: False for rows that are only read, which may have the columns that we add.
+        is_written: the rows are to be written again, and may not have the columns that we add.
 
     Raises:
         PoolError: the file or a row of it can't be used.
@@ -214,6 +214,11 @@ def check_columns_fit(out: Path, pool: PoolFile) -> None:
         _as_json_lines(pool, range(len(pool)), out)
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """A library's message for a line of ours."""
+    return " ".join(str(error).split())[:most]
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if all goes well, and goes if not."""
@@ -286,7 +291,7 @@ def _read_parquet(
         table = pq.read_table(path)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise PoolError(f"{path} is not readable as Parquet ({reason}): write it anew") from None
     if table.num_rows == 0:
         raise PoolError(f"{path} is empty: a pool needs at least one row")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from fisher_jax.data import one_line
 from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
 from fisher_jax.progress import OnProgress
 
@@ -212,11 +213,11 @@ class EndpointJudge:
             )
         except openai.RateLimitError as error:
             raise JudgeError(
-                f"{where}: rate limit or quota ({_one_line(error)}): {kept}, with a lower "
+                f"{where}: rate limit or quota ({one_line(error)}): {kept}, with a lower "
                 "requests_per_minute"
             ) from None
         except openai.OpenAIError as error:
-            raise JudgeError(f"{where}: {_one_line(error)}: {kept}") from None
+            raise JudgeError(f"{where}: {one_line(error)}: {kept}") from None
         except json.JSONDecodeError:
             pass  # told below, as of other pages that are no completion
         choices = getattr(completion, "choices", None)
@@ -283,7 +284,7 @@ def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
             if number > len(lines) and (line.startswith(_START) or _START.startswith(line)):
                 return records, len(content) - len(rest)
             raise JudgeError(
-                f"{path}, line {number} is no answer of a judge ({_one_line(error)}): mend or "
+                f"{path}, line {number} is no answer of a judge ({one_line(error)}): mend or "
                 "remove the line, or name another transcript"
             ) from None
         records[record["key"]] = record
@@ -309,7 +310,3 @@ def _appending(path: Path, end: int) -> Any:
     if end and file.read(1) != b"\n":
         file.write(b"\n")
     return file
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -47,7 +47,7 @@ class Pool(NamedTuple):
 def pool_of_embeddings(args: argparse.Namespace) -> Pool:
     """From ready embeddings, and the file whose rows they are if there is one."""
     emb = read_embeddings(args.embeddings)
-    file = None if args.pool is None else read_pool(args.pool, needs_text=False)
+    file = None if args.pool is None else read_pool(args.pool, needs_text=False, is_written=True)
     if file is not None and len(file) != len(emb):
         raise ValueError(
             f"{args.embeddings} has {len(emb)} examples, {args.pool} has "
@@ -67,7 +67,7 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
 def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     """From a file of text, embedded by a model."""
     with timed("read"):
-        file = read_pool(args.pool, args.text_column)
+        file = read_pool(args.pool, args.text_column, is_written=True)
         check_columns_fit(args.out, file)
         task = None if args.targets is None else _read_task(args)
     all_rows = _text_rows(file)
@@ -131,7 +131,7 @@ class _Rows(NamedTuple):
 
 def _read_task(args: argparse.Namespace) -> PoolFile:
     is_text = args.targets.suffix.lower() == ".txt"
-    task = read_pool(args.targets, None if is_text else args.text_column, is_written=False)
+    task = read_pool(args.targets, None if is_text else args.text_column)
     if args.positions == "prompt" and any(isinstance(row, str) for row in _text_rows(task)):
         raise ValueError(f"{args.targets}: --positions prompt is for prompt + completion rows")
     return task

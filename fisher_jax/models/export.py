@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fisher_jax.data import nearest_folder
+from fisher_jax.data import nearest_folder, one_line
 from fisher_jax.models.assemble import GPT2_NAMES, LLAMA_NAMES, ModelError
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
@@ -52,7 +52,7 @@ def save_folder(model: LanguageModel, folder: Path, overwrite: bool = False) -> 
                     old.rename(folder)
                 raise
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ModelError(
             f"the model can't be written to {folder} ({reason}): mend that or name another folder"
         ) from None

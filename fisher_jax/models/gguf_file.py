@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from fisher_jax.data import one_line
 from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
@@ -79,7 +80,7 @@ class GGUFFile:
         try:
             self._reader = _Reader(path)
         except Exception as error:  # the reader's own errors have no common base
-            reason = " ".join(str(error).split())[:120]
+            reason = one_line(error)
             raise ModelError(
                 f"{path} is not a whole GGUF file ({reason}): download it anew"
             ) from None

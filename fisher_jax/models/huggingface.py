@@ -8,6 +8,7 @@ from typing import Any
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
+from fisher_jax.data import one_line
 from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
@@ -89,7 +90,7 @@ def load_tokenizer(folder: Path) -> Callable[..., Any]:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's own errors have no common base
         raise ModelError(
-            f"{folder}: its tokenizer can't be read ({_one_line(error)}): get its files anew"
+            f"{folder}: its tokenizer can't be read ({one_line(error)}): get its files anew"
         ) from None
 
 
@@ -106,7 +107,7 @@ def _weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{index} is broken ({_one_line(error)}): download it anew") from None
+        raise ModelError(f"{index} is broken ({one_line(error)}): download it anew") from None
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name
         if not inside or not (folder / name).is_file():
@@ -186,7 +187,3 @@ def _require(path: Path, raw: dict[str, Any], **allowed: tuple) -> None:
     for key, values in allowed.items():
         if raw.get(key, values[0]) not in values:
             raise ModelError(f"{path}: {key} = {raw[key]!r} is not supported, only {values} is")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fisher_jax.data import one_line
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.gpt2 import GPT2
@@ -61,7 +62,7 @@ class LanguageModel(NamedTuple):
                 [message], tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program of its own
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ModelError(f"{self.name}: its chat template fails ({reason}): mend it") from None
 
     @property
@@ -151,7 +152,7 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*.py"]))
     except Exception as error:  # network, access and naming errors have no common base
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ModelError(
             f"model {name!r} can't be had from the hub ({reason}): check the name "
             "and the network, or name a local folder"
