@@ -147,13 +147,15 @@ def parts(of_selector: dict[str, tuple[Estimate, Estimate]]) -> Figure:
 def learning_curves(panels: dict[str, list[Row]]) -> Figure:
     """Held-out NLL against tokens, less that of uniform's first budget in the same replicate.
 
-    Uniform is a line with 95% intervals, the others are a mark a budget.
+    Uniform is a line with 95% intervals, the others are a mark a budget. Budgets of a single
+    replicate are left out where others have several.
     """
     figure, grid = plt.subplots(
         1, len(panels), figsize=(3.6 * len(panels) + 1.8, 3.4), squeeze=False, layout="constrained"
     )
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         uniform = [r for r in rows if r["selector"] == "uniform"]
+        most = max(map(len, group(rows, "selector", "equal", "n").values()))
         base = by_replicate(next(iter(group(uniform, "equal", "n").values())), "held_out_nll")
         for k, ((name,), own) in enumerate(group(rows, "selector").items()):
             points = sorted(
@@ -162,6 +164,7 @@ def learning_curves(panels: dict[str, list[Row]]) -> Figure:
                     estimate(r["held_out_nll"] - base[r["replicate"]] for r in some),
                 )
                 for some in group(own, "equal", "n").values()
+                if len(some) > 1 or most == 1
             )
             style = {"color": "0.45", "marker": MARKERS[k % 14], "ls": ""} | STYLES.get(name, {})
             axes.errorbar(
