@@ -136,21 +136,16 @@ class Run:
         ]
         return table([f"slope in {x}", *(f"{m}, equal {kind}" for m, kind in columns)], lines)
 
-    def slopes_by(self, key: str, selectors: list[str], **setting: object) -> str:
+    def slopes_by(
+        self, key: str, selectors: list[str], equal: str = "examples", **setting: object
+    ) -> str:
         """Slope of the log maximum error against log n, a column a value of an option."""
-        rows = self.of(**setting)
-        values = [v for (v,) in group(rows, key)]
+        of_cell = group([r for r in self.of(**setting) if r["equal"] == equal], "selector", key)
+        values = list(dict.fromkeys(value for _, value in of_cell))
         lines = [
-            [
-                name,
-                *(
-                    str(slope([r for r in self.of(**setting, **{key: v}) if r["selector"] == name],
-                              "n", "max_logit"))
-                    for v in values
-                ),
-            ]
+            [name, *(str(slope(of_cell[name, value], "n", "max_logit")) for value in values)]
             for name in selectors
-        ]  # fmt: skip
+        ]
         return table(["slope in n", *(f"{key} = {v}" for v in values)], lines)
 
     def errors(self, metric: str, selectors: list[str], **setting: object) -> str:

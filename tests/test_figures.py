@@ -9,12 +9,13 @@ from scripts import figures as script
 
 ROWS = [
     {
-        "setting": {},
+        "setting": {"ridge": 1},
         "selector": selector,
         "equal": equal,
         "n": n,
         "replicate": replicate,
         "max_logit": factor * (1 + replicate) / np.sqrt(n),
+        "mean_logit": (1 + replicate) / n,
     }
     for selector, factor in (("uniform", 1.0), ("fisher", 0.8))
     for equal in ("examples", "tokens")
@@ -46,7 +47,11 @@ def test_ratios_are_of_pairs(run):
 
 
 def test_slopes_are_of_each_replicate(run):
-    assert "| uniform | -0.5 ± " in run.slopes("max_logit")
+    head, _, *lines = run.slopes().splitlines()
+    assert head.startswith("| slope in n | max, equal examples | max, equal tokens | mean, equal")
+    assert [cell.split(" ± ")[0] for cell in lines[0].split(" | ")[1:]] == ["-0.5"] * 2 + ["-1"] * 2
+    by = run.slopes_by("ridge", ["uniform"]).splitlines()
+    assert by[0] == "| slope in n | ridge = 1 |" and by[2].startswith("| uniform | -0.5 ± ")
 
 
 def test_errors_are_means_with_intervals(run):
@@ -70,4 +75,4 @@ def test_every_kind_of_figure_is_drawn(tmp_path):
     bound = [row | {"bound": 1.0, "exact": 2.0} for row in ROWS]
     figures.draw_all(bound, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"a_max_logit.png", "run_time.png", "information.png"}
+    assert names == {"a_max_logit.png", "a_mean_logit.png", "run_time.png", "information.png"}

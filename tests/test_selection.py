@@ -271,7 +271,7 @@ def test_an_infinite_budget_is_the_whole_pool():
         ([4], "within 0..3"),
         ([-1], "within"),
         ([1, 1], "twice"),
-        ([0.9], "whole"),
+        (np.array([0.9]), "at least one whole index"),
     ],
 )
 def test_evaluate_errors(ranking, message):
