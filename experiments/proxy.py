@@ -6,6 +6,7 @@ Shakespeare with it and fine-tunes SmolLM2.
 """
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -66,8 +67,11 @@ def trained(
     fast = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=end, eos_token=end)
     config = config._replace(vocab=bpe.get_vocab_size())
     module = GPT2(config, rngs=nnx.Rngs(options.seed))
-    made_from = repr((config, options.seed))
-    model = LanguageModel(f"gpt2-{corpus}", module, fast, made_from, bpe.to_str())
+    hashes = [
+        hashlib.sha256(made_from.encode()).hexdigest()
+        for made_from in (repr((config, options.seed)), bpe.to_str())
+    ]
+    model = LanguageModel(f"gpt2-{corpus}", module, fast, *hashes)
     rows = tokenize(model, texts, config.context)
     rows = rows.take(np.flatnonzero(rows.counted))
     with tqdm(desc=f"GPT-2 on {corpus}", unit="step") as bar:
