@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
     }
     versions = provenance()
     writing = writing_selection(args.out, pool.file, pool.rows[chosen], selection.gains, weights)
-    with writing, replacing_files(args.report_dir) as folder:  # both are there, or none
+    with writing, replacing_files(args.report_dir) as folder:  # OUT comes last
         with timed("report"):
             write_report(
                 folder,

@@ -39,6 +39,21 @@ def algorithm_1(examples, n_samples, ridge, rtol=1e-9):
     return np.array(ranking), np.array(gains)
 
 
+def greedy(examples, n_samples, value, per):
+    """The largest rise of `value(V)`, V the information so far, divided by `per` of the example."""
+    ranking = []
+    for _ in range(n_samples):
+        base = value(information(examples, ranking, 1.0))
+        rise = [
+            -np.inf
+            if i in ranking
+            else (value(information(examples, [*ranking, i], 1.0)) - base) / per[i]
+            for i in range(len(examples))
+        ]
+        ranking.append(int(np.argmax(rise)))
+    return ranking
+
+
 def cost_benefit(examples, budget, costs, ridge):
     """Greedy by gain per cost; what no longer fits is skipped."""
     ranking, gains, spent = [], [], 0.0

@@ -31,6 +31,7 @@ import fisher_jax as fj
 from fisher_jax import cli
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
+from fisher_jax.data import replacing_files
 from fisher_jax.randomized import draw_fisher
 
 # Text through a model
@@ -172,6 +173,18 @@ def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
     expected = SELECTORS[name](emb, n_samples=K, seed=5)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["options"]["selector"] == name
+
+
+def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeypatch):
+    @contextlib.contextmanager
+    def stuck(folder):
+        with replacing_files(folder) as temporary:
+            yield temporary
+            raise OSError("no space left")
+
+    monkeypatch.setattr(cli, "replacing_files", stuck)
+    code, messages = run(*ready, "-o", out, "--n-samples", K)
+    assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
 
 
 def test_memory_that_does_not_suffice_is_told(run, ready, out, monkeypatch):

@@ -225,6 +225,11 @@ def test_a_row_without_a_completion_is_named(model):
         embed(["to be", {"prompt": "to be"}], model)
 
 
+def test_one_string_is_refused_before_any_work():
+    with pytest.raises(ValueError, match="texts must be a list of rows, got one string"):
+        embed("a b", "no model")
+
+
 def test_no_rows_are_refused(model):
     with pytest.raises(ValueError, match="no rows"):
         embed([], model)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import information, language, statistics, synthetic, words
+from experiments import information, language, softmax_study, statistics, synthetic, words
 from experiments.algorithms import algorithm_1, algorithm_2
 from experiments.generators import GENERATORS, make_problem
 from experiments.harness import checked
@@ -21,6 +21,8 @@ from experiments.softmax_study import rank
 from experiments.word_vectors import read_vectors
 from fisher_jax import softmax_model
 from fisher_jax.budget import Budget
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.softmax_model import prediction_errors
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [
@@ -275,6 +277,29 @@ def test_autoregressive_features_are_the_labels_before_them():
     redrawn = make_problem(options(generator="autoregressive", labels="redrawn", **SMALL), 0)
     np.testing.assert_array_equal(redrawn.emb.tokens, problem.emb.tokens)
     assert (redrawn.labels != problem.labels).any()
+
+
+def test_errors_are_summed_per_sentence():
+    problem = make_problem(options(**SMALL), 0)
+    owner = np.repeat(np.arange(len(problem.emb)), problem.emb.lengths)
+    own = {"x": problem.emb.tokens, "theta": problem.theta, "owner": owner}
+    got = softmax_study._errors(0.5 * problem.theta, own, len(problem.emb))
+    each = prediction_errors(0.5 * problem.theta, problem.theta, problem.emb.tokens)
+    for name, of_token in zip(("logit", "variation"), each, strict=True):
+        sums = np.bincount(owner, np.asarray(of_token, np.float64))
+        assert float(got[f"max_sentence_{name}"]) == pytest.approx(sums.max(), rel=1e-5)
+        assert float(got[f"mean_sentence_{name}"]) == pytest.approx(sums.mean(), rel=1e-5)
+        assert float(got[f"max_{name}"]) == pytest.approx(of_token.max())
+
+
+def test_words_refuse_more_than_half_of_the_corpus_before_any_work(monkeypatch, tmp_path):
+    emb = TokenEmbeddings(np.zeros((10, 2), np.float32), np.arange(11))
+    monkeypatch.setattr(words, "corpus", lambda *args: words.Corpus(emb, np.zeros(10)))
+    given = committed("words", "smoke")
+    given = replace(given, n_examples=6, budgets=[2], grid={"history": ["mean", "last"]})
+    with pytest.raises(ValueError, match="n_examples must be at most 5, half of the corpus"):
+        words.run(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_papers_algorithms_pick_what_we_pick():

@@ -408,9 +408,11 @@ def test_figures_of_a_run_are_drawn(tmp_path):
     rows = planted("uniform", [3.0, 3.2]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
     rows += planted("uniform", [3.0, 3.2], equal="examples")
     rows += planted("a", [2.5, 2.6], equal="examples", tokens=200)
-    figure = figures.learning_curves({"pool": rows})
+    alone = planted("a", [2.5], n=40, tokens=300)  # of one replicate, where others have two
+    figure = figures.learning_curves({"pool": rows + alone})
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.containers] == ["uniform", "a"]
+    assert axes.containers[1].lines[0].get_xdata().tolist() == [200]
     figures.save(figure, tmp_path / "curves.png")
     tables = LanguageTables(rows)
     bars = figures.parts(tables.parts(10)).axes[0].patches

@@ -243,5 +243,15 @@ def test_hub_name_that_cannot_be_had_is_refused(monkeypatch):
     assert_model_error(lambda: load_model("nobody/nothing"), "nobody/nothing", "network")
 
 
+def test_a_tokenizer_that_cannot_be_used_is_refused(llama_folder, monkeypatch):
+    model = load_model(str(llama_folder))
+    assert not model.chats
+    model.tokenizer.chat_template = "{{ raise_exception('no users') }}"
+    assert model.chats
+    assert_model_error(lambda: model.as_chat("a"), llama_folder, "its chat template fails")
+    monkeypatch.setattr(load, "load_tokenizer", lambda folder: object())
+    assert_model_error(lambda: load_model(str(llama_folder)), llama_folder, "save it as a fast one")
+
+
 def test_unknown_dtype_is_refused(llama_folder):
     assert_model_error(lambda: load_model(str(llama_folder), "float16"), "float16", "bfloat16")

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from references import DIM, N, algorithm_1, information
+from references import DIM, N, algorithm_1, greedy, log_det
 from scipy.special import softmax
 
 import fisher_jax as fj
@@ -148,23 +148,11 @@ def test_fisher_weighted_per_token_and_i_optimal_weighted_are_brute_force(emb, e
     rows = scaled(examples, emb, extras["weights"])
     sigma = sum(x.T @ x for x in rows)
 
-    def greedy(value, per):
-        ranking = []
-        for _ in range(10):
-            base = value(information(rows, ranking, 1.0))
-            gains = [
-                -np.inf
-                if i in ranking
-                else (value(information(rows, [*ranking, i], 1.0)) - base) / per[i]
-                for i in range(N)
-            ]
-            ranking.append(int(np.argmax(gains)))
-        return ranking
-
     got = call("fisher_weighted_per_token", emb, extras, n_samples=10).ranking
-    assert got.tolist() == greedy(lambda v: np.linalg.slogdet(v)[1], emb.lengths)
+    assert got.tolist() == greedy(rows, 10, log_det, emb.lengths)
     got = call("i_optimal_weighted", emb, extras, n_samples=10).ranking
-    assert got.tolist() == greedy(lambda v: -np.trace(np.linalg.solve(v, sigma)), np.ones(N))
+    variance = lambda v: -np.trace(np.linalg.solve(v, sigma))  # noqa: E731
+    assert got.tolist() == greedy(rows, 10, variance, np.ones(N))
 
 
 def test_rds_gives_each_target_its_nearest_row_in_turn(emb, examples, extras):

@@ -4,7 +4,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from references import DIM, N, algorithm_1, information, log_det, random_pool
+from references import DIM, N, algorithm_1, greedy, log_det, random_pool
 
 import fisher_jax as fj
 from fisher_jax import prediction_variance, selector
@@ -41,18 +41,8 @@ def test_gains_that_a_rule_knows_are_not_computed_again(name, budget, emb, monke
 def test_fisher_per_token_is_gain_over_length(emb, examples):
     by_tokens = SELECTORS["fisher_per_token"](emb, token_budget=60).ranking
     np.testing.assert_array_equal(by_tokens, fj.select(emb, token_budget=60).ranking)
-    ranking = []
-    for _ in range(12):
-        base = log_det(information(examples, ranking, 1.0))
-        ratio = [
-            -np.inf
-            if i in ranking
-            else (log_det(information(examples, [*ranking, i], 1.0)) - base) / len(x)
-            for i, x in enumerate(examples)
-        ]
-        ranking.append(int(np.argmax(ratio)))
     got = SELECTORS["fisher_per_token"](emb, n_samples=12).ranking
-    np.testing.assert_array_equal(got, ranking)
+    np.testing.assert_array_equal(got, greedy(examples, 12, log_det, emb.lengths))
     same = {"token_budget": 12, "costs": np.ones(N)}  # all cost the same, and that is divided by
     got = SELECTORS["fisher_per_token"](emb, **same).ranking
     np.testing.assert_array_equal(got, fj.select(emb, n_samples=12).ranking)
@@ -78,18 +68,7 @@ def test_sentence_od_is_the_design_on_one_vector_a_row(emb, examples, pooling):
 def variance_greedy(examples, n, per, targets=None):
     targets = np.concatenate(examples if targets is None else targets).astype(np.float64)
     sigma = targets.T @ targets / len(targets)
-    ranking = []
-    for _ in range(n):
-        base = np.trace(np.linalg.inv(information(examples, ranking, 1.0)) @ sigma)
-        fall = [
-            -np.inf
-            if i in ranking
-            else (base - np.trace(np.linalg.inv(information(examples, [*ranking, i], 1.0)) @ sigma))
-            / per[i]
-            for i in range(len(examples))
-        ]
-        ranking.append(int(np.argmax(fall)))
-    return ranking
+    return greedy(examples, n, lambda v: -np.trace(np.linalg.inv(v) @ sigma), per)
 
 
 I_OPTIMAL = ["i_optimal", "i_optimal_per_token"]

@@ -302,6 +302,9 @@ def test_fisher_selector_has_scikit_learns_manners():
     np.testing.assert_array_equal(selector.gains_, expected.gains)
     assert selector.log_det_ == expected.log_det
     assert selector.transform(rows) == [rows[i] for i in expected.ranking]
+    paid = {"token_budget": 3, "costs": 1.0 + np.arange(len(emb)) % 3}
+    by_cost = fj.select(emb, **paid).ranking
+    np.testing.assert_array_equal(fj.FisherSelector(**paid).fit(emb).ranking_, by_cost)
     np.testing.assert_array_equal(selector.transform(np.arange(10)), expected.ranking)
     with pytest.raises(ValueError, match="9 rows, but the pool had 10"):
         selector.transform(rows[:9])

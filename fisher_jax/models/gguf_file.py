@@ -215,23 +215,17 @@ class GGUFFile:
                 if kind == _USER_DEFINED
             ]
         )
-        for role in ("bos", "eos", "unknown", "padding"):
-            i = self.field(f"tokenizer.ggml.{role}_token_id", None)
-            if i is not None and not 0 <= i < len(tokens):
+        named = {}
+        for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+            i = self.field(f"tokenizer.ggml.{key}_token_id", None)
+            if i is None:
+                continue
+            if not 0 <= i < len(tokens):
                 raise ModelError(
-                    f"{self.path}: its {role} token {i} is none of its {len(tokens)} tokens: "
+                    f"{self.path}: its {key} token {i} is none of its {len(tokens)} tokens: "
                     "download it anew"
                 )
-        named = {
-            f"{role}_token": tokens[i]
-            for role, key in (
-                ("bos", "bos"),
-                ("eos", "eos"),
-                ("unk", "unknown"),
-                ("pad", "padding"),
-            )
-            if (i := self.field(f"tokenizer.ggml.{key}_token_id", None)) is not None
-        }
+            named[f"{role}_token"] = tokens[i]
         if self.field("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default
             bos = tokens[self.field("tokenizer.ggml.bos_token_id")]
             tokenizer.post_processor = processors.TemplateProcessing(
