@@ -85,22 +85,40 @@ class Results:
         return json.dumps(self._key(row), sort_keys=True)
 
 
-def run_grid(options: Any, folder: Path, run_setting: Callable[[Any, Row], list[Row]]) -> list[Row]:
+def run_grid(
+    options: Any,
+    folder: Path,
+    run_setting: Callable[[Any, Row], list[Row]],
+    by_selector: bool = False,
+) -> list[Row]:
     """All settings of `options.grid`, those that `folder` already holds left as they are.
 
     Args:
-        options: a dataclass with `grid` and `overwrite`.
+        options: a dataclass with `grid`, `selectors` and `overwrite`.
         folder: where results.jsonl is kept.
         run_setting: rows of one setting, from its options and from what it changes.
+        by_selector: each selector of a setting is finished on its own, so that more of them may
+            join results that are there.
 
     Raises:
         ValueError: as `Results`; a value of the grid that the options refuse, before any work.
     """
     of_settings = [(s, replace(options, **s, grid={})) for s in settings(options.grid)]
-    results = Results(folder, asdict(options), options.overwrite)
+    results = Results(
+        folder,
+        asdict(options),
+        options.overwrite,
+        key=lambda row: [row["setting"], row["selector"] if by_selector else None],
+        growing=("selectors",) if by_selector else (),
+    )
     for setting, of_setting in of_settings:
-        if not results.has({"setting": setting}):
-            rows = run_setting(of_setting, setting)
+        missing = [
+            name
+            for name in of_setting.selectors
+            if not results.has({"setting": setting, "selector": name})
+        ]
+        if missing:
+            rows = run_setting(replace(of_setting, selectors=missing), setting)
             results.add([{"setting": setting} | row for row in rows])
     return results.rows
 

@@ -58,7 +58,7 @@ KINDS = {"curve": curve, "information": information.study, "runtime": runtime.st
 
 def run(options: Options, folder: Path) -> list[Row]:
     """Rows of all settings; see `run_grid`."""
-    return run_grid(options, folder, KINDS[options.kind])
+    return run_grid(options, folder, KINDS[options.kind], by_selector=options.kind == "curve")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def run(options: Options, folder: Path) -> list[Row]:
     """
     for setting in settings(options.grid):
         check_corpus(replace(options, **setting, grid={}))
-    return run_grid(options, folder, curve)
+    return run_grid(options, folder, curve, by_selector=True)
 
 
 if __name__ == "__main__":

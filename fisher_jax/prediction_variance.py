@@ -18,6 +18,7 @@ from fisher_jax.selection import computing
 
 REFRESH = 64  # choices between evaluations from the root; the updates between them drift
 MOST_BYTES = 8 << 30
+BLOCK = 8  # tokens of the chosen row that are added at once
 UNROLLED = 16  # rows of a Gram matrix up to which elimination is written out
 
 matmul = functools.partial(jnp.matmul, precision=HIGHEST)
@@ -164,24 +165,14 @@ def _advance(
         is_candidate = greedy.is_open(pool, state.taken, state.remaining)
         keys = jnp.where(is_candidate, _falls(state, buckets) / pool.per, -jnp.inf)
         position = greedy.pick(pool, keys)
-        x_MxD = greedy.padded_rows(pool, position[None], longest)[0]
-        y_MxD = matmul(x_MxD, state.root)
-        # A' = A - U U^T, A' Sigma A' = B - U E^T - E U^T, E = A Sigma U - U (U^T Sigma U) / 2
-        factor_MxM = cholesky_identity_plus(matmul(y_MxD, y_MxD.T))
-        u_DxM = matmul(state.root, solve(factor_MxM, y_MxD).T)
-        e_DxM = matmul(state.root, matmul(state.root.T, matmul(sigma, u_DxM)))
-        e_DxM -= matmul(u_DxM, matmul(u_DxM.T, matmul(sigma, u_DxM))) / 2
-        both_TxK = matmul(pool.tokens, jnp.concatenate([u_DxM, e_DxM], axis=1))
-        grams, crosses = [], []
-        for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True):
-            p, q = jnp.split(_padded(bucket, pool, both_TxK), 2, axis=1 + (not _is_small(bucket)))
-            mixed = _outer(bucket, p, q)
-            grams.append(gram - _outer(bucket, p, p))
-            crosses.append(cross - mixed - _transposed(bucket, mixed))
-        return State(
-            root=update_root(state.root, y_MxD),
-            grams=tuple(grams),
-            crosses=tuple(crosses),
+        x_MxD = greedy.padded_rows(pool, position[None], -(-longest // BLOCK) * BLOCK)[0]
+
+        def add_block(k: Array, state: State) -> State:
+            x_BxD = jax.lax.dynamic_slice_in_dim(x_MxD, k * BLOCK, BLOCK)
+            return _add(pool, state, sigma, x_BxD, buckets)
+
+        state = jax.lax.fori_loop(0, -(-pool.length[position] // BLOCK), add_block, state)
+        return state._replace(
             taken=state.taken.at[position].set(True),
             remaining=state.remaining - pool.cost[position],
             chosen=state.chosen + 1,
@@ -193,6 +184,28 @@ def _advance(
         return (state.chosen < until) & jnp.any(is_candidate)
 
     return jax.lax.while_loop(goes_on, choose, state)
+
+
+def _add(
+    pool: Pool, state: State, sigma: Array, x_MxD: Array, buckets: tuple[Bucket, ...]
+) -> State:
+    """Tokens X join V. With U and E below, `A' = A - U U^T` and
+    `A' Sigma A' = A Sigma A - U E^T - E U^T`."""
+    y_MxD = matmul(x_MxD, state.root)
+    factor_MxM = cholesky_identity_plus(matmul(y_MxD, y_MxD.T))
+    u_DxM = matmul(state.root, solve(factor_MxM, y_MxD).T)
+    e_DxM = matmul(state.root, matmul(state.root.T, matmul(sigma, u_DxM)))
+    e_DxM -= matmul(u_DxM, matmul(u_DxM.T, matmul(sigma, u_DxM))) / 2
+    both_TxK = matmul(pool.tokens, jnp.concatenate([u_DxM, e_DxM], axis=1))
+    grams, crosses = [], []
+    for bucket, gram, cross in zip(buckets, state.grams, state.crosses, strict=True):
+        p, q = jnp.split(_padded(bucket, pool, both_TxK), 2, axis=1 + (not _is_small(bucket)))
+        mixed = _outer(bucket, p, q)
+        grams.append(gram - _outer(bucket, p, p))
+        crosses.append(cross - mixed - _transposed(bucket, mixed))
+    return state._replace(
+        root=update_root(state.root, y_MxD), grams=tuple(grams), crosses=tuple(crosses)
+    )
 
 
 def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:

@@ -206,6 +206,21 @@ def test_a_grid_runs_what_is_missing_and_is_checked_before_any_work(tmp_path):
     assert done == [2, 3, 3] and not (tmp_path / "b").exists()
 
 
+def test_a_selector_joins_finished_results(tmp_path):
+    def run(*names):
+        given = options(selectors=[*names], grid={"dim": [2, 3]}, **SMALL)
+        return synthetic.run(given, tmp_path)
+
+    before = run("uniform", "longest")
+    rows = run("uniform", "longest", "fisher")
+    assert rows[: len(before)] == before  # not run again, to the last digit
+    assert len(rows) == 1.5 * len(before)
+    assert {r["selector"] for r in rows[len(before) :]} == {"fisher"}
+    assert rows[len(before) :] == synthetic.run(
+        options(selectors=["fisher"], grid={"dim": [2, 3]}, **SMALL), tmp_path / "alone"
+    )
+
+
 @pytest.mark.parametrize("task", ["planted", "next_word"])
 def test_the_words_default_selectors_do_for_both_tasks(task):
     checked(OmegaConf.create(base_config("words") | {"task": task}), words.Options)
