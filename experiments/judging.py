@@ -3,17 +3,21 @@
 `python -m experiments.judging outputs/language/cpu --judges likelihood local` reads the run's
 texts and writes judged.json beside them; what was judged before stays. `--judges endpoint` asks an
 OpenAI-compatible server; `--dry-run` says first what that would cost. `--sheet FOLDER` writes a
-blinded sheet for people.
+blinded sheet of the first comparison for people, `--answers FOLDER/sheet.csv` reads it back, filled
+in, and prints Cohen's kappa with every judge.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -28,39 +32,83 @@ from experiments.statistics import group
 from fisher_jax.data import one_line, replacing
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
+from fisher_jax.endpoint import SETTINGS, EndpointJudge
 from fisher_jax.finetune import TrainOptions, finetune
-from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, tally
+from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
 from fisher_jax.judges import LikelihoodJudge, LocalJudge
 from fisher_jax.models.load import LanguageModel, load_model
-from fisher_jax.sheet import write_sheet
+from fisher_jax.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
 
 JUDGED = "judged.json"
-CORPUS_NAMES = {"sherlock": "Sherlock Holmes"}
+CORPUS_NAMES = {
+    "shakespeare": "Shakespeare",
+    "tiny_shakespeare": "Shakespeare",
+    "sherlock": "Sherlock Holmes",
+}
 REFERENCE_ROWS = 1000
+
+
+class Comparison(NamedTuple):
+    """Two selectors whose texts are compared; the setting as JSON."""
+
+    setting: str
+    selector: str
+    against: str
+    equal: str
+    n: int
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        where = "" if self.setting == "{}" else f" {self.setting}"
+        return f"{self.selector} against {self.against}, equal {self.equal}, n = {self.n}{where}"
+
+
+class Task(NamedTuple):
+    """A comparison for one judge under one naming."""
+
+    kind: str
+    naming: str
+    comparison: Comparison
 
 
 def main() -> None:
     """The command."""
+    try:
+        run(parsed())
+    except (ValueError, OSError) as error:
+        print(f"experiments.judging: error: {one_line(error, 2000)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Its arguments."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("folder", type=Path, help="of a finished or partial language run with texts")
     p.add_argument(
         "--judges", nargs="+", default=["likelihood"], choices=["likelihood", "local", "endpoint"]
     )
-    p.add_argument("--selectors", nargs="+", help="only these against uniform (default: all)")
+    p.add_argument("--selectors", nargs="+", help="only these (default: all)")
+    p.add_argument("--against", nargs="+", default=["uniform"], help="selectors to compare with")
     p.add_argument("--equal", choices=["examples", "tokens"], help="only this kind of budget")
     p.add_argument("--ablation", action="store_true", help="also other names for the two texts")
+    p.add_argument("--corpus-name", help="what the judge is a judge of, as in its prompt")
     p.add_argument("--base-url", default="https://api.openai.com/v1", help="of the endpoint")
     p.add_argument("--judge-model", default="gpt-4o", help="of the endpoint")
-    p.add_argument("--price-in", type=float, default=0.0, help="USD a million tokens read")
-    p.add_argument("--price-out", type=float, default=0.0, help="USD a million tokens written")
-    p.add_argument("--dry-run", action="store_true", help="the endpoint's cost, no call")
-    p.add_argument("--sheet", type=Path, help="write a sheet for people here")
-    args = p.parse_args()
-    try:
-        run(args)
-    except (ValueError, OSError) as error:
-        print(f"experiments.judging: error: {one_line(error, 2000)}", file=sys.stderr)
-        sys.exit(2)
+    p.add_argument("--key-variable", default="OPENAI_API_KEY", help="that holds the endpoint's key")
+    p.add_argument("--requests-per-minute", type=float, help="no more than so many")
+    p.add_argument(
+        "--settings",
+        type=_json_object,
+        default=SETTINGS,
+        help='of the call, as JSON; models that think first: {"max_completion_tokens": 2000}',
+    )
+    p.add_argument("--price-in", type=float, help="USD a million tokens read")
+    p.add_argument("--price-out", type=float, help="USD a million tokens written")
+    p.add_argument("--dry-run", action="store_true", help="what the endpoint would be asked")
+    p.add_argument("--sheet", type=Path, help="write a sheet for people here, judge nothing")
+    p.add_argument("--answers", type=Path, help="a sheet that people filled in, judge nothing")
+    return p.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -69,80 +117,165 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: a folder without texts, or a judge that can't be asked.
     """
-    path = args.folder / RESULTS
-    rows = [row for row in read_rows(path) if "texts" in row]
-    if not rows:
-        raise ValueError(
-            f"{path} has no texts: run an experiment with n_prompts, such as experiment=cpu"
-        )
-    options = Options(**OmegaConf.to_object(OmegaConf.load(args.folder / RESOLVED)))  # pyright: ignore
-    every = pairs_of(options, rows)
-    pairs = {
-        (name, equal, n): some
-        for (name, equal, n), some in every.items()
-        if name in (args.selectors or [name]) and args.equal in (None, equal)
-    }
-    if not pairs:
-        raise ValueError(f"{path} has no texts of these selectors and budgets: ask for others")
-    if args.sheet is not None:
-        name, some = next(iter(pairs.items()))
-        written = write_sheet(some, args.sheet, seed=0, methods=(name[0], "uniform"))
-        print(f"{written.html}: {len(some)} pairs of {name[0]} and uniform", file=sys.stderr)
-    if args.dry_run:
-        estimate(args, options, pairs)
+    texts = Texts(args.folder)
+    path = args.folder / JUDGED
+    entries = json.loads(path.read_text()) if path.exists() else []
+    entries = [e for e in entries if _digest(texts.pairs(_comparison(e))) == e.get("texts")]
+    if args.answers is not None:
+        agreement(args.answers, entries)
         return
-    entries: list[Row] = []
-    for kind in args.judges:
-        judge = make_judge(kind, args, options)
-        for (name, equal, n), some in tqdm(pairs.items(), desc=f"{kind} judge", unit="comparison"):
-            wanted = {"neutral": namings(name, "uniform")["neutral"]}
-            if args.ablation and kind != "likelihood":
-                wanted = namings(name, "uniform")
-            for naming, tags in wanted.items():
-                judge_name = args.judge_model if kind == "endpoint" else kind
-                at = {"judge": judge_name, "naming": naming, "selector": name, "equal": equal}
-                at |= {"n": n, "texts": _digest(some)}
-                entries.append(at | {"tally": verdicts(judge, some, tags, options)})
-    judged = {_key(entry) for entry in entries}
-    known = args.folder / JUDGED
-    for entry in json.loads(known.read_text()) if known.exists() else []:
-        same_texts = _digest(every.get(_key(entry)[2:], [])) == entry.get("texts")
-        if _key(entry) not in judged and same_texts:
-            entries.append(entry)
-    with replacing(known) as temporary:
-        temporary.write_text(json.dumps(sorted(entries, key=_key), indent=1) + "\n")
-    print(f"{args.folder / JUDGED}: {len(entries)} comparisons with uniform", file=sys.stderr)
+    comparisons = [
+        c
+        for c in texts.comparisons(args.against)
+        if c.selector in (args.selectors or [c.selector]) and args.equal in (None, c.equal)
+    ]
+    if not comparisons:
+        raise ValueError(
+            f"{args.folder / RESULTS} has no texts of these selectors and budgets: ask for others"
+        )
+    if args.sheet is not None:
+        first, pairs = comparisons[0], texts.pairs(comparisons[0])
+        methods = (first.selector, first.against)
+        written = write_sheet(pairs, args.sheet, seed=0, methods=methods, about=_digest(pairs))
+        print(f"{written.html}: {len(pairs)} pairs, {first.title}", file=sys.stderr)
+        return
+    done = {_key(e) for e in entries if "winners" in e}
+    tasks = [
+        Task(kind, naming, c)
+        for kind, c in itertools.product(args.judges, comparisons)
+        for naming in (namings(c.selector, c.against) if args.ablation else ["neutral"])
+        if naming == "neutral" or kind != "likelihood"
+    ]
+    tasks = [t for t in tasks if _key(_entry(t, args)) not in done]
+    if "endpoint" in args.judges or args.dry_run:
+        judge = endpoint(args)
+        asked = [t for t in tasks if t.kind == "endpoint"]
+        print(expected(judge, asked, texts, args), file=sys.stderr)
+        if args.dry_run:
+            return
+        _ = judge.client  # a missing key or package is told before another judge begins
+    judge_of = cache(lambda kind, setting: make_judge(kind, args, texts.options(setting)))
+    for task in tqdm(tasks, unit="comparison"):
+        c, pairs = task.comparison, texts.pairs(task.comparison)
+        tags = namings(c.selector, c.against)[task.naming]
+        found = verdicts(judge_of(task.kind, c.setting), pairs, tags, texts.corpus(c, args))
+        entry = _entry(task, args) | {"texts": _digest(pairs)} | found
+        entries = [e for e in entries if _key(e) != _key(entry)] + [entry]
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(sorted(entries, key=_key), indent=1) + "\n")
+    print(f"{path}: {len(entries)} comparisons", file=sys.stderr)
+
+
+class Texts:
+    """What the models of a run wrote.
+
+    Raises:
+        ValueError: a folder without texts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        rows = [row for row in read_rows(folder / RESULTS) if "texts" in row]
+        if not rows:
+            raise ValueError(
+                f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "
+                "experiment=cpu"
+            )
+        self._options = Options(**OmegaConf.to_object(OmegaConf.load(folder / RESOLVED)))  # pyright: ignore
+        self._rows = group(
+            ({**row, "setting_json": json.dumps(row["setting"], sort_keys=True)} for row in rows),
+            "setting_json", "selector", "equal", "n",
+        )  # fmt: skip
+        self.pairs: Callable[[Comparison], list[Pair]] = cache(self._pairs)
+        self._prompts = cache(
+            lambda setting, replicate: prompts_of(
+                pool_of(self.options(setting), replicate).test, self.options(setting)
+            )
+        )
+
+    def options(self, setting: str) -> Options:
+        """Of one setting."""
+        return replace(self._options, **json.loads(setting), grid={})
+
+    def corpus(self, comparison: Comparison, args: argparse.Namespace) -> str:
+        """Its name in a judge's prompt."""
+        corpus = self.options(comparison.setting).corpus
+        name = args.corpus_name or CORPUS_NAMES.get(corpus)
+        if name is None:
+            raise ValueError(
+                f"what a judge of {corpus} is a judge of is not known: pass --corpus-name"
+            )
+        return name
+
+    def comparisons(self, against: Sequence[str]) -> list[Comparison]:
+        """Every selector with each of these, wherever both wrote."""
+        return [
+            Comparison(setting, name, other, equal, n)
+            for setting, name, equal, n in self._rows
+            for other in against
+            if name not in ("uniform", other) and (setting, other, equal, n) in self._rows
+        ]
+
+    def _pairs(self, comparison: Comparison) -> list[Pair]:
+        """Continuations of the same prompts in all replicates that both have."""
+        setting, name, other, equal, n = comparison
+        own, base = (
+            {row["replicate"]: row["texts"] for row in self._rows.get((setting, s, equal, n), [])}
+            for s in (name, other)
+        )
+        return [
+            Pair(*three)
+            for replicate in own
+            if replicate in base
+            for three in zip(
+                self._prompts(setting, replicate), own[replicate], base[replicate], strict=True
+            )
+        ]
+
+
+def agreement(path: Path, entries: Sequence[Row]) -> None:
+    """Print Cohen's kappa of people's answers and every judge of the same texts.
+
+    Raises:
+        ValueError: answers or their key can't be read, or nobody judged these texts.
+    """
+    key = path.parent.with_name(f"{path.parent.name}.key.json")
+    people, about = read_answers(path, key), about_sheet(key)
+    same = [e for e in entries if e["texts"] == about and "winners" in e]
+    if not same:
+        raise ValueError(f"{path}: no judge has seen these texts: judge them first (--judges)")
+    for entry in same:
+        winners = {i: w for i, w in enumerate(entry["winners"]) if w != "unparsable"}
+        kappa, agreed, n = cohen_kappa(people, winners)
+        who = f"{entry['judge']} ({entry['naming']}), {_comparison(entry).title}"
+        print(f"{who}: kappa {kappa:.2f}, the same winner in {agreed:.0%} of {n} pairs")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("settings must be a JSON object")
+    return value
+
+
+def _entry(task: Task, args: argparse.Namespace) -> Row:
+    judge = args.judge_model if task.kind == "endpoint" else task.kind
+    setting, selector, against, equal, n = task.comparison
+    where = {"setting": json.loads(setting), "selector": selector, "against": against}
+    return {"judge": judge, "naming": task.naming, **where, "equal": equal, "n": n}
+
+
+def _comparison(entry: Row) -> Comparison:
+    setting = json.dumps(entry.get("setting", {}), sort_keys=True)
+    against = entry.get("against", "uniform")
+    return Comparison(setting, entry["selector"], against, entry["equal"], entry["n"])
 
 
 def _key(entry: Row) -> tuple:
-    return tuple(entry[k] for k in ("judge", "naming", "selector", "equal", "n"))
+    return (entry["judge"], entry["naming"], *_comparison(entry))
 
 
 def _digest(pairs: list[Pair]) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
-
-
-def pairs_of(options: Options, rows: Sequence[Row]) -> dict[tuple[str, str, int], list[Pair]]:
-    """Continuations of the same prompt: a selector's model, and uniform's beside it."""
-    prompts = {}
-    for replicate in sorted({row["replicate"] for row in rows}):
-        pool = pool_of(options, replicate)
-        prompts[replicate] = prompts_of(pool.test, options)
-    pairs: dict[tuple[str, str, int], list[Pair]] = {}
-    for (name, equal, n, replicate), own in group(
-        rows, "selector", "equal", "n", "replicate"
-    ).items():
-        base = [
-            r
-            for r in rows
-            if (r["selector"], r["equal"], r["n"], r["replicate"])
-            == ("uniform", equal, n, replicate)
-        ]
-        if name == "uniform" or not base:
-            continue
-        texts = zip(prompts[replicate], own[0]["texts"], base[0]["texts"], strict=True)
-        pairs.setdefault((name, equal, n), []).extend(Pair(*three) for three in texts)
-    return pairs
 
 
 def make_judge(kind: str, args: argparse.Namespace, options: Options) -> Judge:
@@ -153,25 +286,36 @@ def make_judge(kind: str, args: argparse.Namespace, options: Options) -> Judge:
     return LocalJudge(model) if kind == "local" else LikelihoodJudge(reference(model, options))
 
 
-def endpoint(args: argparse.Namespace) -> Any:
+def endpoint(args: argparse.Namespace) -> EndpointJudge:
     """The OpenAI-compatible one, its transcript in the run's folder."""
-    from fisher_jax.endpoint import EndpointJudge  # needs the extra `judge`
-
     return EndpointJudge(
         model=args.judge_model,
         transcript=args.folder / "transcript.jsonl",
         base_url=args.base_url,
+        key_variable=args.key_variable,
+        requests_per_minute=args.requests_per_minute,
+        settings=args.settings,
     )
 
 
-def estimate(args: argparse.Namespace, options: Options, pairs: dict) -> None:
-    """Print what the endpoint would cost."""
-    from fisher_jax.judge import questions_of
-
-    corpus = CORPUS_NAMES.get(options.corpus, "Shakespeare")
-    questions = [q for some in pairs.values() for q in questions_of(some, corpus=corpus)]
-    dry = endpoint(args).dry_run(questions, price_in=args.price_in, price_out=args.price_out)
-    print(dry, file=sys.stderr)
+def expected(
+    judge: EndpointJudge, tasks: Sequence[Task], texts: Texts, args: argparse.Namespace
+) -> str:
+    """What the endpoint will be asked, and at most pay, in a line."""
+    questions = [
+        question
+        for _, naming, c in tasks
+        for question in questions_of(
+            texts.pairs(c), namings(c.selector, c.against)[naming], texts.corpus(c, args)
+        )
+    ]
+    found = judge.dry_run(questions, args.price_in or 0.0, args.price_out or 0.0).estimate
+    priced = args.price_in is not None and args.price_out is not None
+    cost = f"{found.cost:.2f} USD" if priced else "unknown without --price-in and --price-out"
+    return (
+        f"{args.judge_model} at {args.base_url}: {found.n_calls:,} calls, {found.n_known:,} known; "
+        f"about {found.tokens_in:,} tokens read, at most {found.tokens_out:,} written; cost {cost}"
+    )
 
 
 def reference(model: LanguageModel, options: Options) -> LanguageModel:
@@ -199,11 +343,11 @@ def reference(model: LanguageModel, options: Options) -> LanguageModel:
         ).model
 
 
-def verdicts(judge: Judge, pairs: list[Pair], naming: Naming, options: Options) -> Row:
-    """The tally of the pairs as plain values."""
-    corpus = CORPUS_NAMES.get(options.corpus, "Shakespeare")
-    found = tally(judge_pairs(judge, pairs, naming, corpus))._asdict()
-    return {name: _plain(value) for name, value in found.items()}
+def verdicts(judge: Judge, pairs: list[Pair], naming: Naming, corpus: str) -> Row:
+    """Tally and winners of the pairs as plain values."""
+    found = judge_pairs(judge, pairs, naming, corpus)
+    counts = {name: _plain(value) for name, value in tally(found)._asdict().items()}
+    return {"tally": counts, "winners": [verdict.winner for verdict in found]}
 
 
 def _plain(value: Any) -> Any:

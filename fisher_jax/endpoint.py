@@ -6,12 +6,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
 
 from fisher_jax.data import one_line
 from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
@@ -54,7 +57,7 @@ class EndpointJudge:
     """A chat model of any OpenAI-compatible endpoint.
 
     Calls go one after the other. An answer is on disk before the next question is sent, under a
-    hash of model, prompt and settings, so a killed run goes on where it was and nothing is paid
+    hash of address, model, prompt and settings, so a killed run goes on where it was and nothing is paid
     for twice. Failed and rate-limited calls are tried again after growing pauses, or after the
     pause that the server asks for.
 
@@ -140,13 +143,12 @@ class EndpointJudge:
 
         Raises:
             JudgeError: the endpoint doesn't answer (what it has answered is kept), the package,
-                the key or the transcript's folder is missing, or a line of the transcript is
-                malformed.
+                the key or the transcript's folder is missing, a line of the transcript is
+                malformed, or another run is writing to it.
         """
-        records, end = read_transcript(self.transcript)
         answers: list[Answer] = []
         next_call = -math.inf
-        with _appending(self.transcript, end) as file:
+        with _transcript(self.transcript) as (records, file):
             for question in questions:
                 key = self.key_of(question.text)
                 if key not in records:
@@ -192,8 +194,13 @@ class EndpointJudge:
         return DryRun(estimate, asked[0] if asked else None)
 
     def key_of(self, text: str) -> str:
-        """sha256 of model, prompt and settings, under which an answer is kept."""
-        parts = {"model": self.model, "prompt": text, "settings": dict(self.settings)}
+        """sha256 of address, model, prompt and settings, under which an answer is kept."""
+        parts = {
+            "base_url": self.base_url,
+            "model": self.model,
+            "prompt": text,
+            "settings": dict(self.settings),
+        }
         return hashlib.sha256(
             json.dumps(parts, sort_keys=True, allow_nan=False).encode()
         ).hexdigest()
@@ -300,13 +307,23 @@ def is_local(base_url: str) -> bool:
         return host == "localhost"
 
 
-def _appending(path: Path, end: int) -> Any:
-    """The file open for writing after its first `end` bytes, which end a line."""
+@contextmanager
+def _transcript(path: Path) -> Iterator[tuple[dict[str, dict[str, Any]], IO[bytes]]]:
+    """Its records, and the file open for writing after them, for one run at a time."""
     if not path.parent.is_dir():
         raise JudgeError(f"there is no folder {path.parent} for the transcript {path.name}")
-    file = path.open("r+b" if path.exists() else "w+b")
-    file.truncate(end)
-    file.seek(max(0, end - 1))
-    if end and file.read(1) != b"\n":
-        file.write(b"\n")
-    return file
+    lock = FileLock(f"{path}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise JudgeError(
+            f"{path} is being written by another run: wait for it, or name another transcript"
+        ) from None
+    with lock:
+        records, end = read_transcript(path)
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.truncate(end)
+            file.seek(max(0, end - 1))
+            if end and file.read(1) != b"\n":
+                file.write(b"\n")
+            yield records, file

@@ -43,7 +43,11 @@ class Kappa(NamedTuple):
 
 
 def write_sheet(
-    pairs: Sequence[Pair], folder: Path, seed: int, methods: tuple[str, str] = ("A", "B")
+    pairs: Sequence[Pair],
+    folder: Path,
+    seed: int,
+    methods: tuple[str, str] = ("A", "B"),
+    about: str = "",
 ) -> Sheet:
     """FOLDER/sheet.csv and sheet.html to rate, and FOLDER.key.json, which stays with the author.
 
@@ -58,6 +62,7 @@ def write_sheet(
         folder: to hand out; made if need be.
         seed: of the order of pairs and of texts.
         methods: the names of A and B, for the key.
+        about: kept in the key, to find the pairs again.
 
     Raises:
         ValueError: no pairs, methods of the same name, or files of that name exist.
@@ -81,7 +86,7 @@ def write_sheet(
         name = f"p{number}"
         rows.append(dict(zip(COLUMNS, (name, pairs[i].prompt, text1, text2, ""), strict=True)))
         key[name] = {"pair": i, "text1": method1, "text2": method2}
-    contents = {"methods": list(methods), "seed": seed, "pairs": key}
+    contents = {"methods": list(methods), "about": about, "seed": seed, "pairs": key}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(sheet.key) as temporary:
         temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
@@ -102,7 +107,7 @@ def read_answers(path: Path, key: Path) -> dict[int, Winner]:
         ValueError: a file that isn't one of `write_sheet`, or an id or an answer that is unknown
             or repeated; file and line are named.
     """
-    methods, places = _read_key(key)
+    methods, _, places = _read_key(key)
     winners: dict[int, Winner] = {}
     seen: dict[str, int] = {}
     for line, row in _read_csv(path):
@@ -126,6 +131,15 @@ def read_answers(path: Path, key: Path) -> dict[int, Winner]:
                 "a" if places[name][f"text{answer}"] == methods[0] else "b"
             )
     return winners
+
+
+def about_sheet(key: Path) -> str:
+    """What `write_sheet` was told that the sheet is about.
+
+    Raises:
+        ValueError: a file that isn't a key of `write_sheet`.
+    """
+    return _read_key(key)[1]
 
 
 def cohen_kappa(a: Mapping[int, Winner], b: Mapping[int, Winner]) -> Kappa:
@@ -192,7 +206,7 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise ValueError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
 
 
-def _read_key(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def _read_key(path: Path) -> tuple[list[str], str, dict[str, dict[str, Any]]]:
     try:
         key = json.loads(path.read_text(encoding="utf-8"))
         methods, places = key["methods"], key["pairs"]
@@ -201,7 +215,7 @@ def _read_key(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
                 raise ValueError("a pair has other methods")
             if type(place["pair"]) is not int:
                 raise ValueError("a pair has no number")
-        return methods, places
+        return methods, str(key.get("about", "")), places
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is not the key of a sheet ({error}): name the .key.json beside its folder"

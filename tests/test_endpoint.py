@@ -143,6 +143,24 @@ def test_a_finished_transcript_needs_no_call(serve, tmp_path):
     assert len(server.calls) == 8
 
 
+def test_another_address_has_other_answers(serve, tmp_path):
+    for server in (serve(shorter), serve(lambda n, body: (200, {}, completion("1")))):
+        judge_pairs(judge(server, tmp_path), PAIRS[:1])
+        assert len(server.calls) == 2
+
+
+def test_a_transcript_has_one_writer_at_a_time(serve, tmp_path):
+    def meanwhile(n, body):
+        with pytest.raises(JudgeError, match="is being written by another run"):
+            judge_pairs(judge(server, tmp_path), PAIRS[1:])
+        refused.append(n)
+        return shorter(n, body)
+
+    refused, server = [], serve(meanwhile)
+    judge_pairs(judge(server, tmp_path), PAIRS[:1])
+    assert refused == [0, 1]
+
+
 def test_equal_questions_are_asked_once(serve, tmp_path):
     server = serve(shorter)
     verdicts = judge_pairs(judge(server, tmp_path), [PAIRS[0], PAIRS[0]])

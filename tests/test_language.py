@@ -1,6 +1,5 @@
 """The language experiment with a tiny model of random weights: cells, variants, tables."""
 
-import argparse
 import json
 from collections import Counter
 
@@ -13,7 +12,7 @@ from safetensors.numpy import save_file
 from test_experiments import ROOT, base_config
 from test_models import VOCAB, random_model
 
-from experiments import figures, judging, language, picks, proxy
+from experiments import figures, language, picks, proxy
 from experiments.harness import checked
 from experiments.results import read_rows
 from experiments.statistics import Estimate
@@ -164,35 +163,6 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         halves = row["held_out_nll_0"], row["held_out_nll_1"]
         assert row["held_out_nll"] == pytest.approx(np.mean(halves), rel=1e-5)
         assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
-
-
-def test_judging_compares_with_uniform_of_the_same_prompt(smoke, monkeypatch):
-    folder, _ = smoke
-    monkeypatch.setattr(judging, "REFERENCE_ROWS", 40)
-    arguments = argparse.Namespace(
-        folder=folder, judges=["likelihood"], ablation=False, sheet=folder / "sheet",
-        dry_run=False, base_url="", judge_model="", price_in=0.0, price_out=0.0,
-        selectors=None, equal=None,
-    )  # fmt: skip
-    judging.run(arguments)
-    entries = json.loads((folder / "judged.json").read_text())
-    texts = [r for r in read_rows(folder / "results.jsonl") if r["selector"] != "uniform"]
-    assert len(entries) == len({(r["selector"], r["equal"], r["n"]) for r in texts})
-    for entry in entries:
-        assert entry["tally"]["n_pairs"] == 4  # two prompts, two replicates
-        assert entry["tally"]["unparsable"] == 0
-    assert (folder / "sheet/sheet.html").is_file()
-    arguments.sheet, arguments.equal = None, "tokens"
-    judging.run(arguments)  # half of it once more
-    assert json.loads((folder / "judged.json").read_text()) == entries
-    arguments.selectors = ["nobody"]
-    with pytest.raises(ValueError, match="no texts of these selectors"):
-        judging.run(arguments)
-
-
-def test_judging_a_run_without_texts_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no texts: run an experiment with n_prompts"):
-        judging.run(argparse.Namespace(folder=tmp_path))
 
 
 @pytest.mark.parametrize(

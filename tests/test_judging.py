@@ -1,0 +1,148 @@
+"""Judging a language run's texts: comparisons, what is kept, people's answers."""
+
+import csv
+import json
+import re
+from dataclasses import asdict
+
+import pytest
+from omegaconf import OmegaConf
+from test_endpoint import completion, failure, no_key, serve, shorter  # noqa: F401
+from test_language import model_folder, options, smoke  # noqa: F401
+
+from experiments import judging
+from experiments.language_preparation import pool_of
+from experiments.language_training import prompts_of
+from experiments.results import read_rows
+
+SELECTORS = ["uniform", "fisher", "density"]
+
+
+@pytest.fixture
+def written(model_folder, tmp_path):  # noqa: F811
+    """A run of two settings, with texts that tell who wrote them."""
+    given = options(model_folder, selectors=SELECTORS, grid={"seed": [0, 1]}, replicates=1)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(given))))
+    rows = [
+        {"setting": {"seed": seed}, "replicate": 0, "selector": name, "equal": "tokens", "n": 4}
+        | {"texts": [f" {name} {seed}" * (1 + len(name) // 7), " the same"]}
+        for seed in (0, 1)
+        for name in SELECTORS
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def run(folder, *argv):
+    judging.run(judging.parsed([str(folder), *map(str, argv)]))
+
+
+def judged(folder):
+    return json.loads((folder / "judged.json").read_text())
+
+
+def test_comparisons_are_with_uniform_of_the_same_prompt(smoke, monkeypatch):  # noqa: F811
+    folder, _ = smoke
+    monkeypatch.setattr(judging, "REFERENCE_ROWS", 40)
+    run(folder)
+    entries = judged(folder)
+    texts = [r for r in read_rows(folder / "results.jsonl") if r["selector"] != "uniform"]
+    assert len(entries) == len({(r["selector"], r["equal"], r["n"]) for r in texts})
+    for entry in entries:
+        assert entry["tally"]["n_pairs"] == len(entry["winners"]) == 4  # 2 prompts, 2 replicates
+        assert entry["tally"]["unparsable"] == 0
+    monkeypatch.setattr(judging, "make_judge", None)
+    run(folder, "--equal", "tokens")  # nothing is judged twice
+    assert judged(folder) == entries
+    with pytest.raises(ValueError, match="no texts of these selectors"):
+        run(folder, "--selectors", "nobody")
+
+
+def test_every_setting_has_its_own_prompts_and_texts(written):
+    texts = judging.Texts(written)
+    comparisons = texts.comparisons(["uniform", "density"])
+    assert len(comparisons) == 2 * 3  # fisher and density with uniform, fisher with density
+    prompts = []
+    for c in comparisons:
+        own = texts.options(c.setting)
+        seed = json.loads(c.setting)["seed"]
+        prompts.append(prompts_of(pool_of(own, 0).test, own))
+        pairs = texts.pairs(c)
+        assert [p.prompt for p in pairs] == prompts[-1]
+        assert pairs[0].a.startswith(f" {c.selector} {seed}")
+        assert pairs[0].b.startswith(f" {c.against} {seed}")
+    assert prompts[0] != prompts[-1]
+
+
+def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):  # noqa: F811
+    server = serve(lambda n, body: shorter(n, body) if n != 9 else failure(400, "no more"))
+    asks = ["--judges", "endpoint", "--base-url", server.url, "--judge-model", "m", "--ablation"]
+    asks += ["--settings", '{"max_completion_tokens": 9}', "--selectors", "fisher"]
+    run(written, *asks, "--dry-run", "--price-in", "1e6", "--price-out", "0")
+    told = capsys.readouterr().err
+    calls, known = map(int, re.search(r"(\d+) calls, (\d+) known", told).groups())
+    assert calls + known == 2 * 4 * 2 * 2 and known > 0  # settings, namings, pairs, orders
+    assert "cost" in told and "unknown" not in told and not server.calls
+    with pytest.raises(ValueError, match="no more"):
+        run(written, *asks)
+    assert "cost unknown without --price-in and --price-out" in capsys.readouterr().err
+    assert len(judged(written)) == 2  # finished before the call that failed
+    run(written, *asks)
+    entries = judged(written)
+    assert {(e["setting"]["seed"], e["naming"]) for e in entries} == {
+        (seed, naming) for seed in (0, 1) for naming in ("neutral", "letters", "names", "swapped")
+    }
+    assert all(e["winners"] == ["a", "tie"] for e in entries if e["naming"] == "neutral")
+    assert server.calls[-1][1]["max_completion_tokens"] == 9
+    calls = len(server.calls)
+    run(written, *asks)
+    assert len(server.calls) == calls
+
+
+def test_a_missing_key_is_told_before_another_judge_begins(written, monkeypatch):
+    pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
+    monkeypatch.setattr(judging, "make_judge", None)
+    with pytest.raises(ValueError, match="needs a key"):
+        run(written, "--judges", "likelihood", "endpoint")
+
+
+def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys):  # noqa: F811
+    folder = written / "sheet"
+    run(written, "--sheet", folder)
+    sheet = folder / "sheet.csv"
+    with pytest.raises(ValueError, match="no judge has seen these texts"):
+        run(written, "--answers", sheet)
+    url = serve(shorter).url
+    run(written, "--judges", "endpoint", "--base-url", url, "--judge-model", "m")
+    key = json.loads((written / "sheet.key.json").read_text())["pairs"]
+    with sheet.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:  # as the judge: the method's text wins, equal texts tie
+        fisher = 1 if key[row["id"]]["text1"] == "fisher" else 2
+        row["answer"] = "tie" if row["text1"] == row["text2"] else fisher
+    with sheet.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    capsys.readouterr()
+    run(written, "--answers", sheet)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1  # the other setting's texts are others
+    assert told[0].startswith("m (neutral), fisher against uniform, equal tokens, n = 4")
+    assert "kappa 1.00, the same winner in 100% of 2 pairs" in told[0]
+
+
+def test_a_corpus_without_a_name_asks_for_one(written):
+    config = OmegaConf.load(written / "config.yaml")
+    config.corpus = "gsm8k"
+    texts = judging.Texts(written)
+    texts._options = judging.Options(**OmegaConf.to_object(config))
+    comparison = judging.Comparison("{}", "fisher", "uniform", "tokens", 4)
+    with pytest.raises(ValueError, match=r"judge of gsm8k .* pass --corpus-name"):
+        texts.corpus(comparison, judging.parsed(["x"]))
+    assert texts.corpus(comparison, judging.parsed(["x", "--corpus-name", "maths"])) == "maths"
+
+
+def test_a_run_without_texts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no texts: run an experiment with n_prompts"):
+        run(tmp_path)
