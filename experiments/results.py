@@ -97,8 +97,7 @@ def run_grid(
         options: a dataclass with `grid`, `selectors` and `overwrite`.
         folder: where results.jsonl is kept.
         run_setting: rows of one setting, from its options and from what it changes.
-        by_selector: each selector of a setting is finished on its own, so that more of them may
-            join results that are there.
+        by_selector: selectors that a setting's results don't have are run and join them.
 
     Raises:
         ValueError: as `Results`; a value of the grid that the options refuse, before any work.
@@ -112,13 +111,12 @@ def run_grid(
         growing=("selectors",) if by_selector else (),
     )
     for setting, of_setting in of_settings:
-        missing = [
-            name
-            for name in of_setting.selectors
-            if not results.has({"setting": setting, "selector": name})
-        ]
-        if missing:
-            rows = run_setting(replace(of_setting, selectors=missing), setting)
+        if by_selector:
+            at = ({"setting": setting, "selector": name} for name in of_setting.selectors)
+            missing = [row["selector"] for row in at if not results.has(row)]
+            of_setting = replace(of_setting, selectors=missing)
+        if of_setting.selectors if by_selector else not results.has({"setting": setting}):
+            rows = run_setting(of_setting, setting)
             results.add([{"setting": setting} | row for row in rows])
     return results.rows
 

@@ -18,7 +18,7 @@ EXAMPLES = f"""
 examples:
   {NAME} pool.jsonl -o chosen.jsonl --model smollm2-135m --fraction 0.1
   {NAME} pool.parquet -o chosen.parquet --model ./my-llama --token-budget 500000
-  {NAME} chats.jsonl -o chosen.jsonl --model openai-community/gpt2 --n-samples 1000
+  {NAME} pairs.jsonl -o chosen.jsonl --model openai-community/gpt2 --n-samples 1000
   {NAME} --embeddings emb.safetensors -o chosen.jsonl --n-samples 1000
 
 OUT holds the chosen rows in order of choice, every column kept, with fisher_rank (from 0) and
@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
         "--token-budget",
         metavar="B",
         type=int,
-        help="tokens in all; rows by gain per token, B is never exceeded",
+        help="tokens to learn in all, never exceeded; rows by gain per token unless --selector "
+        "says otherwise",
     )
 
     text = p.add_argument_group("what is embedded, and by which model")

@@ -328,9 +328,10 @@ def _row(values: list[Any], columns: tuple[str, ...], where: str) -> Row:
     for value, column in zip(values, columns, strict=True):
         if not isinstance(value, str):
             got = "null" if value is None else f"a {type(value).__name__}"
+            chat = "; a chat goes in as two strings, prompt and completion"
             raise PoolError(
                 f"{where}: column {column!r} holds {got}, not a string: mend or "
-                "remove the row, or name another with --text-column"
+                f"remove the row, or name another with --text-column{chat * (got == 'a list')}"
             )
         try:
             value.encode("utf-8")

@@ -57,8 +57,8 @@ class EndpointJudge:
     """A chat model of any OpenAI-compatible endpoint.
 
     Calls go one after the other. An answer is on disk before the next question is sent, under a
-    hash of address, model, prompt and settings, so a killed run goes on where it was and nothing is paid
-    for twice. Failed and rate-limited calls are tried again after growing pauses, or after the
+    hash of address, model, prompt and settings, so a killed run goes on where it was and nothing is
+    paid for twice. Failed and rate-limited calls are tried again after growing pauses, or after the
     pause that the server asks for.
 
     Attributes:

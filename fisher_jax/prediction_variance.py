@@ -55,8 +55,9 @@ def least_variance(
 
     A choice of X lowers it by `tr((I + G)^-1 H)`, `G = X A X^T`, `H = X A Sigma A X^T`, A = V^-1.
     That is not submodular: what a row adds can rise, so old values are no bounds and every row is
-    evaluated at every step. G and H of all rows are kept and updated in O(T D M) by one product of
-    all tokens with a D x 2M matrix, instead of O(T D^2); their memory is 2 sum_i M_i^2 numbers.
+    evaluated at every step. G and H of all rows are kept and updated in O(T D M) by products of
+    all tokens with D x 2 BLOCK matrices, instead of O(T D^2); their memory is 2 sum_i M_i^2
+    numbers, twice that while they are computed afresh.
 
     Args:
         emb, budget: the pool and what may be spent.
@@ -70,10 +71,11 @@ def least_variance(
         ValueError: rows so long that the Gram matrices need more than 8 GiB.
     """
     longest = np.minimum(emb.lengths, emb.dim).astype(np.float64)
-    needed = 2 * emb.tokens.itemsize * float(np.sum(longest**2))
+    needed = 4 * emb.tokens.itemsize * float(np.sum(longest**2))
     if needed > MOST_BYTES:
         raise ValueError(
-            f"i_optimal keeps two M x M matrices a row, {needed / 2**30:.0f} GiB for this pool: "
+            f"i_optimal keeps two M x M matrices a row, {needed / 2**30:.0f} GiB at most for this "
+            "pool: "
             "cut rows (max_length), take fewer, or select by 'fisher'"
         )
     capacity, count = budget.most_examples, 0
@@ -212,7 +214,11 @@ def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
     """The fall of every row, in bucket order, a bucket at a time as in `greedy.all_gains`."""
 
     def branch(bucket: Bucket, gram: Array, cross: Array):
-        fall = _fall_of_few if _is_small(bucket) else _fall
+        def fall(gram: Array, cross: Array) -> Array:
+            if _is_small(bucket):
+                return _fall_of_few(gram, cross)
+            return jax.lax.map(lambda both: _fall(*both), (gram, cross), batch_size=bucket.batch)
+
         return lambda falls: falls.at[bucket.start : bucket.stop].set(fall(gram, cross))
 
     branches = [branch(*b) for b in zip(buckets, state.grams, state.crosses, strict=True)]
@@ -222,16 +228,15 @@ def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
     )
 
 
-def _fall(gram_BxMxM: Array, cross_BxMxM: Array) -> Float[Array, "B"]:
-    """`tr((I + G)^-1 H)` of each row: what choosing it takes off the mean variance."""
-    factor = jax.vmap(cholesky_identity_plus)(gram_BxMxM)
-    half = solve(factor, cross_BxMxM)
-    whole = solve(factor, half, transpose_a=True)
-    return jnp.maximum(jnp.trace(whole, axis1=1, axis2=2), 0)
+def _fall(gram_MxM: Array, cross_MxM: Array) -> Float[Array, ""]:
+    """`tr((I + G)^-1 H)` of a row: what choosing it takes off the mean variance."""
+    factor_MxM = cholesky_identity_plus(gram_MxM)
+    whole_MxM = solve(factor_MxM, solve(factor_MxM, cross_MxM), transpose_a=True)
+    return jnp.maximum(jnp.trace(whole_MxM), 0)
 
 
 def _fall_of_few(g_MxMxB: Array, h_MxMxB: Array) -> Float[Array, "B"]:
-    """The same token by token, each conditioned on those before it: fast for a few tokens."""
+    """The same of several rows, token by token, each conditioned on those before it: fast for a few tokens."""
     fall_B = jnp.zeros(g_MxMxB.shape[2], g_MxMxB.dtype)
     while g_MxMxB.shape[0]:
         pivot_B = 1 + g_MxMxB[0, 0]

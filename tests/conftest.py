@@ -107,21 +107,21 @@ def llama_folder(tmp_path):
 
 
 def pytest_collection_modifyitems(config, items):
-    left_out = [item for item in items if PARITY and item.get_closest_marker("parity")]
-    for item in left_out:
-        item.add_marker(pytest.mark.skip(reason="needs PyTorch: pip install -e '.[parity]'"))
-    config.stash[_LEFT_OUT] = left_out
+    for item in items:
+        if PARITY and item.get_closest_marker("parity"):
+            item.add_marker(pytest.mark.skip(reason=_NEEDS_TORCH))
 
 
-_LEFT_OUT = pytest.StashKey[list]()
+_NEEDS_TORCH = "needs PyTorch: pip install -e '.[parity]'"
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    left_out = config.stash.get(_LEFT_OUT, [])
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])  # of all workers
+    left_out = [report for report in skipped if _NEEDS_TORCH in str(report.longrepr)]
     if left_out:
         terminalreporter.write_line(
             f"{len(left_out)} tests against PyTorch were left out ({', '.join(PARITY)} missing): "
             "pip install -e '.[parity]' (a CPU build of torch will do), then run them again"
         )
-        for item in left_out:
-            terminalreporter.write_line(f"  {item.nodeid}")
+        for report in left_out:
+            terminalreporter.write_line(f"  {report.nodeid}")

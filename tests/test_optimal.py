@@ -84,6 +84,15 @@ def test_i_optimal_is_brute_force(name, lengths):
     np.testing.assert_array_equal(got, variance_greedy(examples, 15, per))
 
 
+@pytest.mark.parametrize("name", I_OPTIMAL)
+def test_i_optimal_is_brute_force_for_long_rows(name):
+    examples = random_pool(7, 24, [3, 12, 30], 24)  # of one block, of two, cut to three
+    emb = fj.TokenEmbeddings.from_list(examples)
+    per = np.ones(24) if name == "i_optimal" else emb.lengths
+    got = SELECTORS[name](emb, n_samples=10).ranking
+    np.testing.assert_array_equal(got, variance_greedy(examples, 10, per))
+
+
 @pytest.mark.parametrize("power", [0, 0.5])
 def test_a_gain_is_divided_by_a_power_of_the_length(power, examples, emb):
     got = SELECTORS["i_optimal_per_token"](emb, n_samples=10, power=power).ranking

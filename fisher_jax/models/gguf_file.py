@@ -226,10 +226,14 @@ class GGUFFile:
                     "download it anew"
                 )
             named[f"{role}_token"] = tokens[i]
+        single = ["$A"]
         if self.field("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default
-            bos = tokens[self.field("tokenizer.ggml.bos_token_id")]
+            single.insert(0, tokens[self.field("tokenizer.ggml.bos_token_id")])
+        if self.field("tokenizer.ggml.add_eos_token", False):
+            single.append(tokens[self.field("tokenizer.ggml.eos_token_id")])
+        if special := {t for t in single if t != "$A"}:
             tokenizer.post_processor = processors.TemplateProcessing(
-                single=[bos, "$A"], special_tokens=[(bos, vocab[bos])]
+                single=single, special_tokens=[(t, vocab[t]) for t in special]
             )
         from transformers import PreTrainedTokenizerFast  # slow to import
 
