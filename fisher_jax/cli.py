@@ -34,7 +34,10 @@ from fisher_jax.selection import Selection, evaluate, select
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; messages go to stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in {"SIGTERM", "SIGHUP"} & {*dir(signal)}:  # Windows has one of them
+        number = getattr(signal, name)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+            signal.signal(number, _terminate)
     try:
         args = parser().parse_args(argv)
         check(args)

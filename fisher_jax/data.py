@@ -58,7 +58,10 @@ class PoolFile:
     def preview(self, i: int) -> str:
         """Row i as a text to look at."""
         if self.rows is None:
-            return str(self.records([i])[0])
+            try:
+                return str(self.records([i])[0])
+            except (ValueError, OverflowError):  # a date that Python has no value for
+                return self.where(i)
         row = self.rows[i]
         return row if isinstance(row, str) else f"{row.prompt} → {row.completion}"
 
@@ -374,7 +377,7 @@ def _as_json_lines(pool: PoolFile | None, order: Sequence[int], out: Path) -> li
             json.dumps(record, ensure_ascii=False, allow_nan=False, default=_as_json)
             for record in pool.records(order)
         ]
-    except (TypeError, ValueError) as error:  # bytes, NaN
+    except (TypeError, ValueError, OverflowError) as error:  # bytes, NaN, the year 10000
         raise PoolError(
             f"{out} can't hold {pool.path}'s columns ({error}): write a .parquet instead"
         ) from None

@@ -103,7 +103,8 @@ def tokenize(
     the prompt, the last of which predicts the completion's first token.
 
     Raises:
-        ValueError: a max_length that the model can't take; prompt positions of rows without one.
+        ValueError: a max_length that the model can't take; prompt positions of rows without one;
+            a token that the model doesn't know.
     """
     if positions not in ("completion", "prompt"):
         raise ValueError(f"positions must be 'completion' or 'prompt', got {positions!r}")
@@ -139,6 +140,11 @@ def tokenize(
             begin = max(1, len(head))
         ids.append(np.asarray(whole[:limit], np.int32))
         first.append(begin)
+        if max(whole, default=0) >= model.module.config.vocab:
+            raise ValueError(
+                f"row {len(ids)} has token {max(whole)}, the model has {model.module.config.vocab}: "
+                f"the tokenizer of {model.name} is not the model's own"
+            )
     return TokenizedRows(ids, np.asarray(first, np.int64), n_cut)
 
 

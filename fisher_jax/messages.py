@@ -35,11 +35,13 @@ def announce(
     costs: Int[np.ndarray, "N"],
     dim: int,
     notes: list[str],
-    forward_flops: float,
+    n_parameters: int = 0,
+    n_fed: int = 0,
 ) -> None:
     """One line of what is to come: rows, tokens, memory and estimated time.
 
-    Rows have `lengths` embeddings to work on, and `costs` tokens to learn, which are paid for.
+    Rows have `lengths` embeddings to work on, and `costs` tokens to learn, which are paid for; a
+    model of so many parameters is fed so many tokens.
     """
     rows, tokens = len(lengths), int(lengths.sum())
     if args.token_budget is None:
@@ -53,8 +55,9 @@ def announce(
         choices = min(rows, args.token_budget * rows // int(costs.sum()))
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
     select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
-    seconds = 20 + 1.5 * (forward_flops + select_flops) / _flops_per_second()
-    memory = (2.5 * 4 * tokens * dim) / 2**30 + 1
+    seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
+    width = 2 if args.dtype == "bfloat16" else 4
+    memory = (2.5 * 4 * tokens * dim + width * n_parameters) / 2**30 + 1
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     print(
         f"{NAME}: {counted(rows, 'row')}, {counted(int(costs.sum()), 'token')} to learn, about "

@@ -55,11 +55,11 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
         )
     if file is not None:
         check_columns_fit(args.out, file)
-    announce(args, emb.lengths, emb.lengths, emb.dim, [], forward_flops=0.0)
-    tokens = standardize(np.array(emb.tokens), args.normalize, args.center)
+    announce(args, emb.lengths, emb.lengths, emb.dim, [])
     facts = {"embeddings": str(args.embeddings), "embeddings_sha256": file_sha256(args.embeddings)}
     if args.pool is not None:
         facts |= {"pool": str(args.pool), "pool_sha256": file_sha256(args.pool)}
+    tokens = standardize(np.array(emb.tokens), args.normalize, args.center)
     emb = TokenEmbeddings(tokens, emb.offsets)
     return Pool(file, emb, emb.lengths, np.arange(len(emb)), len(emb), [], facts, {})
 
@@ -67,7 +67,9 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
 def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     """From a file of text, embedded by a model."""
     with timed("read"):
-        file = read_pool(args.pool, args.text_column, is_written=True)
+        is_text = args.targets is not None and args.pool.suffix.lower() == ".txt"
+        column = None if is_text else args.text_column  # that of the targets
+        file = read_pool(args.pool, column, is_written=True)
         check_columns_fit(args.out, file)
         task = None if args.targets is None else _read_task(args)
     all_rows = _text_rows(file)
@@ -89,19 +91,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     if wanted is not None:
         notes += _notes(wanted, limit, " of the task")
         fed += sum(map(len, wanted.tokens.ids))
-    flops = 2.0 * model.n_parameters * fed
-    announce(args, rows.tokens.counted, costs, model.dim, notes, forward_flops=flops)
-    with timed("embed"):
-        hidden = _embedded(args, model, rows.tokens, "embedding")
-        targets = None
-        if wanted is not None:
-            targets = _embedded(args, model, wanted.tokens, "embedding the task")
-    with timed("score"):
-        given = _given(args, model, rows, hidden)
-        others = () if targets is None else (targets.tokens,)
-        tokens = standardize(hidden.tokens, args.normalize, args.center, *others)
-        if targets is not None:
-            given["targets"] = targets
+    announce(args, rows.tokens.counted, costs, model.dim, notes, model.n_parameters, fed)
     facts = {
         "pool": str(args.pool),
         "pool_sha256": file_sha256(args.pool),
@@ -114,6 +104,17 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     }
     if args.targets is not None:
         facts |= {"targets": str(args.targets), "targets_sha256": file_sha256(args.targets)}
+    with timed("embed"):
+        hidden = _embedded(args, model, rows.tokens, "embedding")
+        targets = None
+        if wanted is not None:
+            targets = _embedded(args, model, wanted.tokens, "embedding the task")
+    with timed("score"):
+        given = _given(args, model, rows, hidden)
+        others = () if targets is None else (targets.tokens,)
+        tokens = standardize(hidden.tokens, args.normalize, args.center, *others)
+        if targets is not None:
+            given["targets"] = targets
     emb = TokenEmbeddings(tokens, hidden.offsets)
     return Pool(file, emb, costs, rows.at, len(file), notes, facts, given)
 

@@ -236,7 +236,7 @@ def _fall(gram_MxM: Array, cross_MxM: Array) -> Float[Array, ""]:
 
 
 def _fall_of_few(g_MxMxB: Array, h_MxMxB: Array) -> Float[Array, "B"]:
-    """The same of several rows, token by token, each conditioned on those before it: fast for a few tokens."""
+    """The same of many rows, token by token, each conditioned on those before it: fast if short."""
     fall_B = jnp.zeros(g_MxMxB.shape[2], g_MxMxB.dtype)
     while g_MxMxB.shape[0]:
         pivot_B = 1 + g_MxMxB[0, 0]

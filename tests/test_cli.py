@@ -355,7 +355,8 @@ def wait_for(process, is_reached):
 
 
 @pytest.mark.parametrize(
-    ("stage", "number"), [("selecting", signal.SIGINT), ("writing", signal.SIGTERM)]
+    ("stage", "number"),
+    [("selecting", signal.SIGINT), ("selecting", signal.SIGHUP), ("writing", signal.SIGTERM)],
 )
 def test_an_interruption_leaves_everything_as_it_was(stage, number, ready, out, tmp_path):
     if stage == "writing":

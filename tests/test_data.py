@@ -136,6 +136,18 @@ def test_parquet_with_bytes_stays_parquet(choose, tmp_path):
     assert pq.read_table(out).column("x").to_pylist() == [bytes([i, 255]) for i in ranking["index"]]
 
 
+def test_parquet_with_times_that_python_lacks_stays_parquet(choose, tmp_path):
+    pool = tmp_path / "p.parquet"
+    times = pa.array([2**50 + i for i in range(N)], pa.timestamp("ms"))  # in 35,000 years
+    pq.write_table(pa.table({"at": times}), pool)
+    out, ranking = choose(pool, "chosen.parquet")
+    assert pq.read_table(out).column("at").equals(
+        pa.chunked_array([times.take(pa.array(ranking["index"]))])
+    )
+    with pytest.raises(AssertionError, match=r"can't hold .*write a \.parquet instead"):
+        choose(pool, "chosen.jsonl")
+
+
 def test_parquet_to_jsonl(choose, tmp_path):
     pool = tmp_path / "p.parquet"
     pq.write_table(table_of_many_types(), pool)

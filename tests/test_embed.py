@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +181,14 @@ def test_max_length_cuts_rows(model):
 def test_rows_longer_than_the_context_are_cut_to_it(model):
     embeddings = embed([" ".join(WORDS * 4), "to be"], model)
     np.testing.assert_array_equal(embeddings.lengths, [CONTEXT - 1, 1])
+
+
+def test_a_token_that_the_model_does_not_know_is_refused(model):
+    config = model.module.config
+    module = SimpleNamespace(config=config._replace(vocab=ids_of("or")[0]))
+    smaller = model._replace(module=module)
+    with pytest.raises(ValueError, match=r"row 2 has token \d+, the model has"):
+        tokenize(smaller, ["to", "to be or"])
 
 
 @pytest.mark.parametrize("max_length", [1, 0, CONTEXT + 1])

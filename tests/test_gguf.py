@@ -62,7 +62,7 @@ def byte_vocabulary(merges=("t h",), whole=(), special=(), user_defined=(), **se
     return Vocabulary(tokens, list(merges), types, **settings)
 
 
-def write_gguf(path, checkpoint, kind=F32, vocabulary=None, architecture=None, extra=()):
+def write_gguf(path, checkpoint, kind=F32, vocabulary=None, architecture=None, extra=(), heads=HEADS):
     """The checkpoint as a GGUF; returns it with its weights as `kind` rounds them."""
     config, rounded = checkpoint.config, {}
     is_llama = config["model_type"] == "llama"
@@ -71,7 +71,7 @@ def write_gguf(path, checkpoint, kind=F32, vocabulary=None, architecture=None, e
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(32)
     writer.add_feed_forward_length(96)
-    writer.add_head_count(HEADS)
+    writer.add_head_count(heads)
     if is_llama:
         writer.add_head_count_kv(KEY_HEADS)
         writer.add_key_length(HEAD_DIM)
@@ -328,6 +328,21 @@ def test_add_bos_token_is_honoured(tmp_path, pre, add_bos, has_bos):
     assert tokenizer("a")["input_ids"] == [bos] * has_bos + [a]
     assert tokenizer("a", add_special_tokens=False)["input_ids"] == [a]
     assert tokenizer.bos_token == "<s>"
+
+
+def test_add_eos_token_is_honoured(tmp_path):
+    vocabulary = byte_vocabulary(special=["<s>"], pre="gpt-2")
+    eos = vocabulary.tokens.index("<s>")
+    path = tmp_path / "model.gguf"
+    extra = [("add_eos_token_id", eos), ("add_add_eos_token", True)]
+    write_gguf(path, gpt2_checkpoint(), vocabulary=vocabulary, extra=extra)
+    assert GGUFFile(path).tokenizer()("a")["input_ids"] == [ALPHABET.index("a"), eos]
+
+
+def test_head_counts_by_layer_are_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(), heads=[HEADS] * LAYERS)
+    assert_model_error(lambda: GGUFFile(path).config(), path, "head counts that differ")
 
 
 def test_add_bos_token_without_its_id_is_refused(tmp_path):

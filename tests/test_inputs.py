@@ -116,6 +116,10 @@ def test_rows_of_a_task_follow_the_pools_options(run, out, tmp_path, llama):
         assert "3 rows of the task were longer than 4 tokens and were cut." in messages
         chosen.append(ranking_of(out)["index"])
     assert chosen[0] == chosen[1]
+    text_pool = tmp_path / "pool.txt"
+    text_pool.write_text("\n".join(texts()) + "\n")
+    assert run(text_pool, *argv[1:], earlier)[0] == 0  # the column is the task's
+    assert ranking_of(out)["index"] == chosen[0]
     model = load_model(str(llama))
     options = {"max_length": 4, "normalize": "unit"}
     emb, targets = fj.embed(texts(), model, **options), fj.embed(rows[:3], model, **options)

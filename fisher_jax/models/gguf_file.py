@@ -129,6 +129,10 @@ class GGUFFile:
             self.field("{arch}.embedding_length"),
             self.field("{arch}.attention.head_count"),
         )
+        if type(heads) is not int:
+            raise ModelError(
+                f"{self.path}: head counts that differ from layer to layer are not supported"
+            )
         sizes = {
             "vocab": vocab,
             "dim": dim,
