@@ -35,21 +35,21 @@ class Cell(NamedTuple):
 
 def run(options: Options, folder: Path) -> list[Row]:
     """All cells of all settings, those that `folder` already holds left as they are."""
+    of_settings = [(s, replace(options, **s, grid={})) for s in settings(options.grid)]
+    for _, own in of_settings:  # before any work
+        path = Path(own.proxy or "")
+        if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name
+            raise ValueError(
+                f"proxy {own.proxy} does not exist: python -m experiments.proxy {own.proxy}"
+            )
     results = Results(folder, asdict(options), options.overwrite, _key, GROWING)
     load = functools.lru_cache(2)(load_model)
-    for setting in settings(options.grid):  # before any work
-        proxy = setting.get("proxy", options.proxy)
-        path = Path(proxy or "")
-        if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name
-            raise ValueError(f"proxy {proxy} does not exist: python -m experiments.proxy {proxy}")
-    for setting in settings(options.grid):
-        own = replace(options, **setting, grid={})
+    for setting, own in of_settings:
         label = " ".join(map(str, setting.values())) or own.pool
         tried = own.learning_rates
-        if own.tune == "uniform":  # as an earlier run found it
-            tried = [r["learning_rate"] for r in results.rows if r["setting"] == setting][
-                :1
-            ] or tried
+        known = [r["learning_rate"] for r in results.rows if r["setting"] == setting]
+        if own.tune == "uniform" and known:  # rounded on disk
+            tried = [min(tried, key=lambda rate: abs(rate - known[0]))]
         for replicate in range(own.replicates):
             at = {"setting": setting, "replicate": replicate}
             todo = [cell for cell in cells(own) if not results.has(at | cell._asdict())]
@@ -78,11 +78,11 @@ def run(options: Options, folder: Path) -> list[Row]:
 
 
 def cells(options: Options) -> Iterator[Cell]:
-    """Uniform first; its further budgets are counted in the first unit of `equal`."""
+    """Uniform first, at the first budget; its further ones are counted in the first `equal`."""
     for name in options.selectors:
         for equal in options.equal:
             more = options.uniform_budgets if (name, equal) == ("uniform", options.equal[0]) else []
-            yield from (Cell(name, equal, n) for n in sorted({*options.budgets, *more}))
+            yield from (Cell(name, equal, n) for n in dict.fromkeys([*options.budgets, *more]))
 
 
 def _key(row: Row) -> Any:

@@ -10,6 +10,7 @@ from experiments.softmax_study import one_of, positive
 from experiments.variants import VARIANTS
 
 METHODS = ("last_layer", "lora", "full")
+MAX_SEED = 4_000_000  # a replicate's is 1009 times as large, and 32 bits must hold it
 
 
 @dataclass
@@ -68,6 +69,18 @@ class Options:
         for budgets in (self.budgets, self.uniform_budgets, self.generate_budgets):
             if any(not 1 <= n <= self.n_pool for n in budgets):
                 raise ValueError(f"budgets must be from 1 to n_pool = {self.n_pool}, got {budgets}")
+        if self.n_prompts:
+            positive(self, "prompt_words new_tokens")
+            written = {*self.budgets, *self.uniform_budgets} & {*self.generate_budgets}
+            if set(self.generate_budgets) != written or not written:
+                raise ValueError(
+                    "generate_budgets must be some of the budgets where n_prompts is above 0, got "
+                    f"{self.generate_budgets}"
+                )
+        if self.n_prompts < 0 or self.temperature < 0:
+            raise ValueError("n_prompts and temperature must be at least 0")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
         for key in self.grid:

@@ -18,7 +18,7 @@ from fisher_jax.scores import labels_of
 
 
 class Prepared(NamedTuple):
-    """A replicate before any selection."""
+    """A replicate before any selection; `test_bytes` are of the test's predicted text."""
 
     pool: Pool
     rows: TokenizedRows
@@ -26,6 +26,7 @@ class Prepared(NamedTuple):
     test: TokenizedRows
     candidates: Candidates
     head: "Head | None"
+    test_bytes: int
 
 
 class Head(NamedTuple):
@@ -102,7 +103,15 @@ def prepare(
         seen_by,
         costs=parts[0].counted,
     )
-    return Prepared(pool, parts[0], parts[1], parts[2], candidates, head)
+    test_bytes = predicted_bytes(model, parts[2])
+    return Prepared(pool, parts[0], parts[1], parts[2], candidates, head, test_bytes)
+
+
+def predicted_bytes(model: LanguageModel, rows: TokenizedRows) -> int:
+    """UTF-8 bytes of the text that the counted positions predict."""
+    decode: Any = model.tokenizer
+    texts = (decode.decode(ids[at:]) for ids, at in zip(rows.ids, rows.first, strict=True))
+    return sum(len(text.encode()) for text in texts)
 
 
 def as_cut(model: LanguageModel, rows: list[DataRow], tokenized: TokenizedRows) -> list[DataRow]:

@@ -103,7 +103,7 @@ def _measures(prepared: Prepared, validation_T: np.ndarray, test_T: np.ndarray) 
         _means("validation", validation, parts[0].counted, np.arange(len(validation)) >= n_own)
         | _means("held_out", test, parts[1].counted, domains)
         | {
-            "bits_per_byte": float(test.sum() / np.log(2) / _bytes(prepared.pool.test)),
+            "bits_per_byte": float(test.sum() / np.log(2) / prepared.test_bytes),
             "test_nll": [round(float(x), 3) for x in test],
         }
     )
@@ -134,7 +134,3 @@ def described(prepared: Prepared, rows: np.ndarray) -> Row:
         "chosen": rows.tolist(),
         "shares": {str(k): round(float(np.mean(kinds[rows] == k)), 4) for k in np.unique(kinds)},
     }
-
-
-def _bytes(rows: list[DataRow]) -> int:
-    return sum(len((row if isinstance(row, str) else row.completion).encode()) for row in rows)

@@ -36,8 +36,15 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, float]:
-    """replicate: value, for the rows of one curve point."""
-    return {row["replicate"]: row[metric] for row in rows}
+    """replicate: value, for the rows of one curve point.
+
+    Raises:
+        ValueError: a replicate has several rows, of several points or settings.
+    """
+    values = {row["replicate"]: row[metric] for row in rows}
+    if len(values) < len(rows):
+        raise ValueError(f"{len(rows)} rows of {len(values)} replicates: choose one point")
+    return values
 
 
 def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:

@@ -140,10 +140,10 @@ def tokenize(
             begin = max(1, len(head))
         ids.append(np.asarray(whole[:limit], np.int32))
         first.append(begin)
-        if max(whole, default=0) >= model.module.config.vocab:
+        if (highest := max(whole, default=0)) >= model.module.config.vocab:
             raise ValueError(
-                f"row {len(ids)} has token {max(whole)}, the model has {model.module.config.vocab}: "
-                f"the tokenizer of {model.name} is not the model's own"
+                f"row {len(ids)} has token {highest}, outside the vocabulary of {model.name}: its "
+                "tokenizer is not the model's own, mend that folder"
             )
     return TokenizedRows(ids, np.asarray(first, np.int64), n_cut)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,20 +32,46 @@ def two_level(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> tupl
     return float(low), float(high)
 
 
-def tokens_to_match(rows: Sequence[Row], curve: Sequence[Row]) -> Estimate:
-    """log of (tokens that the curve's selector needs for the same NLL / tokens of these rows).
+class Match(NamedTuple):
+    """How many times as many uniform tokens or rows do as well.
 
-    Linear interpolation of the curve in log tokens within a replicate; values beyond its ends are
-    set to the end, so a ratio that would be larger is counted too small.
+    Attributes:
+        log_ratio: mean over replicates.
+        above, below: replicates beyond the curve's ends, where the end was taken.
+        n: replicates.
     """
-    ratios = []
+
+    log_ratio: Estimate
+    above: int
+    below: int
+    n: int
+
+    def __str__(self) -> str:
+        mean, half = self.log_ratio
+        beyond = self.above + self.below
+        if self.above and self.below:
+            return "beyond the curve on both sides"
+        if beyond:
+            side = "least" if self.above else "most"
+            return f"at {side} {np.exp(mean):.2f} ({beyond} of {self.n} at the end)"
+        return f"{np.exp(mean):.2f} ({np.exp(mean - half):.2f} to {np.exp(mean + half):.2f})"
+
+
+def to_match(rows: Sequence[Row], curve: Sequence[Row], unit: str = "tokens") -> Match:
+    """log of (tokens or rows that the curve needs for the same NLL / those of these rows).
+
+    Linear interpolation of the curve in the log of the unit within a replicate.
+    """
+    ratios, above, below = [], 0, 0
     for (replicate,), own in group(curve, "replicate").items():
-        points = sorted((r["tokens"], r["held_out_nll"]) for r in own)
+        points = sorted((r[unit], r["held_out_nll"]) for r in own)
         x, y = np.log([p[0] for p in points]), np.array([p[1] for p in points])
         y = np.minimum.accumulate(y)[::-1]  # ascending, as np.interp wants it
         for row in (r for r in rows if r["replicate"] == replicate):
-            ratios.append(np.interp(row["held_out_nll"], y, x[::-1]) - np.log(row["tokens"]))
-    return estimate(ratios)
+            loss = row["held_out_nll"]
+            ratios.append(np.interp(loss, y, x[::-1]) - np.log(row[unit]))
+            above, below = above + (loss < y[0]), below + (loss > y[-1])
+    return Match(estimate(ratios), int(above), int(below), len(ratios))
 
 
 def length_and_content(
@@ -79,13 +106,6 @@ def nats(e: Estimate, digits: int = 4) -> str:
         return f"{e.mean:+.{digits}f} (one replicate)"
     text = f"{e.mean:+.{digits}f} ± {e.half:.{digits}f}"
     return f"**{text}**" if e.excludes_zero else text
-
-
-def times(e: Estimate) -> str:
-    """A mean log-ratio as a factor with its interval; a bound where every replicate is at one."""
-    if e.half < 0.02 and abs(e.mean) > 0.1:
-        return f"at {'least' if e.mean > 0 else 'most'} {np.exp(e.mean):.1f}"
-    return f"{np.exp(e.mean):.2f} ({np.exp(e.mean - e.half):.2f} to {np.exp(e.mean + e.half):.2f})"
 
 
 def rate(value: Sequence[float | None]) -> str:
@@ -130,7 +150,10 @@ class LanguageTables:
 
         def cell(own: list[Row], where: Row) -> str:
             if own[0]["selector"] == "uniform":
-                return f"{np.mean([r['held_out_nll'] for r in own]):.4f}"
+                nll, bits = (
+                    np.mean([r[k] for r in own]) for k in ("held_out_nll", "bits_per_byte")
+                )
+                return f"{nll:.4f} ({bits:.3f} bits a byte)"
             return nats(difference(own, self.of(selector="uniform", **where), "held_out_nll"))
 
         return self.by_selector("NLL a token less uniform's", self._budgets(), cell)
@@ -163,15 +186,16 @@ class LanguageTables:
         return self._matches(self._values(key, equal=equal, n=n), base)
 
     def matches_by_n(self, equal: str, ns: Sequence[int], base: str = "uniform") -> Table:
-        """The same for several budgets of the one pool."""
-        return self._matches({f"n = {n}": {"equal": equal, "n": n} for n in ns}, base)
+        """The same for several budgets of the one pool; at equal examples uniform's rows."""
+        columns = {f"equal {equal}, n = {n}": {"equal": equal, "n": n} for n in ns}
+        return self._matches(columns, base, "rows" if equal == "examples" else "tokens")
 
-    def _matches(self, columns: dict[str, Row], base: str) -> Table:
+    def _matches(self, columns: dict[str, Row], base: str, unit: str = "tokens") -> Table:
         def cell(own: list[Row], where: Row) -> str:
-            curve = self.of(**{k: v for k, v in where.items() if k != "n"}, selector=base)
-            return times(tokens_to_match(own, curve))
+            setting = {k: v for k, v in where.items() if k not in ("n", "equal")}
+            return str(to_match(own, self.of(**setting, selector=base), unit))
 
-        return self.by_selector("uniform tokens to match", columns, cell, skip=base)
+        return self.by_selector(f"uniform {unit} to match", columns, cell, skip=base)
 
     def shares(self, key: str, n: int) -> Table:
         """Mean shares of the chosen rows by kind in percent, and tokens a row, at equal tokens."""

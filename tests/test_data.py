@@ -141,8 +141,10 @@ def test_parquet_with_times_that_python_lacks_stays_parquet(choose, tmp_path):
     times = pa.array([2**50 + i for i in range(N)], pa.timestamp("ms"))  # in 35,000 years
     pq.write_table(pa.table({"at": times}), pool)
     out, ranking = choose(pool, "chosen.parquet")
-    assert pq.read_table(out).column("at").equals(
-        pa.chunked_array([times.take(pa.array(ranking["index"]))])
+    assert (
+        pq.read_table(out)
+        .column("at")
+        .equals(pa.chunked_array([times.take(pa.array(ranking["index"]))]))
     )
     with pytest.raises(AssertionError, match=r"can't hold .*write a \.parquet instead"):
         choose(pool, "chosen.jsonl")

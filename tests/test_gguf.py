@@ -62,7 +62,9 @@ def byte_vocabulary(merges=("t h",), whole=(), special=(), user_defined=(), **se
     return Vocabulary(tokens, list(merges), types, **settings)
 
 
-def write_gguf(path, checkpoint, kind=F32, vocabulary=None, architecture=None, extra=(), heads=HEADS):
+def write_gguf(
+    path, checkpoint, kind=F32, vocabulary=None, architecture=None, extra=(), heads=HEADS
+):
     """The checkpoint as a GGUF; returns it with its weights as `kind` rounds them."""
     config, rounded = checkpoint.config, {}
     is_llama = config["model_type"] == "llama"

@@ -1,7 +1,9 @@
 """The language experiment with a tiny model of random weights: cells, variants, tables."""
 
 import json
+import os
 from collections import Counter
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +11,16 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from safetensors.numpy import save_file
-from test_experiments import ROOT, base_config
+from test_experiments import ROOT, base_config, committed
 from test_models import VOCAB, random_model
 
 from experiments import figures, language, picks, proxy
 from experiments.harness import checked
-from experiments.results import read_rows
+from experiments.language_preparation import pool_of
+from experiments.results import read_rows, settings
 from experiments.statistics import Estimate
 from experiments.variants import VARIANTS, Candidates
-from fisher_jax import quality
+from fisher_jax import corpora, quality
 from fisher_jax.corpora import shakespeare
 from fisher_jax.data import PromptCompletion
 from fisher_jax.design import TokenEmbeddings
@@ -27,11 +30,11 @@ from fisher_jax.models.load import load_model
 from fisher_jax.selection import select
 from scripts.language_tables import (
     LanguageTables,
+    Match,
     difference,
     length_and_content,
     picked,
-    times,
-    tokens_to_match,
+    to_match,
     two_level,
 )
 
@@ -89,7 +92,6 @@ def test_every_cell_has_a_row_with_losses_and_texts(smoke):
     assert len(rows) == 2 * 2 * 2  # replicates, selectors, kinds of budget
     for row in rows:
         assert 0 < row["held_out_nll"] < 10
-        assert row["bits_per_byte"] > 0
         assert len(row["test_nll"]) == 20
         assert len(row["texts"]) == 2
         assert row["shares"] == {"own": 1.0}
@@ -98,6 +100,19 @@ def test_every_cell_has_a_row_with_losses_and_texts(smoke):
     assert len({r["tokens"] for r in by_tokens}) > 1
     uniform = {r["replicate"]: r["tokens"] for r in by_tokens if r["selector"] == "uniform"}
     assert uniform[0] != uniform[1]
+
+
+def test_bits_per_byte_are_of_the_predicted_text(model_folder, smoke):
+    _, rows = smoke
+    own = options(model_folder)
+    model, pool = load_model(str(model_folder)), pool_of(own, 0)
+    tokens = [model.tokenizer(text)["input_ids"][: own.max_length] for text in pool.test]
+    n_bytes = sum(len(model.tokenizer.decode(ids[1:]).encode()) for ids in tokens)
+    n_predicted = sum(len(ids) - 1 for ids in tokens)
+    for row in rows:
+        if row["replicate"] == 0:
+            bits = row["held_out_nll"] * n_predicted / np.log(2)
+            assert row["bits_per_byte"] == pytest.approx(bits / n_bytes, rel=1e-4)
 
 
 def test_losses_are_those_of_the_rows(smoke):
@@ -143,10 +158,24 @@ def test_the_same_choice_is_trained_once(model_folder, tmp_path, monkeypatch):
     assert rows[0]["test_nll"] == rows[1]["test_nll"] != rows[2]["test_nll"]
 
 
-def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path):
-    changes = {"tune": "uniform", "learning_rates": [1e-5, 3e-2], "n_prompts": 0, "replicates": 1}
+def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path, monkeypatch):
+    changes = {"tune": "uniform", "learning_rates": [1e-5, 1 / 30], "n_prompts": 0, "replicates": 1}
+    changes |= {"equal": ["tokens"], "uniform_budgets": [2, 6]}
+    tried, train = [], language.train_and_test
+
+    def noting(*args):
+        tried.append((len(args[3].rows), args[5]))
+        return train(*args)
+
+    monkeypatch.setattr(language, "train_and_test", noting)
     rows = language.run(options(model_folder, **changes), tmp_path)
+    assert [r["n"] for r in rows] == [4, 2, 6, 4]  # tuned at the budget, not at a further one
+    assert [len(rates) for _, rates in tried] == [2, 1, 1, 1]
     assert len({r["learning_rate"] for r in rows}) == 1
+    kept = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(kept[:2]))
+    again = language.run(options(model_folder, **changes), tmp_path)
+    assert again == rows and tried[4] == tried[2]  # the rate itself, not the six digits on disk
 
 
 def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_path):
@@ -176,6 +205,11 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"method": "last_layer"}, "n_prompts must be 0"),
         ({"grid": {"nothing": [1]}}, "grid has an unknown option 'nothing'"),
+        ({"generate_budgets": []}, "generate_budgets must be some of the budgets"),
+        ({"generate_budgets": [5]}, "generate_budgets must be some of the budgets"),
+        ({"prompt_words": 0}, "prompt_words must be above 0"),
+        ({"temperature": -1.0}, "n_prompts and temperature must be at least 0"),
+        ({"seed": 5_000_000}, "seed must be from 0 to 4,000,000"),
     ],
 )
 def test_wrong_options_are_named(model_folder, changes, message):
@@ -298,6 +332,11 @@ def planted(selector, values, n=10, tokens=100, equal="tokens"):
     ]  # fmt: skip
 
 
+def test_rows_of_two_points_are_no_curve_point():
+    with pytest.raises(ValueError, match="4 rows of 2 replicates: choose one point"):
+        difference(planted("a", [1.0, 2.0]) * 2, planted("b", [1.0, 2.0]), "held_out_nll")
+
+
 def test_differences_are_paired():
     a, b = planted("a", [1.0, 2.0, 4.0]), planted("b", [1.5, 2.5, 4.5])
     assert difference(a, b, "held_out_nll") == pytest.approx((-0.5, 0))
@@ -307,11 +346,15 @@ def test_differences_are_paired():
 def test_tokens_to_match_are_interpolated_in_log_tokens():
     curve = planted("uniform", [3.0, 3.0]) + planted("uniform", [2.0, 2.0], n=40, tokens=400)
     half_way = planted("a", [2.5, 2.5], tokens=100)
-    assert np.exp(tokens_to_match(half_way, curve).mean) == pytest.approx(2.0)
+    assert np.exp(to_match(half_way, curve).log_ratio.mean) == pytest.approx(2.0)
+    same = planted("a", [2.5, 2.5], n=20, tokens=100)  # 20 rows, as 20 of uniform's and 40
+    assert np.exp(to_match(same, curve, "rows").log_ratio.mean) == pytest.approx(
+        np.exp((np.log(curve[0]["rows"]) + np.log(curve[-1]["rows"])) / 2) / same[0]["rows"]
+    )
     beyond = planted("a", [1.0, 1.0], tokens=100)
-    end = tokens_to_match(beyond, curve)
-    assert times(end) == "at least 4.0"
-    assert times(Estimate(np.log(2), 0.1)) == "2.00 (1.81 to 2.21)"
+    assert str(to_match(beyond, curve)) == "at least 4.00 (2 of 2 at the end)"
+    assert str(Match(Estimate(np.log(2), 0.1), 0, 0, 5)) == "2.00 (1.81 to 2.21)"
+    assert str(Match(Estimate(np.log(2), 0.1), 1, 1, 5)) == "beyond the curve on both sides"
 
 
 def test_length_and_content_add_up_to_the_advantage():
@@ -389,6 +432,19 @@ def test_figures_of_a_run_are_drawn(tmp_path):
     length, content = (bar.get_width() for bar in bars)
     assert length + content == pytest.approx(0.55)
     assert length == pytest.approx(0.5)
+
+
+LANGUAGE = sorted(p.stem for p in (ROOT / "conf/language/experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", LANGUAGE)
+def test_corpora_have_the_rows_that_an_experiment_asks_for(experiment):
+    whole = committed("language", experiment)
+    for setting in settings(whole.grid):
+        own = replace(whole, **setting, grid={})
+        needed = {own.corpus} | ({own.second} if own.pool == "imbalance" else set())
+        if needed == {"shakespeare"} or os.environ.get(corpora.DATA_FOLDER):
+            assert len(pool_of(own, 0).rows) == own.n_pool
 
 
 def test_a_missing_proxy_is_refused_before_any_work(model_folder, tmp_path):
