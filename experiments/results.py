@@ -29,7 +29,8 @@ class Results:
         options: all of the run.
         overwrite: start anew where the folder holds results of other options.
         key: of a row, the piece of work that it belongs to; by default its setting.
-        growing: options that may differ from an earlier run's, since they only add work.
+        growing: options (lists and numbers) that may differ from an earlier run's, since they only
+            add work; both runs' are kept.
 
     Raises:
         ValueError: the folder holds results of other options and `overwrite` is not set.
@@ -47,7 +48,6 @@ class Results:
         self._key = key
         folder.mkdir(parents=True, exist_ok=True)
         kept = {k: v for k, v in options.items() if k not in RUNTIME_KEYS}
-        resolved = OmegaConf.to_yaml(OmegaConf.create(kept))
         path = folder / RESOLVED
         before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
         assert isinstance(before, dict)
@@ -63,8 +63,10 @@ class Results:
             )
         if overwrite or not path.exists():
             (folder / RESULTS).unlink(missing_ok=True)
+        else:  # what the rows there were made with stays told
+            kept |= {k: _joined(before[k], kept[k]) for k in growing if k in before}
         with replacing(path) as temporary:
-            temporary.write_text(resolved)
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(kept)))
         self.rows = read_rows(folder / RESULTS)
         self._done = {self._name(row) for row in self.rows}
 
@@ -83,6 +85,14 @@ class Results:
 
     def _name(self, row: Row) -> str:
         return json.dumps(self._key(row), sort_keys=True)
+
+
+def _joined(before: Any, now: Any) -> Any:
+    return (
+        [*before, *(x for x in now if x not in before)]
+        if isinstance(now, list)
+        else max(before, now)
+    )
 
 
 def run_grid(

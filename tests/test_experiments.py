@@ -216,6 +216,8 @@ def test_a_selector_joins_finished_results(tmp_path):
     assert rows[: len(before)] == before  # not run again, to the last digit
     assert len(rows) == 1.5 * len(before)
     assert {r["selector"] for r in rows[len(before) :]} == {"fisher"}
+    run("uniform")  # fewer take nothing away
+    assert list(OmegaConf.load(tmp_path / RESOLVED).selectors) == ["uniform", "longest", "fisher"]
     assert rows[len(before) :] == synthetic.run(
         options(selectors=["fisher"], grid={"dim": [2, 3]}, **SMALL), tmp_path / "alone"
     )
