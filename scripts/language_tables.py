@@ -193,7 +193,7 @@ class LanguageTables:
     def _matches(self, columns: dict[str, Row], base: str, unit: str = "tokens") -> Table:
         def cell(own: list[Row], where: Row) -> str:
             setting = {k: v for k, v in where.items() if k not in ("n", "equal")}
-            return str(to_match(own, self.of(**setting, selector=base), unit))
+            return str(to_match(own, self._curve(base, **setting), unit))
 
         return self.by_selector(f"uniform {unit} to match", columns, cell, skip=base)
 
@@ -236,7 +236,7 @@ class LanguageTables:
     def parts(self, n: int) -> dict[str, tuple[Estimate, Estimate]]:
         """Advantage at equal examples = length part + content part, a selector each."""
         uniform = self.of(selector="uniform", equal="examples", n=n)
-        curve = self.of(selector="uniform")
+        curve = self._curve("uniform")
         found = {}
         for (name,) in group(self.rows, "selector"):
             own = self.of(selector=name, equal="examples", n=n)
@@ -254,6 +254,10 @@ class LanguageTables:
                 low, high = two_level(own, base)
                 lines.append([name, f"{low:+.3f} to {high:+.3f}"])
         return [f"nats a row less uniform's, equal {equal}, n = {n}", "95% interval"], lines
+
+    def _curve(self, name: str, **setting: object) -> list[Row]:
+        """A selector's rows in the unit that further budgets are counted in, the first."""
+        return self.of(selector=name, equal=self.rows[0]["equal"], **setting)
 
     def _budgets(self) -> dict[str, Row]:
         """A column for each kind of budget and n at which more than uniform was run."""

@@ -377,7 +377,8 @@ def test_tables_show_what_was_not_run():
     assert tables.lengths()[1][1][2] == "not run"
     assert tables.matches("equal", "tokens", 10)[1][1] == ["b", "not run"]
     head, lines = tables.matches_by_n("tokens", [10, 40])
-    assert head[1:] == ["n = 10", "n = 40"] and lines[0][2] == lines[1][1] == "not run"
+    assert head[1:] == ["equal tokens, n = 10", "equal tokens, n = 40"]
+    assert lines[0][2] == lines[1][1] == "not run"
     assert tables.main()[1][2] == ["b", "not run", "+0.5000 (one replicate)"]
     assert tables.against(["uniform"], "equal", "tokens", 40)[1][0][2] == "not run"
 
