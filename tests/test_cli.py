@@ -332,6 +332,7 @@ def test_help_names_every_option():
 def started(argv):
     """The command in a process, stderr unbuffered; killed if a test gives up."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, the child would too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(
         [sys.executable, "-m", "fisher_jax.cli", *map(str, argv)],
         stdout=subprocess.PIPE,

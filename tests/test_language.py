@@ -326,7 +326,7 @@ def planted(selector, values, n=10, tokens=100, equal="tokens"):
         {
             "setting": {}, "selector": selector, "equal": equal, "n": n, "replicate": k,
             "tokens": tokens, "rows": n, "held_out_nll": v, "validation_nll": v,
-            "test_nll": [v, v + 0.1],
+            "test_nll": [v, v + 0.1], "bits_per_byte": v,
         }
         for k, v in enumerate(values)
     ]  # fmt: skip
