@@ -393,7 +393,8 @@ def test_fractions_are_compared_with_the_whole_pool():
 
 
 def test_picks_say_what_the_selectors_take(model_folder):
-    given = options(model_folder, budgets=[8], selectors=["uniform", "longest", "fisher"])
+    names = ["uniform", "longest", "fisher"]
+    given = options(model_folder, budgets=[8], n_prompts=0, selectors=names)
     found = picks.picks(given)
     prepared = language.prepare(given, load_model(given.model), 0, "again")
     facts = picks.facts_of(prepared)
