@@ -147,8 +147,8 @@ def parts(of_selector: dict[str, tuple[Estimate, Estimate]]) -> Figure:
 def learning_curves(panels: dict[str, list[Row]]) -> Figure:
     """Held-out NLL against tokens, less that of uniform's first budget in the same replicate.
 
-    Uniform is a line with 95% intervals, the others are a mark a budget. Budgets of a single
-    replicate are left out where others have several.
+    Uniform is a line with 95% intervals, the others are a mark a budget. Budgets with fewer than
+    half of the most replicates are left out.
     """
     figure, grid = plt.subplots(
         1, len(panels), figsize=(3.6 * len(panels) + 1.8, 3.4), squeeze=False, layout="constrained"
@@ -164,7 +164,7 @@ def learning_curves(panels: dict[str, list[Row]]) -> Figure:
                     estimate(r["held_out_nll"] - base[r["replicate"]] for r in some),
                 )
                 for some in group(own, "equal", "n").values()
-                if len(some) > 1 or most == 1
+                if 2 * len(some) >= most
             )
             style = {"color": "0.45", "marker": MARKERS[k % 14], "ls": ""} | STYLES.get(name, {})
             axes.errorbar(

@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,26 +139,28 @@ def run(args: argparse.Namespace) -> None:
         written = write_sheet(pairs, args.sheet, seed=0, methods=methods, about=_digest(pairs))
         print(f"{written.html}: {len(pairs)} pairs, {first.title}", file=sys.stderr)
         return
-    done = {_key(e) for e in entries if "winners" in e}
+    corpus = {c: texts.corpus(c, args) for c in comparisons}
+    kinds = ["endpoint"] if args.dry_run else args.judges
     tasks = [
         Task(kind, naming, c)
-        for kind, c in itertools.product(args.judges, comparisons)
+        for kind, c in itertools.product(kinds, comparisons)
         for naming in (namings(c.selector, c.against) if args.ablation else ["neutral"])
         if naming == "neutral" or kind != "likelihood"
     ]
-    tasks = [t for t in tasks if _key(_entry(t, args)) not in done]
-    if "endpoint" in args.judges or args.dry_run:
+    done = {_key(e) for e in entries if "winners" in e}  # an endpoint's answers: its transcript
+    tasks = [t for t in tasks if t.kind == "endpoint" or _key(_entry(t, args)) not in done]
+    if "endpoint" in kinds:
         judge = endpoint(args)
         asked = [t for t in tasks if t.kind == "endpoint"]
-        print(expected(judge, asked, texts, args), file=sys.stderr)
+        print(expected(judge, asked, texts, corpus, args), file=sys.stderr)
         if args.dry_run:
             return
         _ = judge.client  # a missing key or package is told before another judge begins
-    judge_of = cache(lambda kind, setting: make_judge(kind, args, texts.options(setting)))
+    judge_of = lru_cache(1)(lambda kind, setting: make_judge(kind, args, texts.options(setting)))
     for task in tqdm(tasks, unit="comparison"):
         c, pairs = task.comparison, texts.pairs(task.comparison)
         tags = namings(c.selector, c.against)[task.naming]
-        found = verdicts(judge_of(task.kind, c.setting), pairs, tags, texts.corpus(c, args))
+        found = verdicts(judge_of(task.kind, c.setting), pairs, tags, corpus[c])
         entry = _entry(task, args) | {"texts": _digest(pairs)} | found
         entries = [e for e in entries if _key(e) != _key(entry)] + [entry]
         with replacing(path) as temporary:
@@ -299,14 +301,18 @@ def endpoint(args: argparse.Namespace) -> EndpointJudge:
 
 
 def expected(
-    judge: EndpointJudge, tasks: Sequence[Task], texts: Texts, args: argparse.Namespace
+    judge: EndpointJudge,
+    tasks: Sequence[Task],
+    texts: Texts,
+    corpus: dict[Comparison, str],
+    args: argparse.Namespace,
 ) -> str:
     """What the endpoint will be asked, and at most pay, in a line."""
     questions = [
         question
         for _, naming, c in tasks
         for question in questions_of(
-            texts.pairs(c), namings(c.selector, c.against)[naming], texts.corpus(c, args)
+            texts.pairs(c), namings(c.selector, c.against)[naming], corpus[c]
         )
     ]
     found = judge.dry_run(questions, args.price_in or 0.0, args.price_out or 0.0).estimate

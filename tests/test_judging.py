@@ -76,13 +76,14 @@ def test_every_setting_has_its_own_prompts_and_texts(written):
 
 def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):  # noqa: F811
     server = serve(lambda n, body: shorter(n, body) if n != 9 else failure(400, "no more"))
-    asks = ["--judges", "endpoint", "--base-url", server.url, "--judge-model", "m", "--ablation"]
+    asks = ["--base-url", server.url, "--judge-model", "m", "--ablation"]
     asks += ["--settings", '{"max_completion_tokens": 9}', "--selectors", "fisher"]
     run(written, *asks, "--dry-run", "--price-in", "1e6", "--price-out", "0")
     told = capsys.readouterr().err
     calls, known = map(int, re.search(r"(\d+) calls, (\d+) known", told).groups())
     assert calls + known == 2 * 4 * 2 * 2 and known > 0  # settings, namings, pairs, orders
     assert "cost" in told and "unknown" not in told and not server.calls
+    asks += ["--judges", "endpoint"]
     with pytest.raises(ValueError, match="no more"):
         run(written, *asks)
     assert "cost unknown without --price-in and --price-out" in capsys.readouterr().err
@@ -97,6 +98,9 @@ def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):  # noq
     calls = len(server.calls)
     run(written, *asks)
     assert len(server.calls) == calls
+    other = serve(lambda n, body: (200, {}, completion("1")))  # a model of the same name
+    run(written, *asks, "--base-url", other.url)
+    assert other.calls and all(e["winners"] == ["tie", "tie"] for e in judged(written))
 
 
 def test_a_missing_key_is_told_before_another_judge_begins(written, monkeypatch):
