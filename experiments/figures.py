@@ -147,7 +147,7 @@ def parts(of_selector: dict[str, tuple[Estimate, Estimate]]) -> Figure:
 def learning_curves(panels: dict[str, list[Row]]) -> Figure:
     """Held-out NLL against tokens, less that of uniform's first budget in the same replicate.
 
-    Uniform is a line with 95% intervals, the others are a mark a budget. Budgets with fewer than
+    Uniform is a line with 95% intervals, the others are a mark a budget. Budgets with at most
     half of the most replicates are left out.
     """
     figure, grid = plt.subplots(
@@ -164,7 +164,7 @@ def learning_curves(panels: dict[str, list[Row]]) -> Figure:
                     estimate(r["held_out_nll"] - base[r["replicate"]] for r in some),
                 )
                 for some in group(own, "equal", "n").values()
-                if 2 * len(some) >= most
+                if 2 * len(some) > most
             )
             style = {"color": "0.45", "marker": MARKERS[k % 14], "ls": ""} | STYLES.get(name, {})
             axes.errorbar(
