@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from flax import nnx
 from tqdm import tqdm
 
 from experiments.language_options import Options
@@ -90,10 +92,18 @@ def prepare(
         if not all(part.counted.all() for part in seen):
             raise ValueError("a row has nothing to predict for the proxy: choose another")
         states, seen_by = embedded(proxy, seen, f"{label} by the proxy"), proxy
-    hidden, targets = (
-        TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
-        for x, part in zip(states[:2], seen, strict=True)
-    )
+
+    def of_rows(states: list[np.ndarray]) -> list[TokenEmbeddings]:
+        """The pool's and the validation's."""
+        return [
+            TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
+            for x, part in zip(states, seen, strict=True)
+        ]
+
+    def earlier(share: float) -> list[TokenEmbeddings]:
+        return of_rows(embedded(first_layers(seen_by, share), seen, f"{label}, {share:g} of it"))
+
+    hidden, targets = of_rows(states[:2])
     candidates = Candidates(
         pool.rows,
         hidden,
@@ -102,9 +112,20 @@ def prepare(
         targets,
         seen_by,
         costs=parts[0].counted,
+        earlier=earlier,
     )
     test_bytes = predicted_bytes(model, parts[2])
     return Prepared(pool, parts[0], parts[1], parts[2], candidates, head, test_bytes)
+
+
+def first_layers(model: LanguageModel, share: float) -> LanguageModel:
+    """The model without its later layers; the final norm stays."""
+    graph, weights = nnx.split(model.module)
+    n_layers = max(1, round(share * model.module.config.n_layers))
+    layers = jax.tree.map(lambda x: x[:n_layers], weights["layers"])
+    module = nnx.merge(graph, nnx.State({**weights, "layers": layers}))
+    module.config = module.config._replace(n_layers=n_layers)  # pyright: ignore[reportAttributeAccessIssue]
+    return model._replace(module=module)
 
 
 def predicted_bytes(model: LanguageModel, rows: TokenizedRows) -> int:

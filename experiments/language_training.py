@@ -105,6 +105,7 @@ def _measures(prepared: Prepared, validation_T: np.ndarray, test_T: np.ndarray) 
         | {
             "bits_per_byte": float(test.sum() / np.log(2) / prepared.test_bytes),
             "test_nll": [round(float(x), 3) for x in test],
+            "test_tokens": parts[1].counted.tolist(),
         }
     )
 

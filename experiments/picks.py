@@ -1,7 +1,8 @@
-"""What a language run's selectors take: lengths, rare words, loss and norm of the first picks.
+"""What selectors take: lengths, rare words, loss and norm of the first picks.
 
 `python -m experiments.picks outputs/language/cpu` selects once more in replicate 0 of the run's
-first setting, without any training, and writes picks.json into its folder.
+first setting, without any training, and writes picks.json into its folder: the run's selectors,
+with `--every` all that need no prompts.
 """
 
 import argparse
@@ -16,18 +17,24 @@ import numpy as np
 from jaxtyping import Float, Int
 from omegaconf import OmegaConf
 from scipy import stats
+from tqdm import tqdm
 
 from experiments.language_options import Options
 from experiments.language_preparation import Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
+from experiments.variants import VARIANTS
+from fisher_jax.baselines import SELECTORS
 from fisher_jax.data import one_line, replacing
+from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.models.load import load_model
 from fisher_jax.scores import row_means
+from fisher_jax.selection import evaluate
 
 PICKS = "picks.json"
 FIRST = 20
 SHOWN = 5  # first picks whose text is kept
 QUANTILES = (0.1, 0.5, 0.9)
+EVERY = [name for name in (*SELECTORS, *MODEL_SELECTORS) if name in VARIANTS and name != "ifd"]
 
 
 class Facts(NamedTuple):
@@ -54,11 +61,17 @@ def main() -> None:
     """The command."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("folder", type=Path, help="of a finished or partial language run")
+    p.add_argument(
+        "--every",
+        action="store_true",
+        help="further rules than the run's: all that need no prompts",
+    )
     args = p.parse_args()
     try:
         path = args.folder / RESOLVED
         options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
-        found = picks(replace(options, **next(settings(options.grid)), grid={}))
+        names = dict.fromkeys([*options.selectors, *(EVERY if args.every else ())])
+        found = picks(replace(options, **next(settings(options.grid)), grid={}, selectors=[*names]))
     except (ValueError, OSError) as error:
         print(f"experiments.picks: error: {one_line(error, 2000)}", file=sys.stderr)
         sys.exit(2)
@@ -74,16 +87,19 @@ def picks(options: Options) -> Row:
     prepared = prepare(options, load_model(options.model), 0, "pool")
     facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
-    for name in options.selectors:
+    emb = prepared.candidates.features_of("tokens")[0]
+    for name in tqdm(options.selectors, desc="selecting", unit="selector"):
         chosen = prepared.candidates.choose(name, n=n, equal="examples", seed=seed).rows
         found["selectors"][name] = {
             "first": described(facts, chosen[:FIRST]),
             "all": described(facts, chosen),
             "length_quantiles": [float(q) for q in np.quantile(facts.tokens[chosen], QUANTILES)],
+            "order_and_length": rank_correlation(-np.arange(len(chosen)), facts.tokens[chosen]),
+            "log_det": evaluate(emb, chosen).log_det,
             "texts": [str(prepared.pool.rows[i]) for i in chosen[:SHOWN]],
         }
     for name, values in (("gain", facts.alone), ("gain_per_token", facts.alone / facts.tokens)):
-        found[f"{name}_and_length"] = float(stats.spearmanr(values, facts.tokens)[0])  # pyright: ignore
+        found[f"{name}_and_length"] = rank_correlation(values, facts.tokens)
     return found
 
 
@@ -110,6 +126,11 @@ def facts_of(prepared: Prepared) -> Facts:
 def described(facts: Facts, rows: Sequence[int] | Int[np.ndarray, "n"]) -> dict[str, float]:
     """Means over some rows."""
     return {name: float(np.mean(values[rows])) for name, values in facts._asdict().items()}
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's."""
+    return float(stats.spearmanr(a, b)[0])  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":

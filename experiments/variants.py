@@ -1,6 +1,7 @@
 """Every way of choosing rows that the language experiment tries: filter, features, rule, ridge."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,10 @@ _NAMED = {
     "near_unit_09": Variant("fisher_per_token", "unit", "near", power=0.9),
     "i_target_09": Variant("i_optimal_per_token", "unit", "near", targeted=True, power=0.9),
     "i_target_08": Variant("i_optimal_per_token", "unit", "near", targeted=True, power=0.8),
+    "layers_025": Variant("fisher_per_token", "layers_0.25"),
+    "layers_05": Variant("fisher_per_token", "layers_0.5"),
+    "layers_075": Variant("fisher_per_token", "layers_0.75"),
+    "rds_layers_05": Variant("rds", "layers_0.5", targeted=True),
     "i_target_centred": Variant("i_optimal_per_token", "centred", "near", targeted=True),
 }
 VARIANTS = (
@@ -99,6 +104,7 @@ class Candidates:
         targets: states of rows from the test's distribution (validation), for targeted rules.
         model: for Ask-LLM and IFD, which read the rows once more.
         costs: tokens of each row for the model that is trained, where another selects.
+        earlier: states of the pool and of the targets after a share of the model's layers.
     """
 
     def __init__(
@@ -110,8 +116,9 @@ class Candidates:
         targets: TokenEmbeddings,
         model: LanguageModel | None = None,
         costs: Int[np.ndarray, "N"] | None = None,
+        earlier: Callable[[float], list[TokenEmbeddings]] | None = None,
     ) -> None:
-        self.rows, self.hidden, self.targets = rows, hidden, targets
+        self.rows, self.hidden, self.targets, self.earlier = rows, hidden, targets, earlier
         self.inputs = Inputs(hidden, head, labels, rows, model)
         self.kept = functools.cache(self._kept)
         self.features_of = functools.lru_cache(3)(self._features_of)
@@ -160,8 +167,12 @@ class Candidates:
         tokens: the states; centred: less their mean; whitened: decorrelated, the spectrum's tail
         shrunk; unit: each token of norm 1; row_mean: the row's mean, of norm 1; row_mean_centred:
         the same of centred states; trace and error: states times the root of `1 - |p|^2` and
-        `|p - e_y|^2`, the targets' without.
+        `|p - e_y|^2`, the targets' without; layers_S: the states after a share S of the layers.
         """
+        seen = self.hidden, self.targets
+        if features.startswith("layers_"):
+            assert self.earlier is not None
+            seen = self.earlier(float(features.removeprefix("layers_")))
         mean = self.hidden.tokens.mean(axis=0)
         unmixed = None
         if features == "whitened":
@@ -182,8 +193,7 @@ class Candidates:
                 offsets = np.arange(len(x) + 1)
             return TokenEmbeddings(x, offsets)
 
-        pool = transformed(self.hidden.tokens, self.hidden.offsets)
-        targets = transformed(self.targets.tokens, self.targets.offsets)
+        pool, targets = (transformed(emb.tokens, emb.offsets) for emb in seen)
         if features in ("trace", "error"):
             scores = self.inputs.scores
             pool = weighted(

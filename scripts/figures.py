@@ -23,7 +23,7 @@ from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
 from experiments.statistics import Estimate, estimate, group, log_ratio, slope
 from fisher_jax.data import replacing
-from scripts.language_tables import LanguageTables, difference, judged, picked
+from scripts.language_tables import LanguageTables, difference, judged, length_bias, picked
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results"
@@ -321,8 +321,12 @@ class Language(LanguageTables, Run):
         return json.loads((self.folder / PICKS).read_text())
 
     def picked(self) -> str:
-        """Its table."""
-        return table(*picked(self.picks))
+        """What the run's own selectors take first."""
+        return table(*picked(self.picks, self.options.selectors))
+
+    def length_bias(self) -> str:
+        """How long the rows are that every selector takes."""
+        return table(*length_bias(self.picks))
 
     @property
     def partial(self) -> str:

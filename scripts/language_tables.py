@@ -20,14 +20,20 @@ def difference(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estim
 
 
 def two_level(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> tuple[float, float]:
-    """95% percentiles of the mean difference in nats a row, replicates and test rows resampled."""
-    a, b = by_replicate(rows, "test_nll"), by_replicate(others, "test_nll")
-    parts = [np.asarray(a[r]) - np.asarray(b[r]) for r in sorted(a.keys() & b.keys())]
+    """95% percentiles of the difference in nats a token, replicates and test rows resampled."""
+    a, b, tokens = (
+        by_replicate(some, key)
+        for some, key in ((rows, "test_nll"), (others, "test_nll"), (rows, "test_tokens"))
+    )
+    parts = [  # of a replicate, and a test row a line: difference in nats, and its tokens
+        np.transpose([np.subtract(a[r], b[r]), tokens[r]]) for r in sorted(a.keys() & b.keys())
+    ]
     rng = np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES):
         drawn = [parts[k] for k in rng.integers(len(parts), size=len(parts))]
-        means.append(np.mean([d[rng.integers(len(d), size=len(d))].mean() for d in drawn]))
+        sums = [d[rng.integers(len(d), size=len(d))].sum(axis=0) for d in drawn]
+        means.append(np.mean([nats / tokens for nats, tokens in sums]))
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
@@ -224,6 +230,23 @@ class LanguageTables:
         }
         return self.by_selector("NLL a token less the whole pool's", columns, cell)
 
+    def exchanged(self, key: str, others: str, n: int) -> Table:
+        """What the second of an option's two values changes, at equal tokens, columns by `others`.
+
+        The share of the rows that a selector picks with both, `2 |AB| / (|A| + |B|)`, and the
+        held-out NLL of the second's less the first's.
+        """
+        values = [v for (v,) in group(self.rows, key)]
+
+        def cell(own: list[Row], _: Row) -> str:
+            first, second = ([r for r in own if r["setting"][key] == v] for v in values)
+            a, b = by_replicate(first, "chosen"), by_replicate(second, "chosen")
+            shared = [2 * len({*a[k]} & {*b[k]}) / (len(a[k]) + len(b[k])) for k in a.keys() & b]
+            return f"{np.mean(shared):.2f}; {nats(difference(second, first, 'held_out_nll'))}"
+
+        columns = self._values(others, equal="tokens", n=n)
+        return self.by_selector("rows in common; NLL", columns, cell)
+
     def variants(self, key: str, n: int) -> Table:
         """Every variant's validation loss less uniform's, one replicate."""
 
@@ -245,15 +268,15 @@ class LanguageTables:
         return found
 
     def sentences(self, equal: str, n: int) -> Table:
-        """Two-level bootstrap of the difference to uniform, nats a row."""
+        """Two-level bootstrap of the difference to uniform, nats a token."""
         base = self.of(selector="uniform", equal=equal, n=n)
         lines = []
         for (name,) in group(self.rows, "selector"):
             own = self.of(selector=name, equal=equal, n=n)
             if name != "uniform" and own:
                 low, high = two_level(own, base)
-                lines.append([name, f"{low:+.3f} to {high:+.3f}"])
-        return [f"nats a row less uniform's, equal {equal}, n = {n}", "95% interval"], lines
+                lines.append([name, f"{low:+.4f} to {high:+.4f}"])
+        return [f"nats a token less uniform's, equal {equal}, n = {n}", "95% interval"], lines
 
     def _curve(self, name: str, **setting: object) -> list[Row]:
         """A selector's rows in the unit that further budgets are counted in, the first."""
@@ -271,19 +294,36 @@ class LanguageTables:
         return {str(v): {key: v, **others} for (v,) in group(self.rows, key)}
 
 
-def picked(found: Row) -> Table:
-    """What the first picks have in common, and how long the chosen rows are."""
+def picked(found: Row, names: Sequence[str]) -> Table:
+    """What the first picks of these selectors have in common."""
 
-    def line(name: str, of: dict[str, float], lengths: str) -> list[str]:
+    def line(name: str, of: dict[str, float]) -> list[str]:
         numbers = [f"{of['tokens']:.1f}", f"{of['rare']:.2f}", f"{of['repeats']:.2f}"]
-        return [name, *numbers, f"{of['loss']:.2f}", f"{of['energy']:.2f}", lengths]
+        return [name, *numbers, f"{of['loss']:.2f}", f"{of['energy']:.2f}"]
 
-    lines = [line("the pool", found["pool"], "")]
-    for name, of in found["selectors"].items():
-        lengths = " / ".join(f"{q:.0f}" for q in of["length_quantiles"])
-        lines.append(line(name, of["first"], lengths))
+    chosen = found["selectors"]
+    lines = [line(name, chosen[name]["first"]) for name in names if name in chosen]
     head = ["first 20", "tokens a row", "in no other row", "repeated in the row", "loss (nats)"]
-    return [*head, "squared norm", f"lengths of all {found['n']}: 10 / 50 / 90%"], lines
+    return [*head, "squared norm"], [line("the pool", found["pool"]), *lines]
+
+
+def length_bias(found: Row) -> Table:
+    """How long the rows are that each selector takes, longest on average first."""
+    lines = []
+    for name, of in sorted(found["selectors"].items(), key=lambda kv: -kv[1]["all"]["tokens"]):
+        tokens, information = of["all"]["tokens"], of["log_det"]
+        lines.append(
+            [
+                name,
+                f"{tokens:.1f} ({tokens / found['pool']['tokens']:.2f})",
+                " / ".join(f"{q:.0f}" for q in of["length_quantiles"]),
+                f"{of['order_and_length']:+.2f}",
+                f"{information:.0f}",
+                f"{information / tokens / found['n']:.3f}",
+            ]
+        )
+    head = [f"n = {found['n']}", "tokens a row (pool's = 1)", "10 / 50 / 90%"]
+    return [*head, "longer first?", "information, nats", "nats a token"], lines
 
 
 def judged(text: str) -> Table:

@@ -8,6 +8,7 @@ import pytest
 from command import save_llama, snapshot, write_embeddings
 from references import DIM, N, random_pool
 from small_models import llama_checkpoint, word_tokenizer_files
+from word_model import save_play_model
 
 import fisher_jax as fj
 from fisher_jax import greedy
@@ -32,6 +33,12 @@ def emb(examples):
 def theta(emb):
     """A last layer of four labels for it."""
     return np.random.default_rng(1).standard_normal((emb.dim, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A tiny model that reads Shakespeare."""
+    return save_play_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 from test_endpoint import completion, failure, no_key, serve, shorter  # noqa: F401
-from test_language import model_folder, options, smoke  # noqa: F401
+from test_language import options, smoke  # noqa: F401
 
 from experiments import judging
 from experiments.language_preparation import pool_of
@@ -19,7 +19,7 @@ SELECTORS = ["uniform", "fisher", "density"]
 
 
 @pytest.fixture
-def written(model_folder, tmp_path):  # noqa: F811
+def written(model_folder, tmp_path):
     """A run of two settings, with texts that tell who wrote them."""
     given = options(model_folder, selectors=SELECTORS, grid={"seed": [0, 1]}, replicates=1)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(given))))

@@ -1,78 +1,26 @@
-"""The language experiment with a tiny model of random weights: cells, variants, tables."""
+"""The language experiment with a tiny model of random weights: cells, picks, proxies."""
 
 import json
 import os
 from collections import Counter
 from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from safetensors.numpy import save_file
 from test_experiments import ROOT, base_config, committed
-from test_models import VOCAB, random_model
 
-from experiments import figures, language, picks, proxy
+from experiments import language, picks, proxy
 from experiments.harness import checked
 from experiments.language_preparation import pool_of
 from experiments.results import read_rows, settings
-from experiments.statistics import Estimate
-from experiments.variants import VARIANTS, Candidates
-from fisher_jax import corpora, quality
+from experiments.variants import VARIANTS
+from fisher_jax import corpora
 from fisher_jax.corpora import shakespeare
-from fisher_jax.data import PromptCompletion
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.last_layer import HeadOptions, nll, positions_of, train, trained_rows
 from fisher_jax.models.export import save_folder
 from fisher_jax.models.load import load_model
 from fisher_jax.selection import select
-from scripts.language_tables import (
-    LanguageTables,
-    Match,
-    difference,
-    length_and_content,
-    picked,
-    to_match,
-    two_level,
-)
-
-DIM, LAYERS, WORDS = 16, 1, 300
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A Llama whose tokens are frequent words of Shakespeare."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("model")
-    counts = Counter(word for row in shakespeare() for word in row["text"].split())
-    words = ["<unk>", "yes", *(word for word, _ in counts.most_common(WORDS - 2))]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
-    config = {
-        "model_type": "llama", "vocab_size": WORDS, "hidden_size": DIM, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 2 * DIM,
-        "max_position_embeddings": 200, "tie_word_embeddings": True, "hidden_act": "silu",
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    shapes = {"model.embed_tokens.weight": (WORDS, DIM), "model.norm.weight": (DIM,)}
-    layer = "model.layers.0"
-    for name, shape in {
-        "self_attn.q_proj": (DIM, DIM), "self_attn.k_proj": (DIM // 2, DIM),
-        "self_attn.v_proj": (DIM // 2, DIM), "self_attn.o_proj": (DIM, DIM),
-        "mlp.gate_proj": (2 * DIM, DIM), "mlp.up_proj": (2 * DIM, DIM),
-        "mlp.down_proj": (DIM, 2 * DIM), "input_layernorm": (DIM,),
-        "post_attention_layernorm": (DIM,),
-    }.items():  # fmt: skip
-        shapes[f"{layer}.{name}.weight"] = shape
-    rng = np.random.default_rng(0)
-    weights = {k: rng.normal(0, 0.3, s).astype(np.float32) for k, s in shapes.items()}
-    save_file(weights, folder / "model.safetensors")
-    return folder
+from scripts.language_tables import length_bias, picked
 
 
 def options(model_folder, **changes):
@@ -217,181 +165,6 @@ def test_wrong_options_are_named(model_folder, changes, message):
         options(model_folder, **changes)
 
 
-@pytest.fixture(scope="module")
-def candidates():
-    rng = np.random.default_rng(0)
-    rows = [" ".join(rng.choice(list("abcdefghijk"), 9)) for _ in range(30)]
-    rows[7] = rows[3]
-    lengths = rng.integers(1, 9, 30)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    hidden = TokenEmbeddings(rng.normal(size=(offsets[-1], 8)).astype(np.float32), offsets)
-    targets = TokenEmbeddings(rng.normal(size=(12, 8)).astype(np.float32), np.arange(0, 13, 4))
-    head = rng.normal(size=(50, 8)).astype(np.float32)
-    return Candidates(rows, hidden, head, rng.integers(50, size=offsets[-1]), targets)
-
-
-LEFT_OUT = {"ask_llm", "ifd"}  # need a model, see the next test
-
-
-@pytest.mark.parametrize("name", sorted(set(VARIANTS) - LEFT_OUT))
-def test_every_variant_keeps_to_its_budget(candidates, name):
-    lengths = candidates.hidden.lengths
-    by_tokens = candidates.choose(name, n=8, equal="tokens", seed=0)
-    assert 0 < lengths[by_tokens.rows].sum() <= 8 * lengths.mean()
-    by_examples = candidates.choose(name, n=8, equal="examples", seed=0)
-    assert len(by_examples.rows) == len(set(by_examples.rows)) == 8
-
-
-@pytest.mark.parametrize("name", sorted(LEFT_OUT))
-def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, model_folder, name):
-    model = load_model(str(model_folder))
-    rng = np.random.default_rng(1)
-    words = [w for w in model.tokenizer.get_vocab() if w != "<unk>"]
-    rows = [PromptCompletion(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
-    labels = np.zeros(len(candidates.hidden.tokens), int)
-    reading = Candidates(
-        rows, candidates.hidden, np.zeros((1, 8)), labels, candidates.targets, model
-    )
-    chosen = reading.choose(name, n=6, equal="examples", seed=0).rows
-    values = getattr(quality, name)(model, rows)
-    if name == "ifd":
-        assert np.sum(values < 1) >= 6
-        values[values > 1] = -np.inf
-    assert chosen.tolist() == np.argsort(-values, kind="stable")[:6].tolist()
-
-
-def test_filters_leave_one_of_two_equal_rows(candidates):
-    assert 7 not in candidates.kept("exact") and 3 in candidates.kept("exact")
-    assert set(candidates.kept("plain")) < set(candidates.kept("near")) <= set(range(30)) - {7}
-    losses = candidates.inputs["losses"]
-    assert losses[candidates.kept("plain")].max() <= np.quantile(losses, 0.75)
-
-
-@pytest.fixture(scope="module")
-def head_problem():
-    rng = np.random.default_rng(0)
-    head = np.asarray(random_model("llama").head)
-    x = rng.normal(size=(40, head.shape[1])).astype(np.float32)
-    labels = rng.integers(0, 20, 40)
-    return head, x, labels
-
-
-def reference_nll(head, x, labels):
-    logits = x.astype(np.float64) @ head.astype(np.float64).T
-    total = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
-    return total + logits.max(axis=1) - logits[np.arange(len(x)), labels]
-
-
-@pytest.mark.parametrize("trained", [np.arange(20), np.arange(5, 60), np.arange(VOCAB)])
-def test_frozen_and_trained_rows_add_up_to_the_softmax(head_problem, trained):
-    head, x, labels = head_problem
-    data = positions_of(head, trained, x, labels)
-    actual = nll(jnp.asarray(head[trained]), data)
-    np.testing.assert_allclose(actual, reference_nll(head, x, labels), rtol=1e-5, atol=1e-5)
-
-
-def test_trained_rows_hold_all_labels_in_a_few_sizes():
-    labels = np.array([5, 2000, 5, 7])
-    rows = trained_rows(labels, 5000)
-    assert len(rows) == 1024 and {5, 7, 2000} <= set(rows) and (np.diff(rows) > 0).all()
-    assert len(trained_rows(labels, 3000 - 2500 + 1501)) == 1024
-    assert len(trained_rows(np.arange(1025), 5000)) == 2048
-
-
-def test_training_a_head_follows_the_gradient_of_its_rows(head_problem):
-    head, x, labels = head_problem
-    trained = np.arange(30)
-    data = positions_of(head, trained, x, labels)
-    rows = [np.arange(k, k + 4) for k in range(0, 20, 4)]  # the first half of the positions
-    start = jnp.asarray(head[trained])
-    theta = train(start, data, rows, HeadOptions(0.05, epochs=20, batch_tokens=8))
-    before, after = nll(start, data), nll(theta, data)
-    assert after[:20].mean() < 0.5 * before[:20].mean()
-    weights = np.array([1.0, 0, 0, 0, 0])
-    alone = train(start, data, rows[:1], HeadOptions(0.05, epochs=1, batch_tokens=20))
-    weighted = train(start, data, rows, HeadOptions(0.05, epochs=1, batch_tokens=20), weights)
-    np.testing.assert_allclose(weighted, alone, atol=1e-6)
-
-    def loss(theta):
-        all_rows = jnp.asarray(head).at[trained].set(theta)
-        return jnp.mean(-jax.nn.log_softmax(x[:4] @ all_rows.T)[np.arange(4), labels[:4]])
-
-    direction = np.sign(np.asarray(jax.grad(loss)(start)))
-    moved = np.asarray(alone - start)
-    assert (np.sign(moved) == -direction)[np.abs(moved) > 1e-3].all()
-
-
-def planted(selector, values, n=10, tokens=100, equal="tokens"):
-    return [
-        {
-            "setting": {}, "selector": selector, "equal": equal, "n": n, "replicate": k,
-            "tokens": tokens, "rows": n, "held_out_nll": v, "validation_nll": v,
-            "test_nll": [v, v + 0.1], "bits_per_byte": v,
-        }
-        for k, v in enumerate(values)
-    ]  # fmt: skip
-
-
-def test_rows_of_two_points_are_no_curve_point():
-    with pytest.raises(ValueError, match="4 rows of 2 replicates: choose one point"):
-        difference(planted("a", [1.0, 2.0]) * 2, planted("b", [1.0, 2.0]), "held_out_nll")
-
-
-def test_differences_are_paired():
-    a, b = planted("a", [1.0, 2.0, 4.0]), planted("b", [1.5, 2.5, 4.5])
-    assert difference(a, b, "held_out_nll") == pytest.approx((-0.5, 0))
-    assert two_level(a, b) == pytest.approx((-0.5, -0.5))
-
-
-def test_tokens_to_match_are_interpolated_in_log_tokens():
-    curve = planted("uniform", [3.0, 3.0]) + planted("uniform", [2.0, 2.0], n=40, tokens=400)
-    half_way = planted("a", [2.5, 2.5], tokens=100)
-    assert np.exp(to_match(half_way, curve).log_ratio.mean) == pytest.approx(2.0)
-    same = planted("a", [2.5, 2.5], n=20, tokens=100)  # 20 rows, as 20 of uniform's and 40
-    assert np.exp(to_match(same, curve, "rows").log_ratio.mean) == pytest.approx(
-        np.exp((np.log(curve[0]["rows"]) + np.log(curve[-1]["rows"])) / 2) / same[0]["rows"]
-    )
-    beyond = planted("a", [1.0, 1.0], tokens=100)
-    assert str(to_match(beyond, curve)) == "at least 4.00 (2 of 2 at the end)"
-    assert str(Match(Estimate(np.log(2), 0.1), 0, 0, 5)) == "2.00 (1.81 to 2.21)"
-    assert str(Match(Estimate(np.log(2), 0.1), 1, 1, 5)) == "beyond the curve on both sides"
-
-
-def test_length_and_content_add_up_to_the_advantage():
-    curve = planted("uniform", [3.0, 3.2]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
-    uniform = planted("uniform", [3.0, 3.2], equal="examples")
-    chosen = planted("a", [2.4, 2.6], tokens=200, equal="examples")
-    length, content = length_and_content(chosen, uniform, curve)
-    assert (length.mean, content.mean) == pytest.approx((0.5, 0.1))
-
-
-def test_tables_show_what_was_not_run():
-    rows = planted("uniform", [3.0, 3.2]) + planted("a", [2.9, 3.0])
-    rows += planted("uniform", [2.0], n=40) + planted("b", [2.5], n=40)
-    tables = LanguageTables(rows)
-    head, lines = tables.main()
-    assert head[1:] == ["equal tokens, n = 10", "equal tokens, n = 40"]
-    assert lines[1] == ["a", "-0.1500 ± 0.6353", "not run"]
-    assert lines[2][1] == "not run"
-    assert tables.variants("equal", 10)[1][1] == ["a", "-0.1000"]
-    assert tables.lengths()[1][1][2] == "not run"
-    assert tables.matches("equal", "tokens", 10)[1][1] == ["b", "not run"]
-    head, lines = tables.matches_by_n("tokens", [10, 40])
-    assert head[1:] == ["equal tokens, n = 10", "equal tokens, n = 40"]
-    assert lines[0][2] == lines[1][1] == "not run"
-    assert tables.main()[1][2] == ["b", "not run", "+0.5000 (one replicate)"]
-    assert tables.against(["uniform"], "equal", "tokens", 40)[1][0][2] == "not run"
-
-
-def test_fractions_are_compared_with_the_whole_pool():
-    rows = planted("uniform", [3.0, 3.4]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
-    rows += planted("a", [2.5, 2.9], equal="examples")
-    head, lines = LanguageTables(rows).fractions(40)
-    assert head[1:] == ["25% of the tokens", "25% of the examples"]
-    assert lines[0][1:] == ["+1.1000 ± 1.2706", "not run"]
-    assert lines[1][1:] == ["not run", "+0.6000 ± 1.2706"]
-
-
 def test_picks_say_what_the_selectors_take(model_folder):
     names = ["uniform", "longest", "fisher"]
     given = options(model_folder, budgets=[8], n_prompts=0, selectors=names)
@@ -415,25 +188,24 @@ def test_picks_say_what_the_selectors_take(model_folder):
     assert of_longest["length_quantiles"][2] <= max(longest)
     assert found["pool"]["tokens"] == facts.tokens.mean()
     assert 0.5 < found["gain_and_length"] <= 1
-    _, lines = picked(found)
-    assert [line[0] for line in lines] == ["the pool", "uniform", "longest", "fisher"]
+    assert of_longest["order_and_length"] == pytest.approx(1)
+    information = select(emb, n_samples=8).log_det
+    assert found["selectors"]["fisher"]["log_det"] == pytest.approx(information, rel=1e-4)
+    _, lines = picked(found, ["fisher", "uniform", "none"])
+    assert [line[0] for line in lines] == ["the pool", "fisher", "uniform"]
+    _, lines = length_bias(found)
+    assert lines[0][0] == "longest" and len(lines) == 3
+    tokens = sum(facts.tokens[i] for i in select(emb, n_samples=8).ranking)
+    of_fisher = next(line for line in lines if line[0] == "fisher")
+    assert of_fisher[-1] == f"{information / tokens:.3f}"
 
 
-def test_figures_of_a_run_are_drawn(tmp_path):
-    rows = planted("uniform", [3.0, 3.2]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
-    rows += planted("uniform", [3.0, 3.2], equal="examples")
-    rows += planted("a", [2.5, 2.6], equal="examples", tokens=200)
-    alone = planted("a", [2.5], n=40, tokens=300)  # of one replicate, where others have two
-    figure = figures.learning_curves({"pool": rows + alone})
-    (axes,) = figure.axes
-    assert [line.get_label() for line in axes.containers] == ["uniform", "a"]
-    assert axes.containers[1].lines[0].get_xdata().tolist() == [200]
-    figures.save(figure, tmp_path / "curves.png")
-    tables = LanguageTables(rows)
-    bars = figures.parts(tables.parts(10)).axes[0].patches
-    length, content = (bar.get_width() for bar in bars)
-    assert length + content == pytest.approx(0.55)
-    assert length == pytest.approx(0.5)
+def test_every_rule_without_prompts_is_described(model_folder):
+    assert {"ask_llm", "rds", "i_optimal", "badge"} <= set(picks.EVERY) <= set(VARIANTS)
+    given = options(model_folder, budgets=[4], n_prompts=0, selectors=["uniform", *picks.EVERY])
+    found = picks.picks(given)["selectors"]
+    assert set(found) == set(picks.EVERY)
+    assert all(of["log_det"] > 0 and of["all"]["tokens"] > 1 for of in found.values())
 
 
 LANGUAGE = sorted(p.stem for p in (ROOT / "conf/language/experiment").glob("*.yaml"))

@@ -1,12 +1,17 @@
 """A small language model whose tokens are words, and what it must predict, in float64."""
 
+import json
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from fisher_jax.corpora import shakespeare
 from fisher_jax.data import PromptCompletion
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
@@ -22,6 +27,35 @@ PAIRS = [
     PromptCompletion("that is the question", "whether tis nobler in the mind"),
     PromptCompletion("in", "the mind"),
 ]
+
+
+def save_play_model(folder, dim=16, n_words=300):
+    """A folder of a Llama of one layer with random weights; frequent words of Shakespeare."""
+    counts = Counter(word for row in shakespeare() for word in row["text"].split())
+    words = ["<unk>", "yes", *(word for word, _ in counts.most_common(n_words - 2))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    config = {
+        "model_type": "llama", "vocab_size": n_words, "hidden_size": dim, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 2 * dim,
+        "max_position_embeddings": 200, "tie_word_embeddings": True, "hidden_act": "silu",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens.weight": (n_words, dim), "model.norm.weight": (dim,)}
+    layer = "model.layers.0"
+    for name, shape in {
+        "self_attn.q_proj": (dim, dim), "self_attn.k_proj": (dim // 2, dim),
+        "self_attn.v_proj": (dim // 2, dim), "self_attn.o_proj": (dim, dim),
+        "mlp.gate_proj": (2 * dim, dim), "mlp.up_proj": (2 * dim, dim),
+        "mlp.down_proj": (dim, 2 * dim), "input_layernorm": (dim,),
+        "post_attention_layernorm": (dim,),
+    }.items():  # fmt: skip
+        shapes[f"{layer}.{name}.weight"] = shape
+    rng = np.random.default_rng(0)
+    weights = {k: rng.normal(0, 0.3, s).astype(np.float32) for k, s in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
+    return folder
 
 
 def language_model(adds_bos=False, template=None):
