@@ -309,7 +309,7 @@ def expected(
 ) -> str:
     """What the endpoint will be asked, and at most pay, in a line."""
     questions = [
-        question
+        question.text
         for _, naming, c in tasks
         for question in questions_of(
             texts.pairs(c), namings(c.selector, c.against)[naming], corpus[c]

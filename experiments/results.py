@@ -121,12 +121,11 @@ def run_grid(
         growing=("selectors",) if by_selector else (),
     )
     for setting, of_setting in of_settings:
-        if by_selector:
-            at = ({"setting": setting, "selector": name} for name in of_setting.selectors)
-            missing = [row["selector"] for row in at if not results.has(row)]
-            of_setting = replace(of_setting, selectors=missing)
-        if of_setting.selectors if by_selector else not results.has({"setting": setting}):
-            rows = run_setting(of_setting, setting)
+        names = of_setting.selectors if by_selector else [None]
+        missing = [n for n in names if not results.has({"setting": setting, "selector": n})]
+        if missing:
+            own = replace(of_setting, selectors=missing) if by_selector else of_setting
+            rows = run_setting(own, setting)
             results.add([{"setting": setting} | row for row in rows])
     return results.rows
 

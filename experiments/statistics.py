@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -35,7 +35,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     )
 
 
-def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, float]:
+def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, Any]:
     """replicate: value, for the rows of one curve point.
 
     Raises:

@@ -169,6 +169,14 @@ def parser() -> argparse.ArgumentParser:
         f"{', '.join(sorted(TARGETED))} choose for them (only rds must have them)",
     )
     design.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="ask_llm: an OpenAI-compatible endpoint to ask instead of --model, such as "
+        "https://api.openai.com/v1 or http://localhost:8000/v1; it must tell log-probabilities. "
+        "Key: OPENAI_API_KEY. Answers are kept in OUT.answers.jsonl and none is asked twice",
+    )
+    design.add_argument("--endpoint-model", metavar="NAME", help="the endpoint's model")
+    design.add_argument(
         "--ridge",
         metavar="R",
         type=float,
@@ -247,6 +255,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--targets goes with --selector {', '.join(sorted(TARGETED))}: add one")
     if args.selector == "rds" and args.targets is None:
         raise ValueError("--selector rds chooses for a task: give its rows as --targets FILE")
+    if args.endpoint is not None and args.selector != "ask_llm":
+        raise ValueError("--endpoint goes with --selector ask_llm: add it, or leave both out")
+    if (args.endpoint is None) != (args.endpoint_model is None):
+        raise ValueError("--endpoint URL and --endpoint-model NAME go together: give both")
     by_label = args.selector is not None and BY_LABEL & {*ALL_SELECTORS[args.selector].needs}
     if args.positions == "prompt" and by_label:
         raise ValueError(

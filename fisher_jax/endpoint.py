@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint, and the transcript that keeps paid answers."""
+"""A chat model behind an OpenAI-compatible endpoint, and the transcript that keeps paid answers."""
 
 import hashlib
 import ipaddress
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +53,7 @@ class DryRun(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EndpointJudge:
+class Endpoint:
     """A chat model of any OpenAI-compatible endpoint.
 
     Calls go one after the other. An answer is on disk before the next question is sent, under a
@@ -62,7 +62,7 @@ class EndpointJudge:
     pause that the server asks for.
 
     Attributes:
-        model: the endpoint's name of the judge.
+        model: the endpoint's name of it.
         transcript: a JSON Lines file, made if need be; its folder must exist.
         base_url: of the endpoint, usually ending in /v1. The key goes there.
         key_variable: environment variable that holds the key; it may be unset where base_url is
@@ -121,7 +121,7 @@ class EndpointJudge:
             import openai
         except ImportError:
             raise JudgeError(
-                "judging by an endpoint needs the openai package: pip install 'fisher-jax[judge]'"
+                "an endpoint needs the openai package: pip install 'fisher-jax[judge]'"
             ) from None
         key = os.environ.get(self.key_variable, "").strip()
         if not key and not is_local(self.base_url):
@@ -136,45 +136,41 @@ class EndpointJudge:
             timeout=self.timeout,
         )
 
-    def answer(
-        self, questions: Sequence[Question], on_progress: OnProgress | None = None
-    ) -> list[Answer]:
-        """An answer to each question, from the transcript where it has one.
+    def records(self, texts: Sequence[str]) -> Generator[dict[str, Any]]:
+        """What the transcript keeps of the answer to each text, asked where it has none.
+
+        `answer` is the answer's text; `top` the log-probabilities of the likeliest first tokens,
+        where the settings ask for `logprobs` and the endpoint gives them.
 
         Raises:
             JudgeError: the endpoint doesn't answer (what it has answered is kept), the package,
                 the key or the transcript's folder is missing, a line of the transcript is
                 malformed, or another run is writing to it.
         """
-        answers: list[Answer] = []
         next_call = -math.inf
         with _transcript(self.transcript) as (records, file):
-            for question in questions:
-                key = self.key_of(question.text)
+            for text in texts:
+                key = self.key_of(text)
                 if key not in records:
                     time.sleep(max(0.0, next_call - time.monotonic()))
                     next_call = time.monotonic() + 60 / (self.requests_per_minute or math.inf)
-                    records[key] = {"key": key, **self._ask(question.text)}
+                    records[key] = {"key": key, **self._ask(text)}
                     line = json.dumps(records[key], ensure_ascii=False) + "\n"
                     file.write(line.encode("utf-8", "surrogatepass"))
                     file.flush()
-                raw = records[key]["answer"]
-                answers.append(Answer(raw, parse_answer(raw)))
-                if on_progress is not None:
-                    on_progress(len(answers))
-        return answers
+                yield records[key]
 
     def dry_run(
         self,
-        questions: Sequence[Question],
+        texts: Sequence[str],
         price_in: float | int,
         price_out: float | int,
         tokenizer: Callable[..., Any] | None = None,
     ) -> DryRun:
-        """What `answer` would send and cost; nothing is sent, and no key or package is needed.
+        """What `records` would send and cost; nothing is sent, and no key or package is needed.
 
         Args:
-            questions: all that are to be answered.
+            texts: all that are to be answered.
             price_in: of a million prompt tokens.
             price_out: of a million answer tokens.
             tokenizer: counts tokens as `tokenizer(text)["input_ids"]`; else 4 characters are one.
@@ -184,13 +180,13 @@ class EndpointJudge:
             ValueError: a negative price, or settings without a limit on the answer's tokens.
         """
         records, _ = read_transcript(self.transcript)
-        texts = {self.key_of(question.text): question.text for question in questions}
-        asked = [text for key, text in texts.items() if key not in records]
+        by_key = {self.key_of(text): text for text in texts}
+        asked = [text for key, text in by_key.items() if key not in records]
         limit = next((self.settings[k] for k in _LIMITS if k in self.settings), None)
         if limit is None:
             raise ValueError(f"settings must have {_LIMITS[1]} for an estimate of the cost")
         estimate = estimate_cost(asked, price_in, price_out, limit, tokenizer)
-        estimate = estimate._replace(n_known=len(questions) - len(asked))
+        estimate = estimate._replace(n_known=len(texts) - len(asked))
         return DryRun(estimate, asked[0] if asked else None)
 
     def key_of(self, text: str) -> str:
@@ -233,7 +229,10 @@ class EndpointJudge:
                 f"{where}: no chat completion came back: does base_url end in /v1? {kept}"
             )
         usage = completion.usage
-        return {
+        logprobs = getattr(choices[0], "logprobs", None)
+        first = (getattr(logprobs, "content", None) or [None])[0]
+        top = {"top": {t.token: t.logprob for t in first.top_logprobs}} if first else {}
+        return top | {
             "answer": choices[0].message.content or "",
             "model": self.model,
             "settings": dict(self.settings),
@@ -245,6 +244,25 @@ class EndpointJudge:
             "base_url": self.base_url,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+class EndpointJudge(Endpoint):
+    """An endpoint's chat model as a judge."""
+
+    def answer(
+        self, questions: Sequence[Question], on_progress: OnProgress | None = None
+    ) -> list[Answer]:
+        """An answer to each question, from the transcript where it has one.
+
+        Raises:
+            JudgeError: as `records`.
+        """
+        answers: list[Answer] = []
+        for record in self.records([question.text for question in questions]):
+            answers.append(Answer(record["answer"], parse_answer(record["answer"])))
+            if on_progress is not None:
+                on_progress(len(answers))
+        return answers
 
 
 def estimate_cost(

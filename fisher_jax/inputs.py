@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.data import Row
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.endpoint import Endpoint
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.progress import OnProgress
-from fisher_jax.quality import ask_llm, ifd
+from fisher_jax.quality import ask_llm, ask_llm_endpoint, ifd
 from fisher_jax.scores import (
     TokenScores,
     el2n,
@@ -37,6 +38,7 @@ class Inputs:
         model: for the same.
         max_length: of a row, for IFD; Ask-LLM reads a text up to the model's context.
         batch_tokens: of their forward passes.
+        endpoint: is asked for Ask-LLM's quality instead of the model.
         on_progress: called with the tokens (for those two, the rows) done.
     """
 
@@ -49,11 +51,13 @@ class Inputs:
         model: LanguageModel | None = None,
         max_length: int | None = None,
         batch_tokens: int = 4096,
+        endpoint: Endpoint | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         self.hidden, self.rows, self.model = hidden, rows, model
         self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
         self._max_length, self._batch_tokens = max_length, batch_tokens
+        self._endpoint = endpoint
         self._known: dict[str, Any] = {}
 
     @functools.cached_property
@@ -80,6 +84,8 @@ class Inputs:
     def _computed(self, name: str) -> Any:
         hidden = self.hidden
         reading = {"batch_tokens": self._batch_tokens, "on_progress": self._on_progress}
+        if name == "quality" and self._endpoint is not None:
+            return ask_llm_endpoint(self._endpoint, self.rows, on_progress=self._on_progress)
         if name == "quality" and self.model is not None:
             return ask_llm(self.model, self.rows, **reading)
         if name == "ifd" and self.model is not None:

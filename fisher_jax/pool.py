@@ -12,10 +12,11 @@ from fisher_jax.data import PoolFile, Row, check_columns_fit, read_embeddings, r
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.embed import TokenizedRows, forward, standardize, tokenize
+from fisher_jax.endpoint import Endpoint
 from fisher_jax.inputs import Inputs
 from fisher_jax.messages import announce, progress
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
-from fisher_jax.quality import completions_alone
+from fisher_jax.quality import ASK_SETTINGS, ask_questions, completions_alone
 from fisher_jax.report import counted
 from fisher_jax.scores import labels_of
 
@@ -77,6 +78,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         raise ValueError(f"{args.pool}: --selector ifd is for prompt + completion rows")
     with timed("deduplicate"):
         unique = _without_copies(args.deduplicate, all_rows)
+    endpoint = _endpoint(args)
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
@@ -91,6 +93,8 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     if wanted is not None:
         notes += _notes(wanted, limit, " of the task")
         fed += sum(map(len, wanted.tokens.ids))
+    if endpoint is not None:
+        notes.append(_calls(endpoint, rows.texts))
     announce(args, rows.tokens.counted, costs, model.dim, notes, model.n_parameters, fed)
     facts = {
         "pool": str(args.pool),
@@ -110,7 +114,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         if wanted is not None:
             targets = _embedded(args, model, wanted.tokens, "embedding the task")
     with timed("score"):
-        given = _given(args, model, rows, hidden)
+        given = _given(args, model, rows, hidden, endpoint)
         others = () if targets is None else (targets.tokens,)
         tokens = standardize(hidden.tokens, args.normalize, args.center, *others)
         if targets is not None:
@@ -223,8 +227,31 @@ def _embedded(
     return TokenEmbeddings(tokens, np.concatenate([[0], np.cumsum(rows.counted)]))
 
 
+def _endpoint(args: argparse.Namespace) -> Endpoint | None:
+    """What Ask-LLM asks instead of the model, ready to be asked; answers are kept beside OUT."""
+    if args.endpoint is None:
+        return None
+    transcript = args.out.with_name(args.out.name + ".answers.jsonl")
+    endpoint = Endpoint(args.endpoint_model, transcript, args.endpoint, settings=ASK_SETTINGS)
+    _ = endpoint.client  # a missing key is told now, and not after the embedding
+    return endpoint
+
+
+def _calls(endpoint: Endpoint, texts: list[Row]) -> str:
+    """What asking about these rows will take, in a sentence."""
+    plan = endpoint.dry_run(ask_questions(texts), 0, 0).estimate
+    return (
+        f"{endpoint.model} at {endpoint.base_url} is asked {counted(plan.n_calls, 'question')} of "
+        f"about {plan.tokens_in:,} tokens in all; answers are kept in {endpoint.transcript}."
+    )
+
+
 def _given(
-    args: argparse.Namespace, model: LanguageModel, rows: _Rows, hidden: TokenEmbeddings
+    args: argparse.Namespace,
+    model: LanguageModel,
+    rows: _Rows,
+    hidden: TokenEmbeddings,
+    endpoint: Endpoint | None,
 ) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
     selector = ALL_SELECTORS.get(args.selector)
@@ -242,6 +269,7 @@ def _given(
             model,
             max_length=args.max_length,
             batch_tokens=args.batch_tokens,
+            endpoint=endpoint,
             on_progress=show,
         )
         return {needed: inputs[needed] for needed in needs}

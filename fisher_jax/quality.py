@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,13 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.data import PromptCompletion, Row
 from fisher_jax.embed import TokenizedRows, forward, tokenize
+from fisher_jax.endpoint import Endpoint
+from fisher_jax.judge import JudgeError
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.progress import OnProgress
 from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
 
+ASK_SETTINGS = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 YES_WORDS = ("yes", "Yes", " yes", " Yes")
 ASK_LLM_PROMPT = """###
 {text}
@@ -70,8 +74,7 @@ def ask_llm(
             f"max_length must be from {limit - room + 1}, the question's tokens and one of the "
             f"text, to {model.context}, the context of {model.name}, got {limit}"
         )
-    texts = [row if isinstance(row, str) else row.prompt + row.completion for row in rows]
-    encoded = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = model.tokenizer(_texts(rows), add_special_tokens=False)["input_ids"]
     ids = [before + text[:room] + after for text in encoded]
     # the one position that counts is the last, which predicts "yes"
     asked = TokenizedRows(
@@ -82,6 +85,54 @@ def ask_llm(
     states_NxD = forward(model, asked, batch_tokens, on_progress)
     of_yes = functools.partial(_probability, ids=jnp.asarray(yes))
     return by_chunks(of_yes, model.module.head, (states_NxD,), 64)[0].astype(np.float64)
+
+
+def ask_llm_endpoint(
+    endpoint: Endpoint,
+    rows: Sequence[Row],
+    yes_words: Sequence[str] = YES_WORDS,
+    *,
+    prompt: str = ASK_LLM_PROMPT,
+    on_progress: OnProgress | None = None,
+) -> Float[np.ndarray, "N"]:
+    """`ask_llm` by a chat model behind an endpoint: P("yes") as the first token of its answer.
+
+    The sum over those of `yes_words` that are among the likeliest first tokens which it tells, as
+    many as the settings' `top_logprobs` asks for; others count as 0. Texts are sent whole.
+
+    Args:
+        endpoint: with settings like `ASK_SETTINGS`; its transcript keeps what was answered.
+        yes_words, prompt, on_progress: as `ask_llm`.
+
+    Raises:
+        ValueError: no rows, or a prompt without `{text}`.
+        JudgeError: as `Endpoint.records`, or an answer without log-probabilities.
+    """
+    if len(rows) == 0:
+        raise ValueError("rows is empty: there is nothing to ask about")
+    quality = np.zeros(len(rows))
+    with closing(endpoint.records(ask_questions(rows, prompt))) as records:
+        for i, record in enumerate(records):
+            if not record.get("top"):
+                raise JudgeError(
+                    f"{endpoint.base_url}, model {endpoint.model} tells no log-probabilities of "
+                    "its answer: take one that does, with logprobs and top_logprobs in the settings"
+                )
+            top = record["top"]
+            quality[i] = sum(np.exp(top[word]) for word in {*yes_words} & {*top})
+            if on_progress is not None:
+                on_progress(i + 1)
+    return quality
+
+
+def ask_questions(rows: Sequence[Row], prompt: str = ASK_LLM_PROMPT) -> list[str]:
+    """What Ask-LLM asks about each row.
+
+    Raises:
+        ValueError: a prompt without `{text}`.
+    """
+    _check_prompt(prompt)
+    return [prompt.replace("{text}", text) for text in _texts(rows)]
 
 
 def yes_ids(model: LanguageModel, words: Sequence[str] = YES_WORDS) -> Int[np.ndarray, "Y"]:
@@ -168,10 +219,18 @@ def _losses(
     return token_scores(model.module.head, states_TxD, labels_of(rows)).nll_T
 
 
-def _around_text(model: LanguageModel, prompt: str) -> tuple[list[int], list[int]]:
-    """Token ids of what stands before and after the text in a question."""
+def _texts(rows: Sequence[Row]) -> list[str]:
+    return [row if isinstance(row, str) else row.prompt + row.completion for row in rows]
+
+
+def _check_prompt(prompt: str) -> None:
     if prompt.count("{text}") != 1:
         raise ValueError(f"prompt must hold {{text}} once, it does {prompt.count('{text}')} times")
+
+
+def _around_text(model: LanguageModel, prompt: str) -> tuple[list[int], list[int]]:
+    """Token ids of what stands before and after the text in a question."""
+    _check_prompt(prompt)
     before, _, after = (model.as_chat(prompt) if model.chats else prompt).partition("{text}")
     return (
         model.tokenizer(before, add_special_tokens=not model.chats)["input_ids"],

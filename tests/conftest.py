@@ -1,11 +1,13 @@
 """Test-wide settings: what needs PyTorch is left out, and named, where it isn't installed."""
 
 import importlib.util
+import threading
 
 import jax
 import numpy as np
 import pytest
 from command import save_llama, snapshot, write_embeddings
+from endpoint_server import Server
 from references import DIM, N, random_pool
 from small_models import llama_checkpoint, word_tokenizer_files
 from word_model import save_play_model
@@ -52,6 +54,30 @@ def no_rank_promotion():
 def small_buckets(monkeypatch):
     """Small pools have as many length buckets as large ones."""
     monkeypatch.setattr(greedy, "BUCKET_SIZE", 1)
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    """No test sends a key of whoever runs it."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def serve():
+    """Starts endpoints, and stops them at the end."""
+    pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
+    servers = []
+
+    def start(reply):
+        server = Server(reply)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

@@ -5,15 +5,14 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from endpoint_server import completion, failure
 
 from fisher_jax.endpoint import EndpointJudge, estimate_cost, is_local, read_transcript
 from fisher_jax.judge import Answer, JudgeError, Pair, Verdict, judge_pairs, questions_of
@@ -27,78 +26,6 @@ KEY = "sk-a-secret-of-the-test"
 
 def judge(server, tmp_path, **options):
     return EndpointJudge("judge-1", tmp_path / "answers.jsonl", server.url, timeout=5, **options)
-
-
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint: `reply(n, body)` gives status, headers and body of call n."""
-
-    def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply, self.calls, self.times, self.keys = reply, [], [], []
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.times.append(time.monotonic())
-        self.server.keys.append(self.headers["Authorization"])
-        self.server.calls.append((self.path, body))
-        status, headers, content = self.server.reply(len(self.server.calls) - 1, body)
-        if isinstance(content, dict):
-            headers, content = {"Content-Type": "application/json"} | headers, json.dumps(content)
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": len(content.encode())}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(content.encode())
-
-    def log_message(self, *args):
-        pass
-
-
-def completion(text, **changes):
-    message = {"role": "assistant", "content": text}
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "judge-1-as-of-today",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 50, "completion_tokens": 1, "total_tokens": 51},
-    } | changes
-
-
-def failure(status, message, **headers):
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return status, headers, {"error": {"message": message, "type": "t", "code": "c"}}
-
-
-@pytest.fixture
-def serve():
-    """Starts servers, and stops them at the end."""
-    pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
-    servers = []
-
-    def start(reply):
-        server = Server(reply)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OTHER_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def shorter(n, body):
@@ -295,7 +222,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     local = EndpointJudge("judge-1", tmp_path / "answers.jsonl", "http://localhost:1/v1")
     with pytest.raises(JudgeError, match=r"pip install 'fisher-jax\[judge\]'"):
         judge_pairs(local, PAIRS)
-    assert local.dry_run(questions_of(PAIRS), 1, 1).estimate.n_calls == 6
+    assert local.dry_run([q.text for q in questions_of(PAIRS)], 1, 1).estimate.n_calls == 6
 
 
 @pytest.mark.parametrize(
@@ -401,17 +328,17 @@ def test_the_estimate_is_tokens_times_prices():
 def test_a_dry_run_asks_nothing_and_counts_what_is_left(serve, tmp_path):
     server = serve(shorter)
     asked = judge(server, tmp_path)
-    questions = questions_of([*PAIRS, PAIRS[0]])
+    questions = [question.text for question in questions_of([*PAIRS, PAIRS[0]])]
     plan = asked.dry_run(questions, 2.5, 10)
     assert not (tmp_path / "answers.jsonl").exists()
     assert (plan.estimate.n_calls, plan.estimate.n_known) == (6, 2)  # a pair is there twice
     assert plan.estimate.tokens_out == 6 * 16
-    assert plan.first_prompt == questions[0].text
+    assert plan.first_prompt == questions[0]
     assert server.calls == []
     judge_pairs(asked, PAIRS[:1])
     plan = asked.dry_run(questions, 2.5, 10)
     assert (plan.estimate.n_calls, plan.estimate.n_known) == (4, 4)
-    assert plan.first_prompt == questions[2].text
+    assert plan.first_prompt == questions[2]
     judge_pairs(asked, PAIRS)
     plan = asked.dry_run(questions, 2.5, 10)
     assert plan.first_prompt is None

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from command import K, manifest_of, ranking_of, texts, write_rows
+from endpoint_server import likely
 
 import fisher_jax as fj
 from fisher_jax import quality
@@ -71,6 +72,49 @@ def test_a_selector_told_by_the_model_is_the_librarys(name, run, out, tmp_path, 
     expected = selector(fj.embed(rows, model), n_samples=K, seed=3, **given)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["options"]["selector"] == name
+
+
+def test_ask_llm_asks_an_endpoint(run, out, tmp_path, problem, llama, serve):
+    _, rows, _, _ = problem
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
+    server = serve(lambda n, body: (200, {}, likely({"yes": (n + 1) / 10, "no": 0.05})))
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "ask_llm"]
+    asked = ["--endpoint", server.url, "--endpoint-model", "asked"]
+    code, messages = run(*argv, *asked)
+    assert code == 0
+    assert f"asked at {server.url} is asked {len(rows)} questions" in messages
+    assert ranking_of(out)["index"] == [*range(len(rows))][: -K - 1 : -1]
+    assert [body["model"] for _, body in server.calls] == ["asked"] * len(rows)
+    assert run(*argv, *asked, "--overwrite")[0] == 0
+    assert len(server.calls) == len(rows)  # answered in OUT.answers.jsonl
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--endpoint", "http://localhost:1/v1"], "go together: give both"),
+        (["--endpoint-model", "m"], "go together: give both"),
+        (
+            ["--endpoint", "https://x.test/v1", "--endpoint-model", "m"],
+            "needs a key: put it into the environment variable OPENAI_API_KEY",
+        ),
+        (
+            ["--endpoint", "ftp://x", "--endpoint-model", "m"],
+            "base_url must begin with https:// or http://",
+        ),
+        (
+            ["--endpoint", "http://x", "--endpoint-model", "m", "--selector", "el2n"],
+            "--endpoint goes with --selector ask_llm",
+        ),
+    ],
+)
+def test_an_endpoint_that_cannot_be_asked_is_told_before_any_work(
+    words, message, out, tmp_path, problem, refused
+):
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in problem[1]])
+    argv = [pool, "-o", out, "--model", "no-model", "--n-samples", K, "--selector", "ask_llm"]
+    pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
+    refused([*argv, *words], [message])
 
 
 @pytest.mark.parametrize("name", sorted(TARGETED))

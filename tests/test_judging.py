@@ -6,8 +6,9 @@ import re
 from dataclasses import asdict
 
 import pytest
+from endpoint_server import completion, failure
 from omegaconf import OmegaConf
-from test_endpoint import completion, failure, no_key, serve, shorter  # noqa: F401
+from test_endpoint import shorter
 from test_language import options, smoke  # noqa: F401
 
 from experiments import judging
@@ -74,7 +75,7 @@ def test_every_setting_has_its_own_prompts_and_texts(written):
     assert prompts[0] != prompts[-1]
 
 
-def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):  # noqa: F811
+def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):
     server = serve(lambda n, body: shorter(n, body) if n != 9 else failure(400, "no more"))
     asks = ["--base-url", server.url, "--judge-model", "m", "--ablation"]
     asks += ["--settings", '{"max_completion_tokens": 9}', "--selectors", "fisher"]
@@ -110,7 +111,7 @@ def test_a_missing_key_is_told_before_another_judge_begins(written, monkeypatch)
         run(written, "--judges", "likelihood", "endpoint")
 
 
-def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys):  # noqa: F811
+def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys):
     folder = written / "sheet"
     run(written, "--sheet", folder)
     sheet = folder / "sheet.csv"

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+from endpoint_server import completion as answered
+from endpoint_server import likely
 from word_model import CONTEXT, PAIRS, TEXTS, VOCAB, ids_of, language_model, mean_loss, next_token
 
 from fisher_jax import quality
 from fisher_jax.data import PromptCompletion
+from fisher_jax.endpoint import Endpoint
+from fisher_jax.judge import JudgeError
 
 QUESTION = "# {text} # is that the question : yes or no"
 TEMPLATE = "user : {{ messages[0]['content'] }} {% if add_generation_prompt %}: {% endif %}"
@@ -48,6 +52,35 @@ def test_ask_llm_joins_a_pair_and_cuts_the_text_and_not_the_question(model):
     for max_length in (around, CONTEXT + 1):
         with pytest.raises(ValueError, match=f"from {around + 1}, .* to {CONTEXT}"):
             quality.ask_llm(model, ["to be"], prompt=QUESTION, max_length=max_length)
+
+
+def test_an_endpoint_is_asked_word_for_word_for_its_first_token(serve, tmp_path):
+    pairs = [*TEXTS[:2], PromptCompletion("to be ", "or not")]
+    tops = [{"yes": 0.25, " Yes": 0.5, "no": 0.125}, {"No": 0.9}, {"YES": 0.5, "Yes": 0.4}]
+    server, seen = serve(lambda n, body: (200, {}, likely(tops[n]))), []
+    endpoint = Endpoint("m", tmp_path / "a.jsonl", server.url, settings=quality.ASK_SETTINGS)
+    got = quality.ask_llm_endpoint(endpoint, pairs, prompt=QUESTION, on_progress=seen.append)
+    np.testing.assert_allclose(got, [0.75, 0, 0.4], rtol=1e-6)
+    assert seen == [1, 2, 3]
+    asked = [body["messages"][0]["content"] for _, body in server.calls]
+    assert asked == [QUESTION.replace("{text}", t) for t in (*TEXTS[:2], "to be or not")]
+    assert server.calls[0][1].items() >= quality.ASK_SETTINGS.items()
+    again = quality.ask_llm_endpoint(endpoint, pairs, ["No"], prompt=QUESTION)
+    np.testing.assert_allclose(again, [0, 0.9, 0], rtol=1e-6)  # from the transcript
+    assert len(server.calls) == 3
+
+
+def test_an_endpoint_without_log_probabilities_is_refused_at_once(serve, tmp_path):
+    server = serve(lambda n, body: (200, {}, answered("yes")))
+    endpoint = Endpoint("m", tmp_path / "a.jsonl", server.url, settings=quality.ASK_SETTINGS)
+    for calls in (1, 1):
+        with pytest.raises(JudgeError, match="model m tells no log-probabilities"):
+            quality.ask_llm_endpoint(endpoint, TEXTS)
+        assert len(server.calls) == calls
+    with pytest.raises(ValueError, match="nothing to ask about"):
+        quality.ask_llm_endpoint(endpoint, [])
+    with pytest.raises(ValueError, match="once, it does 0 times"):
+        quality.ask_llm_endpoint(endpoint, TEXTS, prompt="?")
 
 
 def test_yes_words_are_those_of_one_token(model):
