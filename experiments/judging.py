@@ -32,10 +32,10 @@ from experiments.statistics import group
 from fisher_jax.data import one_line, replacing
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
-from fisher_jax.endpoint import SETTINGS, EndpointJudge
+from fisher_jax.endpoint import SETTINGS
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
-from fisher_jax.judges import LikelihoodJudge, LocalJudge
+from fisher_jax.judges import EndpointJudge, LikelihoodJudge, LocalJudge
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
 

@@ -1,5 +1,6 @@
 """A replicate of the language experiment before any selection: its rows, embedded."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -91,7 +92,8 @@ def prepare(
         seen = [tokenize(proxy, rows) for rows in texts]
         if not all(part.counted.all() for part in seen):
             raise ValueError("a row has nothing to predict for the proxy: choose another")
-        states, seen_by = embedded(proxy, seen, f"{label} by the proxy"), proxy
+        label += " by the proxy"
+        states, seen_by = embedded(proxy, seen, label), proxy
 
     def of_rows(states: list[np.ndarray]) -> list[TokenEmbeddings]:
         """The pool's and the validation's."""
@@ -101,7 +103,9 @@ def prepare(
         ]
 
     def earlier(share: float) -> list[TokenEmbeddings]:
-        return of_rows(embedded(first_layers(seen_by, share), seen, f"{label}, {share:g} of it"))
+        return of_rows(
+            embedded(first_layers(seen_by, share), seen, f"{label}, {share:g} of the layers")
+        )
 
     hidden, targets = of_rows(states[:2])
     candidates = Candidates(
@@ -119,9 +123,9 @@ def prepare(
 
 
 def first_layers(model: LanguageModel, share: float) -> LanguageModel:
-    """The model without its later layers; the final norm stays."""
+    """The model with that share of its layers, rounded up, and its final norm."""
     graph, weights = nnx.split(model.module)
-    n_layers = max(1, round(share * model.module.config.n_layers))
+    n_layers = math.ceil(share * model.module.config.n_layers)
     layers = jax.tree.map(lambda x: x[:n_layers], weights["layers"])
     module = nnx.merge(graph, nnx.State({**weights, "layers": layers}))
     module.config = module.config._replace(n_layers=n_layers)  # pyright: ignore[reportAttributeAccessIssue]

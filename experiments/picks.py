@@ -2,7 +2,7 @@
 
 `python -m experiments.picks outputs/language/cpu` selects once more in replicate 0 of the run's
 first setting, without any training, and writes picks.json into its folder: the run's selectors,
-with `--every` all that need no prompts.
+with `--every` those of `baselines` and `model_selectors` too.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
     p.add_argument(
         "--every",
         action="store_true",
-        help="further rules than the run's: all that need no prompts",
+        help="the rules of baselines and model_selectors too (not ifd, for completions)",
     )
     args = p.parse_args()
     try:
@@ -91,6 +91,7 @@ def picks(options: Options) -> Row:
     for name in tqdm(options.selectors, desc="selecting", unit="selector"):
         chosen = prepared.candidates.choose(name, n=n, equal="examples", seed=seed).rows
         found["selectors"][name] = {
+            "n": len(chosen),
             "first": described(facts, chosen[:FIRST]),
             "all": described(facts, chosen),
             "length_quantiles": [float(q) for q in np.quantile(facts.tokens[chosen], QUANTILES)],
@@ -128,8 +129,10 @@ def described(facts: Facts, rows: Sequence[int] | Int[np.ndarray, "n"]) -> dict[
     return {name: float(np.mean(values[rows])) for name, values in facts._asdict().items()}
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's."""
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's; None where all are equal."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
     return float(stats.spearmanr(a, b)[0])  # pyright: ignore[reportArgumentType]
 
 

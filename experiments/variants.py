@@ -171,7 +171,8 @@ class Candidates:
         """
         seen = self.hidden, self.targets
         if features.startswith("layers_"):
-            assert self.earlier is not None
+            if self.earlier is None:
+                raise ValueError(f"features {features!r} need earlier=, the states of such layers")
             seen = self.earlier(float(features.removeprefix("layers_")))
         mean = self.hidden.tokens.mean(axis=0)
         unmixed = None

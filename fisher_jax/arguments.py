@@ -171,9 +171,10 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--endpoint",
         metavar="URL",
-        help="ask_llm: an OpenAI-compatible endpoint to ask instead of --model, such as "
-        "https://api.openai.com/v1 or http://localhost:8000/v1; it must tell log-probabilities. "
-        "Key: OPENAI_API_KEY. Answers are kept in OUT.answers.jsonl and none is asked twice",
+        help="of ask_llm: an OpenAI-compatible endpoint gives the quality, --model the embeddings; "
+        "http://localhost:8000/v1, https://api.openai.com/v1 (key: OPENAI_API_KEY), with a model "
+        "that tells log-probabilities; rows are sent whole, answers kept in OUT.answers.jsonl, "
+        "which --overwrite leaves as it is (pip install 'fisher-jax[judge]')",
     )
     design.add_argument("--endpoint-model", metavar="NAME", help="the endpoint's model")
     design.add_argument(
@@ -257,7 +258,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--selector rds chooses for a task: give its rows as --targets FILE")
     if args.endpoint is not None and args.selector != "ask_llm":
         raise ValueError("--endpoint goes with --selector ask_llm: add it, or leave both out")
-    if (args.endpoint is None) != (args.endpoint_model is None):
+    if bool(args.endpoint) != bool(args.endpoint_model):
         raise ValueError("--endpoint URL and --endpoint-model NAME go together: give both")
     by_label = args.selector is not None and BY_LABEL & {*ALL_SELECTORS[args.selector].needs}
     if args.positions == "prompt" and by_label:
@@ -268,6 +269,7 @@ def check(args: argparse.Namespace) -> None:
     if args.pool is None and args.embeddings is None:
         raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
     args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")
+    args.answers = args.endpoint and args.out.with_name(args.out.name + ".answers.jsonl")
     _check_outputs(args)
 
 
@@ -280,6 +282,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for source in (args.pool, args.embeddings, args.targets):
         if source is not None and source.exists() and out.exists() and out.samefile(source):
             raise ValueError(f"OUT {out} is {source}, which is read: name another file")
+    for path in (args.pool, args.embeddings, args.targets, args.report_dir):
+        if args.answers and path is not None and path.resolve() == args.answers.resolve():
+            raise ValueError(f"{path} is where the endpoint's answers go: name another OUT")
     if args.report_dir.exists() and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
     reports = [args.report_dir / name for name in FILES]

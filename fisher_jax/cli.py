@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(args)
         _run(args)
     except KeyboardInterrupt:
-        print(f"\n{NAME}: interrupted, nothing was written", file=sys.stderr)
+        print(f"\n{NAME}: interrupted, no selection was written", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"{NAME}: error: {one_line(error, 2000)}", file=sys.stderr)

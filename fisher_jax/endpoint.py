@@ -17,14 +17,16 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from fisher_jax.data import one_line
-from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
-from fisher_jax.progress import OnProgress
 
 CHARACTERS_A_TOKEN = 4  # of English text, where no tokenizer is at hand
 SETTINGS = {"temperature": 0, "max_tokens": 16}
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _OURS = {"model", "messages", "stream", "n"}
 _START = b'{"key": "'  # of every line of a transcript
+
+
+class EndpointError(ValueError):
+    """An endpoint that can't be asked or a transcript that can't be used; says where and remedy."""
 
 
 class Estimate(NamedTuple):
@@ -62,7 +64,7 @@ class Endpoint:
     pause that the server asks for.
 
     Attributes:
-        model: the endpoint's name of it.
+        model: its name at the endpoint.
         transcript: a JSON Lines file, made if need be; its folder must exist.
         base_url: of the endpoint, usually ending in /v1. The key goes there.
         key_variable: environment variable that holds the key; it may be unset where base_url is
@@ -92,6 +94,11 @@ class Endpoint:
             raise ValueError(
                 f"base_url must begin with https:// or http:// and a host, got {self.base_url!r}"
             )
+        if url.username or url.password:
+            raise ValueError(
+                "base_url must hold no key or password: put the key into "
+                f"the environment variable {self.key_variable}"
+            )
         rate = self.requests_per_minute
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"requests_per_minute must be above 0, got {rate}")
@@ -115,17 +122,17 @@ class Endpoint:
         """The `openai` client.
 
         Raises:
-            JudgeError: the package or the key is missing.
+            EndpointError: the package or the key is missing.
         """
         try:
             import openai
         except ImportError:
-            raise JudgeError(
+            raise EndpointError(
                 "an endpoint needs the openai package: pip install 'fisher-jax[judge]'"
             ) from None
         key = os.environ.get(self.key_variable, "").strip()
         if not key and not is_local(self.base_url):
-            raise JudgeError(
+            raise EndpointError(
                 f"{self.base_url} needs a key: put it into the environment variable "
                 f"{self.key_variable}"
             )
@@ -140,21 +147,23 @@ class Endpoint:
         """What the transcript keeps of the answer to each text, asked where it has none.
 
         `answer` is the answer's text; `top` the log-probabilities of the likeliest first tokens,
-        where the settings ask for `logprobs` and the endpoint gives them.
+        where the settings ask for `logprobs` and the endpoint gives them: where it gives none, a
+        later run asks again. The transcript is this iterator's alone from the first record until
+        it ends or is closed.
 
         Raises:
-            JudgeError: the endpoint doesn't answer (what it has answered is kept), the package,
+            EndpointError: the endpoint doesn't answer (what it has answered is kept), the package,
                 the key or the transcript's folder is missing, a line of the transcript is
                 malformed, or another run is writing to it.
         """
         next_call = -math.inf
         with _transcript(self.transcript) as (records, file):
-            for text in texts:
+            for number, text in enumerate(texts):
                 key = self.key_of(text)
-                if key not in records:
+                if not self._is_answered(records.get(key)):
                     time.sleep(max(0.0, next_call - time.monotonic()))
                     next_call = time.monotonic() + 60 / (self.requests_per_minute or math.inf)
-                    records[key] = {"key": key, **self._ask(text)}
+                    records[key] = {"key": key, **self._ask(text, number)}
                     line = json.dumps(records[key], ensure_ascii=False) + "\n"
                     file.write(line.encode("utf-8", "surrogatepass"))
                     file.flush()
@@ -176,12 +185,12 @@ class Endpoint:
             tokenizer: counts tokens as `tokenizer(text)["input_ids"]`; else 4 characters are one.
 
         Raises:
-            JudgeError: a line of the transcript is malformed.
+            EndpointError: a line of the transcript is malformed.
             ValueError: a negative price, or settings without a limit on the answer's tokens.
         """
         records, _ = read_transcript(self.transcript)
         by_key = {self.key_of(text): text for text in texts}
-        asked = [text for key, text in by_key.items() if key not in records]
+        asked = [t for key, t in by_key.items() if not self._is_answered(records.get(key))]
         limit = next((self.settings[k] for k in _LIMITS if k in self.settings), None)
         if limit is None:
             raise ValueError(f"settings must have {_LIMITS[1]} for an estimate of the cost")
@@ -201,7 +210,10 @@ class Endpoint:
             json.dumps(parts, sort_keys=True, allow_nan=False).encode()
         ).hexdigest()
 
-    def _ask(self, text: str) -> dict[str, Any]:
+    def _is_answered(self, record: dict[str, Any] | None) -> bool:
+        return record is not None and bool(record.get("top") or not self.settings.get("logprobs"))
+
+    def _ask(self, text: str, number: int) -> dict[str, Any]:
         client = self.client  # which tells of a missing package
         import openai
 
@@ -215,24 +227,29 @@ class Endpoint:
                 **self.settings,
             )
         except openai.RateLimitError as error:
-            raise JudgeError(
+            raise EndpointError(
                 f"{where}: rate limit or quota ({one_line(error)}): {kept}, with a lower "
                 "requests_per_minute"
             ) from None
+        except openai.BadRequestError as error:
+            raise EndpointError(
+                f"{where} refuses question {number}, from 0 ({one_line(error)}): mend or leave "
+                f"out what it asks about; answers so far are kept in {self.transcript}"
+            ) from None
         except openai.OpenAIError as error:
-            raise JudgeError(f"{where}: {one_line(error)}: {kept}") from None
+            raise EndpointError(f"{where}: {one_line(error)}: {kept}") from None
         except json.JSONDecodeError:
             pass  # told below, as of other pages that are no completion
         choices = getattr(completion, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
-            raise JudgeError(
+            raise EndpointError(
                 f"{where}: no chat completion came back: does base_url end in /v1? {kept}"
             )
         usage = completion.usage
         logprobs = getattr(choices[0], "logprobs", None)
         first = (getattr(logprobs, "content", None) or [None])[0]
-        top = {"top": {t.token: t.logprob for t in first.top_logprobs}} if first else {}
-        return top | {
+        likely = (first.top_logprobs if first else None) or []
+        return ({"top": {t.token: t.logprob for t in likely}} if likely else {}) | {
             "answer": choices[0].message.content or "",
             "model": self.model,
             "settings": dict(self.settings),
@@ -244,25 +261,6 @@ class Endpoint:
             "base_url": self.base_url,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-
-
-class EndpointJudge(Endpoint):
-    """An endpoint's chat model as a judge."""
-
-    def answer(
-        self, questions: Sequence[Question], on_progress: OnProgress | None = None
-    ) -> list[Answer]:
-        """An answer to each question, from the transcript where it has one.
-
-        Raises:
-            JudgeError: as `records`.
-        """
-        answers: list[Answer] = []
-        for record in self.records([question.text for question in questions]):
-            answers.append(Answer(record["answer"], parse_answer(record["answer"])))
-            if on_progress is not None:
-                on_progress(len(answers))
-        return answers
 
 
 def estimate_cost(
@@ -295,7 +293,7 @@ def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     A last line that was cut off by a kill is left out of both.
 
     Raises:
-        JudgeError: another line isn't a record; file and line are named.
+        EndpointError: another line isn't a record; file and line are named.
     """
     content = path.read_bytes() if path.exists() else b""
     *lines, rest = content.split(b"\n")
@@ -308,8 +306,8 @@ def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         except (ValueError, TypeError, KeyError) as error:
             if number > len(lines) and (line.startswith(_START) or _START.startswith(line)):
                 return records, len(content) - len(rest)
-            raise JudgeError(
-                f"{path}, line {number} is no answer of a judge ({one_line(error)}): mend or "
+            raise EndpointError(
+                f"{path}, line {number} is no kept answer ({one_line(error)}): mend or "
                 "remove the line, or name another transcript"
             ) from None
         records[record["key"]] = record
@@ -329,12 +327,12 @@ def is_local(base_url: str) -> bool:
 def _transcript(path: Path) -> Iterator[tuple[dict[str, dict[str, Any]], IO[bytes]]]:
     """Its records, and the file open for writing after them, for one run at a time."""
     if not path.parent.is_dir():
-        raise JudgeError(f"there is no folder {path.parent} for the transcript {path.name}")
+        raise EndpointError(f"there is no folder {path.parent} for the transcript {path.name}")
     lock = FileLock(f"{path}.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise JudgeError(
+        raise EndpointError(
             f"{path} is being written by another run: wait for it, or name another transcript"
         ) from None
     with lock:

@@ -1,7 +1,8 @@
-"""Judges in JAX: a language model that is asked, and one that only reads."""
+"""Judges: a language model that is asked, one that only reads, and one behind an endpoint."""
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from jaxtyping import Float
 
 from fisher_jax.data import PromptCompletion
 from fisher_jax.embed import TokenizedRows, forward, tokenize
-from fisher_jax.judge import Answer, JudgeError, Question
+from fisher_jax.endpoint import Endpoint
+from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.progress import OnProgress
 from fisher_jax.scores import labels_of, row_means, token_scores
@@ -162,3 +164,23 @@ def _digit(model: LanguageModel, digit: str) -> int:
             "answer with: take another model"
         )
     return ids[-1]
+
+
+class EndpointJudge(Endpoint):
+    """An endpoint's chat model as a judge."""
+
+    def answer(
+        self, questions: Sequence[Question], on_progress: OnProgress | None = None
+    ) -> list[Answer]:
+        """An answer to each question, from the transcript where it has one.
+
+        Raises:
+            EndpointError: as `records`.
+        """
+        answers: list[Answer] = []
+        with closing(self.records([question.text for question in questions])) as records:
+            for record in records:
+                answers.append(Answer(record["answer"], parse_answer(record["answer"])))
+                if on_progress is not None:
+                    on_progress(len(answers))
+        return answers

@@ -67,6 +67,7 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
 
 def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     """From a file of text, embedded by a model."""
+    endpoint = _endpoint(args)
     with timed("read"):
         is_text = args.targets is not None and args.pool.suffix.lower() == ".txt"
         column = None if is_text else args.text_column  # that of the targets
@@ -78,7 +79,6 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         raise ValueError(f"{args.pool}: --selector ifd is for prompt + completion rows")
     with timed("deduplicate"):
         unique = _without_copies(args.deduplicate, all_rows)
-    endpoint = _endpoint(args)
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
@@ -93,9 +93,8 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     if wanted is not None:
         notes += _notes(wanted, limit, " of the task")
         fed += sum(map(len, wanted.tokens.ids))
-    if endpoint is not None:
-        notes.append(_calls(endpoint, rows.texts))
-    announce(args, rows.tokens.counted, costs, model.dim, notes, model.n_parameters, fed)
+    calls = [] if endpoint is None else [_calls(endpoint, rows.texts)]
+    announce(args, rows.tokens.counted, costs, model.dim, notes + calls, model.n_parameters, fed)
     facts = {
         "pool": str(args.pool),
         "pool_sha256": file_sha256(args.pool),
@@ -115,6 +114,9 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
             targets = _embedded(args, model, wanted.tokens, "embedding the task")
     with timed("score"):
         given = _given(args, model, rows, hidden, endpoint)
+        if endpoint is not None:
+            facts |= {"answers": str(args.answers), "answers_sha256": file_sha256(args.answers)}
+            facts |= {"endpoint_settings": ASK_SETTINGS}
         others = () if targets is None else (targets.tokens,)
         tokens = standardize(hidden.tokens, args.normalize, args.center, *others)
         if targets is not None:
@@ -228,13 +230,15 @@ def _embedded(
 
 
 def _endpoint(args: argparse.Namespace) -> Endpoint | None:
-    """What Ask-LLM asks instead of the model, ready to be asked; answers are kept beside OUT."""
+    """What Ask-LLM asks instead of the model, ready to be asked."""
     if args.endpoint is None:
         return None
-    transcript = args.out.with_name(args.out.name + ".answers.jsonl")
-    endpoint = Endpoint(args.endpoint_model, transcript, args.endpoint, settings=ASK_SETTINGS)
-    _ = endpoint.client  # a missing key is told now, and not after the embedding
-    return endpoint
+    try:
+        asked = Endpoint(args.endpoint_model, args.answers, args.endpoint, settings=ASK_SETTINGS)
+    except ValueError as error:
+        raise ValueError(f"--endpoint: {error}") from None
+    _ = asked.client  # a missing key is told now
+    return asked
 
 
 def _calls(endpoint: Endpoint, texts: list[Row]) -> str:
@@ -242,7 +246,8 @@ def _calls(endpoint: Endpoint, texts: list[Row]) -> str:
     plan = endpoint.dry_run(ask_questions(texts), 0, 0).estimate
     return (
         f"{endpoint.model} at {endpoint.base_url} is asked {counted(plan.n_calls, 'question')} of "
-        f"about {plan.tokens_in:,} tokens in all; answers are kept in {endpoint.transcript}."
+        f"about {plan.tokens_in:,} tokens in all, one after the other, which takes longer; answers "
+        f"are kept in {endpoint.transcript}."
     )
 
 

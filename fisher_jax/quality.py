@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.data import PromptCompletion, Row
 from fisher_jax.embed import TokenizedRows, forward, tokenize
-from fisher_jax.endpoint import Endpoint
-from fisher_jax.judge import JudgeError
+from fisher_jax.endpoint import Endpoint, EndpointError
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.progress import OnProgress
 from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
@@ -98,7 +97,8 @@ def ask_llm_endpoint(
     """`ask_llm` by a chat model behind an endpoint: P("yes") as the first token of its answer.
 
     The sum over those of `yes_words` that are among the likeliest first tokens which it tells, as
-    many as the settings' `top_logprobs` asks for; others count as 0. Texts are sent whole.
+    many as the settings' `top_logprobs` asks for; others count as 0. Texts are sent whole: one
+    that is too long for the endpoint is an error.
 
     Args:
         endpoint: with settings like `ASK_SETTINGS`; its transcript keeps what was answered.
@@ -106,7 +106,7 @@ def ask_llm_endpoint(
 
     Raises:
         ValueError: no rows, or a prompt without `{text}`.
-        JudgeError: as `Endpoint.records`, or an answer without log-probabilities.
+        EndpointError: as `Endpoint.records`, or an answer without log-probabilities.
     """
     if len(rows) == 0:
         raise ValueError("rows is empty: there is nothing to ask about")
@@ -114,9 +114,10 @@ def ask_llm_endpoint(
     with closing(endpoint.records(ask_questions(rows, prompt))) as records:
         for i, record in enumerate(records):
             if not record.get("top"):
-                raise JudgeError(
-                    f"{endpoint.base_url}, model {endpoint.model} tells no log-probabilities of "
-                    "its answer: take one that does, with logprobs and top_logprobs in the settings"
+                raise EndpointError(
+                    f"{endpoint.base_url}, model {endpoint.model} tells no log-probabilities "
+                    f"of its answer about row {i}, from 0, kept in {endpoint.transcript}: if of no row, "
+                    "take a model that does; else leave the row out, or ask again"
                 )
             top = record["top"]
             quality[i] = sum(np.exp(top[word]) for word in {*yes_words} & {*top})

@@ -20,20 +20,23 @@ def difference(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estim
 
 
 def two_level(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> tuple[float, float]:
-    """95% percentiles of the difference in nats a token, replicates and test rows resampled."""
-    a, b, tokens = (
+    """95% percentiles of the difference in nats a token, replicates and test rows resampled.
+
+    Over all tokens, of whatever domain.
+    """
+    a, b, counts = (
         by_replicate(some, key)
         for some, key in ((rows, "test_nll"), (others, "test_nll"), (rows, "test_tokens"))
     )
     parts = [  # of a replicate, and a test row a line: difference in nats, and its tokens
-        np.transpose([np.subtract(a[r], b[r]), tokens[r]]) for r in sorted(a.keys() & b.keys())
+        np.transpose([np.subtract(a[r], b[r]), counts[r]]) for r in sorted(a.keys() & b.keys())
     ]
     rng = np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES):
         drawn = [parts[k] for k in rng.integers(len(parts), size=len(parts))]
         sums = [d[rng.integers(len(d), size=len(d))].sum(axis=0) for d in drawn]
-        means.append(np.mean([nats / tokens for nats, tokens in sums]))
+        means.append(np.mean([loss / count for loss, count in sums]))
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
@@ -230,18 +233,22 @@ class LanguageTables:
         }
         return self.by_selector("NLL a token less the whole pool's", columns, cell)
 
-    def exchanged(self, key: str, others: str, n: int) -> Table:
-        """What the second of an option's two values changes, at equal tokens, columns by `others`.
+    def exchanged(self, key: str, before: object, after: object, others: str, n: int) -> Table:
+        """What another value of an option changes, at equal tokens, columns by `others`.
 
         The share of the rows that a selector picks with both, `2 |AB| / (|A| + |B|)`, and the
-        held-out NLL of the second's less the first's.
+        held-out NLL after less that before.
         """
-        values = [v for (v,) in group(self.rows, key)]
 
         def cell(own: list[Row], _: Row) -> str:
-            first, second = ([r for r in own if r["setting"][key] == v] for v in values)
+            of_value = group(own, key)
+            first, second = (of_value.get((v,), []) for v in (before, after))
             a, b = by_replicate(first, "chosen"), by_replicate(second, "chosen")
-            shared = [2 * len({*a[k]} & {*b[k]}) / (len(a[k]) + len(b[k])) for k in a.keys() & b]
+            if not a.keys() & b.keys():
+                return "not run"
+            shared = [
+                2 * len({*a[k]} & {*b[k]}) / (len(a[k]) + len(b[k])) for k in a.keys() & b.keys()
+            ]
             return f"{np.mean(shared):.2f}; {nats(difference(second, first, 'held_out_nll'))}"
 
         columns = self._values(others, equal="tokens", n=n)
@@ -308,7 +315,10 @@ def picked(found: Row, names: Sequence[str]) -> Table:
 
 
 def length_bias(found: Row) -> Table:
-    """How long the rows are that each selector takes, longest on average first."""
+    """How long the rows are that each selector takes, longest on average first.
+
+    Order and length: rank correlation over the chosen rows, above 0 where longer ones come first.
+    """
     lines = []
     for name, of in sorted(found["selectors"].items(), key=lambda kv: -kv[1]["all"]["tokens"]):
         tokens, information = of["all"]["tokens"], of["log_det"]
@@ -317,13 +327,13 @@ def length_bias(found: Row) -> Table:
                 name,
                 f"{tokens:.1f} ({tokens / found['pool']['tokens']:.2f})",
                 " / ".join(f"{q:.0f}" for q in of["length_quantiles"]),
-                f"{of['order_and_length']:+.2f}",
+                f"{order:+.2f}" if (order := of["order_and_length"]) is not None else "equal",
                 f"{information:.0f}",
-                f"{information / tokens / found['n']:.3f}",
+                f"{information / tokens / of['n']:.3f}",
             ]
         )
     head = [f"n = {found['n']}", "tokens a row (pool's = 1)", "10 / 50 / 90%"]
-    return [*head, "longer first?", "information, nats", "nats a token"], lines
+    return [*head, "order and length", "information, nats", "nats a token"], lines
 
 
 def judged(text: str) -> Table:

@@ -10,7 +10,6 @@ from command import save_llama, snapshot, write_embeddings
 from endpoint_server import Server
 from references import DIM, N, random_pool
 from small_models import llama_checkpoint, word_tokenizer_files
-from word_model import save_play_model
 
 import fisher_jax as fj
 from fisher_jax import greedy
@@ -40,6 +39,8 @@ def theta(emb):
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A tiny model that reads Shakespeare."""
+    from word_model import save_play_model  # brings transformers
+
     return save_play_model(tmp_path_factory.mktemp("model"))
 
 
@@ -59,7 +60,8 @@ def small_buckets(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
     """No test sends a key of whoever runs it."""
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("OPENAI_API_KEY", "OTHER_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

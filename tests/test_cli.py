@@ -375,6 +375,6 @@ def test_an_interruption_leaves_everything_as_it_was(stage, number, ready, out, 
         process.send_signal(number)
         printed, messages = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert messages.endswith(b"fisher-select: interrupted, nothing was written\n")
+    assert messages.endswith(b"fisher-select: interrupted, no selection was written\n")
     assert printed == b""
     assert snapshot(tmp_path) == before

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from endpoint_server import completion, failure
 
-from fisher_jax.endpoint import EndpointJudge, estimate_cost, is_local, read_transcript
-from fisher_jax.judge import Answer, JudgeError, Pair, Verdict, judge_pairs, questions_of
-from fisher_jax.judges import LocalJudge
+from fisher_jax.endpoint import EndpointError, estimate_cost, is_local, read_transcript
+from fisher_jax.judge import Answer, Pair, Verdict, judge_pairs, questions_of
+from fisher_jax.judges import EndpointJudge, LocalJudge
 from fisher_jax.models import export
 from fisher_jax.models.load import SMOLLM2, load_model
 
@@ -78,7 +78,7 @@ def test_another_address_has_other_answers(serve, tmp_path):
 
 def test_a_transcript_has_one_writer_at_a_time(serve, tmp_path):
     def meanwhile(n, body):
-        with pytest.raises(JudgeError, match="is being written by another run"):
+        with pytest.raises(EndpointError, match="is being written by another run"):
             judge_pairs(judge(server, tmp_path), PAIRS[1:])
         refused.append(n)
         return shorter(n, body)
@@ -97,7 +97,10 @@ def test_equal_questions_are_asked_once(serve, tmp_path):
 
 def test_a_run_that_ends_early_goes_on_where_it_was(serve, tmp_path):
     server = serve(lambda n, body: shorter(n, body) if n != 3 else failure(400, "no more"))
-    with pytest.raises(JudgeError, match=r"model judge-1: .*no more.*answers so far are kept in"):
+    with pytest.raises(
+        EndpointError,
+        match=r"model judge-1: .*refuses question 3, from 0 .*no more.*answers so far are kept in",
+    ):
         judge_pairs(judge(server, tmp_path), PAIRS)
     assert len(server.calls) == 4
     assert len(read_transcript(tmp_path / "answers.jsonl")[0]) == 3
@@ -134,7 +137,9 @@ def test_failed_calls_are_tried_again(serve, tmp_path, status):
 
 def test_a_lasting_rate_limit_is_told(serve, tmp_path):
     server = serve(lambda n, body: failure(429, "quota is spent", Retry_After="0.01"))
-    with pytest.raises(JudgeError, match=r"rate limit or quota .*quota is spent.*lower requests"):
+    with pytest.raises(
+        EndpointError, match=r"rate limit or quota .*quota is spent.*lower requests"
+    ):
         judge_pairs(judge(server, tmp_path, max_retries=2), PAIRS)
     assert len(server.calls) == 3
 
@@ -160,7 +165,9 @@ def test_requests_per_minute_are_kept(serve, tmp_path):
 )
 def test_another_page_is_no_answer(serve, tmp_path, headers, content):
     server = serve(lambda n, body: (200, headers, content))
-    with pytest.raises(JudgeError, match="no chat completion came back: does base_url end in /v1"):
+    with pytest.raises(
+        EndpointError, match="no chat completion came back: does base_url end in /v1"
+    ):
         judge_pairs(judge(server, tmp_path, max_retries=0), PAIRS)
 
 
@@ -168,7 +175,7 @@ def test_nobody_there_is_told(serve, tmp_path):
     server = serve(shorter)
     server.shutdown()
     server.server_close()
-    with pytest.raises(JudgeError, match="model judge-1: Connection error"):
+    with pytest.raises(EndpointError, match="model judge-1: Connection error"):
         judge_pairs(judge(server, tmp_path, max_retries=0), PAIRS)
 
 
@@ -198,7 +205,7 @@ def test_a_distant_endpoint_without_a_key_is_refused(tmp_path):
     pytest.importorskip("openai")
     path = tmp_path / "answers.jsonl"
     distant = EndpointJudge("judge-1", path, "https://judge.invalid/v1", key_variable="OTHER_KEY")
-    with pytest.raises(JudgeError, match=r"judge.invalid/v1 needs a key.* variable OTHER_KEY"):
+    with pytest.raises(EndpointError, match=r"judge.invalid/v1 needs a key.* variable OTHER_KEY"):
         judge_pairs(distant, PAIRS)
 
 
@@ -220,7 +227,7 @@ def test_local_is_this_machine_only(url, local):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)  # as if it weren't installed
     local = EndpointJudge("judge-1", tmp_path / "answers.jsonl", "http://localhost:1/v1")
-    with pytest.raises(JudgeError, match=r"pip install 'fisher-jax\[judge\]'"):
+    with pytest.raises(EndpointError, match=r"pip install 'fisher-jax\[judge\]'"):
         judge_pairs(local, PAIRS)
     assert local.dry_run([q.text for q in questions_of(PAIRS)], 1, 1).estimate.n_calls == 6
 
@@ -283,20 +290,20 @@ def test_another_malformed_line_is_named(transcript, line, bad):
     lines = transcript.read_bytes().split(b"\n")
     lines[line - 1] = bad
     transcript.write_bytes(b"\n".join(lines))
-    with pytest.raises(JudgeError, match=rf"answers.jsonl, line {line} is no answer of a judge"):
+    with pytest.raises(EndpointError, match=rf"answers.jsonl, line {line} is no kept answer"):
         read_transcript(transcript)
 
 
 def test_a_file_that_is_no_transcript_is_left_alone(serve, tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text("what I have to buy")
-    with pytest.raises(JudgeError, match=r"answers.jsonl, line 1 is no answer of a judge"):
+    with pytest.raises(EndpointError, match=r"answers.jsonl, line 1 is no kept answer"):
         judge_pairs(judge(serve(shorter), tmp_path), PAIRS)
     assert path.read_text() == "what I have to buy"
 
 
 def test_a_missing_folder_is_named(serve, tmp_path):
-    with pytest.raises(JudgeError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(EndpointError, match=r"there is no folder .*nowhere"):
         judge_pairs(judge(serve(shorter), tmp_path / "nowhere"), PAIRS)
 
 

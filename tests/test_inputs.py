@@ -1,5 +1,7 @@
 """What selectors are told by the model, in Python and by `fisher-select --selector`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from command import K, manifest_of, ranking_of, texts, write_rows
@@ -87,6 +89,13 @@ def test_ask_llm_asks_an_endpoint(run, out, tmp_path, problem, llama, serve):
     assert [body["model"] for _, body in server.calls] == ["asked"] * len(rows)
     assert run(*argv, *asked, "--overwrite")[0] == 0
     assert len(server.calls) == len(rows)  # answered in OUT.answers.jsonl
+    manifest = manifest_of(out)
+    assert manifest["options"]["endpoint"] == server.url
+    assert manifest["result"]["endpoint_settings"] == quality.ASK_SETTINGS
+    assert Path(manifest["result"]["answers"]).name == f"{out.name}.answers.jsonl"
+    assert not any("is asked" in note for note in manifest["notes"])
+    code, messages = run(*argv, *asked, "--overwrite", "--report-dir", f"{out}.answers.jsonl")
+    assert code == 2 and "is where the endpoint's answers go" in messages
 
 
 @pytest.mark.parametrize(
@@ -100,8 +109,13 @@ def test_ask_llm_asks_an_endpoint(run, out, tmp_path, problem, llama, serve):
         ),
         (
             ["--endpoint", "ftp://x", "--endpoint-model", "m"],
-            "base_url must begin with https:// or http://",
+            "--endpoint: base_url must begin with https:// or http://",
         ),
+        (
+            ["--endpoint", "http://me:word@localhost:1/v1", "--endpoint-model", "m"],
+            "--endpoint: base_url must hold no key or password",
+        ),
+        (["--endpoint", "http://localhost:1/v1", "--endpoint-model", ""], "give both"),
         (
             ["--endpoint", "http://x", "--endpoint-model", "m", "--selector", "el2n"],
             "--endpoint goes with --selector ask_llm",

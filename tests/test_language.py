@@ -200,6 +200,17 @@ def test_picks_say_what_the_selectors_take(model_folder):
     assert of_fisher[-1] == f"{information / tokens:.3f}"
 
 
+def test_the_rows_of_earlier_states_are_the_pools_and_the_validations(model_folder):
+    given = options(model_folder, budgets=[8], n_prompts=0)
+    candidates = language.prepare(given, load_model(given.model), 0, "again").candidates
+    assert candidates.earlier is not None
+    for got, whole in zip(
+        candidates.earlier(1.0), (candidates.hidden, candidates.targets), strict=True
+    ):
+        np.testing.assert_array_equal(got.offsets, whole.offsets)
+        np.testing.assert_allclose(got.tokens, whole.tokens, rtol=1e-5, atol=1e-6)
+
+
 def test_every_rule_without_prompts_is_described(model_folder):
     assert {"ask_llm", "rds", "i_optimal", "badge"} <= set(picks.EVERY) <= set(VARIANTS)
     given = options(model_folder, budgets=[4], n_prompts=0, selectors=["uniform", *picks.EVERY])

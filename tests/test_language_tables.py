@@ -54,9 +54,12 @@ def test_an_exchange_is_told_by_common_rows_and_by_its_loss():
         )
         for row in planted("a", values)
     ]
-    head, lines = LanguageTables(rows).exchanged("proxy", "pool", 10)
+    head, lines = LanguageTables(rows).exchanged("proxy", None, "p", "pool", 10)
     assert head[1:] == ["clean"]
     assert lines == [["a", f"0.50; +0.2000 ± {0.1 * 12.7062:.4f}"]]
+    assert LanguageTables(rows[:2]).exchanged("proxy", None, "p", "pool", 10)[1] == [
+        ["a", "not run"]
+    ]
 
 
 def test_tokens_to_match_are_interpolated_in_log_tokens():

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 from endpoint_server import completion as answered
-from endpoint_server import likely
+from endpoint_server import failure, likely
 from word_model import CONTEXT, PAIRS, TEXTS, VOCAB, ids_of, language_model, mean_loss, next_token
 
 from fisher_jax import quality
 from fisher_jax.data import PromptCompletion
-from fisher_jax.endpoint import Endpoint
-from fisher_jax.judge import JudgeError
+from fisher_jax.endpoint import Endpoint, EndpointError
 
 QUESTION = "# {text} # is that the question : yes or no"
 TEMPLATE = "user : {{ messages[0]['content'] }} {% if add_generation_prompt %}: {% endif %}"
@@ -70,17 +69,31 @@ def test_an_endpoint_is_asked_word_for_word_for_its_first_token(serve, tmp_path)
     assert len(server.calls) == 3
 
 
-def test_an_endpoint_without_log_probabilities_is_refused_at_once(serve, tmp_path):
-    server = serve(lambda n, body: (200, {}, answered("yes")))
+def test_a_row_without_log_probabilities_is_named_and_asked_again(serve, tmp_path):
+    null = answered("yes", choices=[likely({"yes": 0.5})["choices"][0] | {"logprobs": {"content": [{
+        "token": "yes", "logprob": -0.1, "bytes": None, "top_logprobs": None}]}}])  # fmt: skip
+    replies = [likely({"yes": 0.5}), answered("yes"), null, likely({"yes": 0.25})]
+    server = serve(lambda n, body: (200, {}, replies[n]))
     endpoint = Endpoint("m", tmp_path / "a.jsonl", server.url, settings=quality.ASK_SETTINGS)
-    for calls in (1, 1):
-        with pytest.raises(JudgeError, match="model m tells no log-probabilities"):
-            quality.ask_llm_endpoint(endpoint, TEXTS)
+    for calls in (2, 3):
+        with pytest.raises(
+            EndpointError, match=r"model m tells no .* row 1, .* kept in .*a\.jsonl"
+        ):
+            quality.ask_llm_endpoint(endpoint, TEXTS[:2])
         assert len(server.calls) == calls
+    np.testing.assert_allclose(quality.ask_llm_endpoint(endpoint, TEXTS[:2]), [0.5, 0.25])
+    assert len(server.calls) == 4
     with pytest.raises(ValueError, match="nothing to ask about"):
         quality.ask_llm_endpoint(endpoint, [])
     with pytest.raises(ValueError, match="once, it does 0 times"):
         quality.ask_llm_endpoint(endpoint, TEXTS, prompt="?")
+
+
+def test_a_refused_question_is_named(serve, tmp_path):
+    server = serve(lambda n, body: failure(400, "too long") if n else (200, {}, likely({"a": 1})))
+    endpoint = Endpoint("m", tmp_path / "a.jsonl", server.url, settings=quality.ASK_SETTINGS)
+    with pytest.raises(EndpointError, match=r"refuses question 1, from 0 \(.*too long"):
+        quality.ask_llm_endpoint(endpoint, TEXTS)
 
 
 def test_yes_words_are_those_of_one_token(model):
