@@ -116,8 +116,8 @@ def ask_llm_endpoint(
             if not record.get("top"):
                 raise EndpointError(
                     f"{endpoint.base_url}, model {endpoint.model} tells no log-probabilities "
-                    f"of its answer about row {i}, from 0, kept in {endpoint.transcript}: if of no row, "
-                    "take a model that does; else leave the row out, or ask again"
+                    f"of its answer about row {i}, from 0, kept in {endpoint.transcript}: if of no "
+                    "row, take a model that does; else leave the row out, or ask again"
                 )
             top = record["top"]
             quality[i] = sum(np.exp(top[word]) for word in {*yes_words} & {*top})
