@@ -99,7 +99,7 @@ def test_a_run_that_ends_early_goes_on_where_it_was(serve, tmp_path):
     server = serve(lambda n, body: shorter(n, body) if n != 3 else failure(400, "no more"))
     with pytest.raises(
         EndpointError,
-        match=r"model judge-1: .*refuses question 3, from 0 .*no more.*answers so far are kept in",
+        match=r"model judge-1 refuses question 3, from 0 .*no more.*answers so far are kept in",
     ):
         judge_pairs(judge(server, tmp_path), PAIRS)
     assert len(server.calls) == 4
