@@ -324,6 +324,12 @@ class Language(LanguageTables, Run):
         """What the run's own selectors take first."""
         return table(*picked(self.picks, self.options.selectors))
 
+    def by_proxy(self, pool: str, n: int) -> str:
+        """Difference to uniform of the model's own choice and of the proxy's, for one pool."""
+        of_pool = LanguageTables(self.of(pool=pool))
+        head, lines = of_pool.against(["uniform"], "proxy", "tokens", n)
+        return table([pool, *head[1:2], "own choice", "the proxy's"], lines)
+
     def length_bias(self) -> str:
         """How long the rows are that every selector takes."""
         return table(*length_bias(self.picks))

@@ -188,7 +188,9 @@ def test_picks_say_what_the_selectors_take(model_folder):
     assert of_longest["length_quantiles"][2] <= max(longest)
     assert found["pool"]["tokens"] == facts.tokens.mean()
     assert 0.5 < found["gain_and_length"] <= 1
-    assert of_longest["order_and_length"] == pytest.approx(1)
+    assert 0.5 < of_longest["order_and_length"] <= 1  # many lengths are equal
+    assert picks.rank_correlation(np.arange(4), np.arange(4) ** 2) == pytest.approx(1)
+    assert picks.rank_correlation(np.arange(4), np.ones(4)) is None
     information = select(emb, n_samples=8).log_det
     assert found["selectors"]["fisher"]["log_det"] == pytest.approx(information, rel=1e-4)
     _, lines = picked(found, ["fisher", "uniform", "none"])
