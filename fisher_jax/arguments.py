@@ -269,8 +269,12 @@ def check(args: argparse.Namespace) -> None:
     if args.pool is None and args.embeddings is None:
         raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
     args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")
-    args.answers = args.endpoint and args.out.with_name(args.out.name + ".answers.jsonl")
     _check_outputs(args)
+
+
+def answers_of(args: argparse.Namespace) -> Path:
+    """Where an endpoint's answers are kept."""
+    return args.out.with_name(args.out.name + ".answers.jsonl")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -283,7 +287,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if source is not None and source.exists() and out.exists() and out.samefile(source):
             raise ValueError(f"OUT {out} is {source}, which is read: name another file")
     for path in (args.pool, args.embeddings, args.targets, args.report_dir):
-        if args.answers and path is not None and path.resolve() == args.answers.resolve():
+        if args.endpoint and path is not None and path.resolve() == answers_of(args).resolve():
             raise ValueError(f"{path} is where the endpoint's answers go: name another OUT")
     if args.report_dir.exists() and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")

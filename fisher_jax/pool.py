@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.arguments import ALL_SELECTORS
+from fisher_jax.arguments import ALL_SELECTORS, answers_of
 from fisher_jax.data import PoolFile, Row, check_columns_fit, read_embeddings, read_pool
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
@@ -115,7 +115,8 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     with timed("score"):
         given = _given(args, model, rows, hidden, endpoint)
         if endpoint is not None:
-            facts |= {"answers": str(args.answers), "answers_sha256": file_sha256(args.answers)}
+            kept = endpoint.transcript
+            facts |= {"answers": str(kept), "answers_sha256": file_sha256(kept)}
             facts |= {"endpoint_settings": ASK_SETTINGS}
         others = () if targets is None else (targets.tokens,)
         tokens = standardize(hidden.tokens, args.normalize, args.center, *others)
@@ -234,7 +235,9 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
     if args.endpoint is None:
         return None
     try:
-        asked = Endpoint(args.endpoint_model, args.answers, args.endpoint, settings=ASK_SETTINGS)
+        asked = Endpoint(
+            args.endpoint_model, answers_of(args), args.endpoint, settings=ASK_SETTINGS
+        )
     except ValueError as error:
         raise ValueError(f"--endpoint: {error}") from None
     _ = asked.client  # a missing key is told now
