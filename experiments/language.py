@@ -7,7 +7,7 @@ is kept; a killed run goes on after them.
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from experiments.harness import start
 from experiments.language_options import Options
 from experiments.language_preparation import prepare, seed_of
 from experiments.language_training import described, train_and_test
-from experiments.results import Results, Row, settings
+from experiments.results import Results, Row, settings_of
 from fisher_jax.data import replacing
 from fisher_jax.models.load import load_model
 
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 def run(options: Options, folder: Path) -> list[Row]:
     """All cells of all settings, those that `folder` already holds left as they are."""
-    of_settings = [(s, replace(options, **s, grid={})) for s in settings(options.grid)]
+    of_settings = settings_of(options)
     for _, own in of_settings:  # before any work
         path = Path(own.proxy or "")
         if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name

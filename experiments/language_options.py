@@ -5,8 +5,7 @@ from typing import Any
 
 from experiments.harness import Wandb
 from experiments.pools import KINDS
-from experiments.results import RUNTIME_KEYS
-from experiments.softmax_study import one_of, positive
+from experiments.softmax_study import check_grid, check_selectors, one_of, positive
 from experiments.variants import VARIANTS
 
 METHODS = ("last_layer", "lora", "full")
@@ -55,11 +54,7 @@ class Options:
         one_of(self, "pool", [*KINDS])
         one_of(self, "tune", ["each", "uniform"])
         positive(self, "n_pool n_validation n_test max_length replicates epochs batch_tokens rank")
-        for name in self.selectors:
-            if name not in VARIANTS:
-                raise ValueError(
-                    f"selectors has an unknown name {name!r}; known: {', '.join(VARIANTS)}"
-                )
+        check_selectors(self, VARIANTS)
         if self.selectors[:1] != ["uniform"]:
             raise ValueError("selectors must begin with uniform, what the others are compared with")
         if not set(self.equal) <= {"examples", "tokens"} or not self.equal:
@@ -83,6 +78,4 @@ class Options:
             raise ValueError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
-        for key in self.grid:
-            if key not in self.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
-                raise ValueError(f"grid has an unknown option {key!r}")
+        check_grid(self)

@@ -112,7 +112,7 @@ def run_grid(
     Raises:
         ValueError: as `Results`; a value of the grid that the options refuse, before any work.
     """
-    of_settings = [(s, replace(options, **s, grid={})) for s in settings(options.grid)]
+    of_settings = settings_of(options)
     results = Results(
         folder,
         asdict(options),
@@ -142,6 +142,21 @@ def read_rows(path: Path) -> list[Row]:
 def rounded(row: Row) -> Row:
     """Floats with six digits: what the figures need, in files that are kept."""
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+def settings_of(options: Any) -> list[tuple[Row, Any]]:
+    """Every setting of `options.grid`, and the options with it.
+
+    Raises:
+        ValueError: values that the options refuse.
+    """
+    found = []
+    for setting in settings(options.grid):
+        try:
+            found.append((setting, replace(options, **setting, grid={})))
+        except TypeError as error:
+            raise ValueError(f"grid has a value of the wrong type in {setting}: {error}") from None
+    return found
 
 
 def settings(grid: dict[str, list]) -> Iterator[Row]:

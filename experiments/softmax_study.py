@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -61,20 +61,16 @@ class StudyOptions:
         positive(self, "dim n_examples theta_scale ridge fit_ridge replicates")
         if self.n_labels < 2:
             raise ValueError(f"n_labels must be at least 2, got {self.n_labels}")
-        for name in self.selectors:
-            if name not in KNOWN:
-                raise ValueError(
-                    f"selectors has an unknown name {name!r}; known: {', '.join(KNOWN)}"
-                )
+        check_selectors(self, KNOWN)
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if not self.budgets or sorted(set(self.budgets)) != list(self.budgets):
             raise ValueError(f"budgets must rise, got {self.budgets}")
         if self.budgets[0] < 1 or self.budgets[-1] > self.n_examples:
             raise ValueError(
                 f"budgets must be from 1 to n_examples = {self.n_examples}, got {self.budgets}"
             )
-        for key in self.grid:
-            if key not in self.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
-                raise ValueError(f"grid has an unknown option {key!r}")
+        check_grid(self)
 
 
 def one_of(options: Any, key: str, allowed: list[str]) -> None:
@@ -84,10 +80,29 @@ def one_of(options: Any, key: str, allowed: list[str]) -> None:
 
 
 def positive(options: Any, keys: str) -> None:
-    """Refuse options that are not above zero."""
+    """Refuse options that are not above zero and finite."""
     for key in keys.split():
-        if not getattr(options, key) > 0:
-            raise ValueError(f"{key} must be above 0, got {getattr(options, key)}")
+        if not 0 < getattr(options, key) < float("inf"):
+            raise ValueError(f"{key} must be above 0 and finite, got {getattr(options, key)}")
+
+
+def check_selectors(options: Any, known: Collection[str]) -> None:
+    """Refuse none, one that is not known, and one that is there twice."""
+    names = options.selectors
+    for name in names:
+        if name not in known:
+            raise ValueError(f"selectors has an unknown name {name!r}; known: {', '.join(known)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"selectors must be one or more, each once, got {[*names]}")
+
+
+def check_grid(options: Any) -> None:
+    """Refuse a grid of what is no option, or of no values."""
+    for key, values in options.grid.items():
+        if key not in options.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
+            raise ValueError(f"grid has an unknown option {key!r}")
+        if not values:
+            raise ValueError(f"grid has no values of {key}: give one or more")
 
 
 class Problem(NamedTuple):

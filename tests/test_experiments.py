@@ -126,6 +126,11 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
     ("key", "value", "said"),
     [
         ("dim", -1, "dim must be above 0"),
+        ("ridge", float("inf"), "ridge must be above 0 and finite, got inf"),
+        ("seed", -1, "seed must be at least 0, got -1"),
+        ("selectors", [], "selectors must be one or more, each once"),
+        ("selectors", ["uniform", "uniform"], "selectors must be one or more, each once"),
+        ("grid", {"dim": []}, "grid has no values of dim"),
         ("colour", "red", "colour"),
         ("selectors", ["uniform", "nobody"], "nobody"),
         ("budgets", [10, 5], "budgets must rise"),
@@ -203,6 +208,8 @@ def test_a_grid_runs_what_is_missing_and_is_checked_before_any_work(tmp_path):
     assert run_grid(small, tmp_path / "a", run_setting) == rows and done == [2, 3, 3]
     with pytest.raises(ValueError, match="dim must be above 0"):
         run_grid(options(grid={"dim": [2, -1]}, **SMALL), tmp_path / "b", run_setting)
+    with pytest.raises(ValueError, match=r"grid has a value of the wrong type in {'dim': 'a'}"):
+        run_grid(options(grid={"dim": [2, "a"]}, **SMALL), tmp_path / "b", run_setting)
     assert done == [2, 3, 3] and not (tmp_path / "b").exists()
 
 
