@@ -215,7 +215,7 @@ def test_the_rows_of_earlier_states_are_the_pools_and_the_validations(model_fold
 
 def test_every_rule_without_prompts_is_described(model_folder):
     assert {"ask_llm", "rds", "i_optimal", "badge"} <= set(picks.EVERY) <= set(VARIANTS)
-    given = options(model_folder, budgets=[4], n_prompts=0, selectors=["uniform", *picks.EVERY])
+    given = options(model_folder, budgets=[4], n_prompts=0, selectors=[*picks.EVERY])
     found = picks.picks(given)["selectors"]
     assert set(found) == set(picks.EVERY)
     assert all(of["log_det"] > 0 and of["all"]["tokens"] > 1 for of in found.values())
