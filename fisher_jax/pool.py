@@ -249,7 +249,7 @@ def _calls(endpoint: Endpoint, texts: list[Row]) -> str:
     plan = endpoint.dry_run(ask_questions(texts), 0, 0).estimate
     return (
         f"{endpoint.model} at {endpoint.base_url} is asked {counted(plan.n_calls, 'question')} of "
-        f"about {plan.tokens_in:,} tokens in all, one after the other, which takes longer; answers "
+        f"about {plan.tokens_in:,} tokens in all, one by one, beyond that time; answers "
         f"are kept in {endpoint.transcript}."
     )
 
