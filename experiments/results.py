@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -68,6 +69,11 @@ class Results:
         with replacing(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(kept)))
         self.rows = read_rows(folder / RESULTS)
+        earlier = folder / PROVENANCE
+        facts = json.loads(earlier.read_text()) if self.rows and earlier.exists() else {}
+        # unknown where rows were made before the time was kept
+        self._seconds = facts.get("seconds") if self.rows else 0.0
+        self._start = time.perf_counter()
         self._done = {self._name(row) for row in self.rows}
 
     def has(self, at: Row) -> bool:
@@ -75,10 +81,16 @@ class Results:
         return self._name(at) in self._done
 
     def add(self, rows: list[Row]) -> None:
-        """Finished work: all its rows are written at once, or none; and by what they were made."""
+        """Finished work: all its rows are written at once, or none.
+
+        Beside them stands by what the last ones were made, and the seconds of all runs.
+        """
         self.rows += [rounded(row) for row in rows]
+        facts: Row = {**provenance()}
+        if self._seconds is not None:
+            facts["seconds"] = round(self._seconds + time.perf_counter() - self._start, 1)
         with replacing(self.folder / PROVENANCE) as temporary:
-            temporary.write_text(json.dumps(provenance(), indent=2) + "\n")
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
         with replacing(self.folder / RESULTS) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
         self._done |= {self._name(row) for row in rows}

@@ -61,6 +61,11 @@ def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estima
     return estimate(np.log(a[r] / b[r]) for r in sorted(a.keys() & b.keys()))
 
 
+def percent(e: Estimate) -> Estimate:
+    """A mean log-ratio as a percentage above 1."""
+    return Estimate(100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half)
+
+
 def slope(rows: Sequence[Row], x: str, metric: str) -> Estimate:
     """Least-squares slope of log metric against log x in each replicate, and their interval."""
     slopes = []

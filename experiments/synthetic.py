@@ -34,7 +34,14 @@ class Options(StudyOptions):
         positive(self, "mean_length n_types")
         if self.n_subsets < 0:
             raise ValueError(f"n_subsets must be at least 0, got {self.n_subsets}")
+        if self.n_subsets and self.kind != "information":
+            raise ValueError(f"n_subsets is for kind=information, and kind={self.kind} draws none")
         if self.generator == "language":
+            if (self.lengths, self.mean_length) != ("random", 10):
+                raise ValueError(
+                    "lengths and mean_length do nothing for generator=language, whose sentences "
+                    "have their own lengths: leave them out"
+                )
             for key, most in (("n_examples", CORPUS_ROWS), ("dim", CORPUS_DIM)):
                 if getattr(self, key) > most:
                     raise ValueError(

@@ -51,6 +51,10 @@ class Options(StudyOptions):
         positive(self, "max_tokens n_test_tokens")
         if not 0 < self.decay < 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
+        if self.decay != 0.5 and self.history != "exponential" and not self.grid:
+            raise ValueError(
+                f"decay is for history=exponential, and history={self.history} has none"
+            )
         if "fisher_prompt" in self.selectors:
             raise ValueError(
                 "selectors has fisher_prompt, but these sentences have no prompt: leave it out"

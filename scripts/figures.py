@@ -8,20 +8,22 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from scipy import stats
 
-from experiments.figures import differences, draw_all, learning_curves, parts, save
+from experiments.figures import dots, draw, learning_curves, parts, save
 from experiments.harness import CONF
 from experiments.judging import JUDGED
 from experiments.language import MANIFEST, Cell, cells
 from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
-from experiments.statistics import Estimate, estimate, group, log_ratio, slope
+from experiments.statistics import Estimate, estimate, group, log_ratio, percent, slope
 from fisher_jax.data import replacing
 from scripts.language_tables import LanguageTables, difference, judged, length_bias, picked
 
@@ -73,11 +75,6 @@ class Run:
     """A finished experiment: its rows, figures and tables, as RESULTS.md shows them."""
 
     def __init__(self, name: str, experiment: str) -> None:
-        self.identify(name, experiment)
-        draw_all(self.rows, FIGURES, prefix=f"{self.where}_")
-
-    def identify(self, name: str, experiment: str) -> None:
-        """Read the rows and where they come from."""
         folder = KEPT / name / experiment
         self.where = f"{name}_{experiment}"
         self.command = f"python -m experiments.{name} experiment={experiment}"
@@ -87,19 +84,27 @@ class Run:
 
     @property
     def source(self) -> str:
-        """Command, replicates, pool, commit, machine."""
+        """Command, replicates, pool, time if it was kept, commit, machine."""
         commit = self.facts.get("git_commit", "unknown")[:10]
         replicates = len({r["replicate"] for r in self.rows})
         varies = "n_examples" not in self.options or "n_examples" in self.options.grid
         pool = "" if varies else f", N = {self.options.n_examples:,}"
+        seconds = self.facts.get("seconds")
+        took = f" in {seconds / 60:.1f} minutes" if seconds else ""
         return (
-            f"`{self.command}`, {replicates} replicates{pool}; commit {commit}, "
+            f"`{self.command}`, {replicates} replicates{pool}{took}; commit {commit}, "
             f"{self.facts.get('cpu', 'unknown CPU')}, jax {self.facts['jax']}"
         )
 
-    def figure(self, metric: str, title: str) -> str:
-        """A picture's Markdown."""
-        return f"![{title}](docs/figures/{self.where}_{metric}.png)"
+    def figure(self, metric: str, title: str, x: str = "n", n: int | None = None) -> str:
+        """A picture of a metric against n, or at one n against an option, and its Markdown."""
+        rows = [r for r in self.rows if n in (None, r["n"])]
+        return self.picture(draw(rows, metric, x), metric if x == "n" else f"{metric}_{x}", title)
+
+    def picture(self, figure: Figure, name: str, title: str) -> str:
+        """Save a picture; its Markdown."""
+        save(figure, FIGURES / f"{self.where}_{name}.png")
+        return f"![{title}](docs/figures/{self.where}_{name}.png)"
 
     def ratios(self, metric: str, ns: list[int], digits: int = 0, **setting: object) -> str:
         """How much larger the error is than uniform's, at equal examples and equal tokens."""
@@ -115,26 +120,38 @@ class Run:
                     r for r in rows if (r["selector"], r["equal"], r["n"]) == ("uniform", kind, n)
                 ]
                 cells.append(
-                    "0" if name == "uniform" else percent(log_ratio(here, base, metric), digits)
+                    "0" if name == "uniform" else ratio(log_ratio(here, base, metric), digits)
                 )
             lines.append([name, *cells])
         return table(["against uniform", *(f"{k}, n = {n}" for k, n in columns)], lines)
 
     def slopes(self, x: str = "n", n: int | None = None, **setting: object) -> str:
         """Slopes of the log maximum and mean error against log x, for each kind of budget."""
-        rows = [r for r in self.of(**setting) if n in (None, r["n"])]
-        columns = [(m, k) for m in ("max", "mean") for (k,) in group(rows, "equal")]
-        lines = [
-            [
-                name,
-                *(
-                    str(slope([r for r in own if r["equal"] == kind], x, f"{m}_logit"))
-                    for m, kind in columns
-                ),
-            ]
-            for (name,), own in group(rows, "selector").items()
-        ]
-        return table([f"slope in {x}", *(f"{m}, equal {kind}" for m, kind in columns)], lines)
+        panels = self.slopes_of(x, n, **setting)
+        names = next(iter(panels.values()))
+        lines = [[name, *(str(panel[name]) for panel in panels.values())] for name in names]
+        return table([f"slope in {x}", *panels], lines)
+
+    def slopes_figure(self, title: str) -> str:
+        """A picture of the slopes in n beside the theory's and the paper's."""
+        references = {"theory": -0.5, "paper": -0.3}
+        figure = dots(self.slopes_of("n"), "slope of log error in log n", references)
+        return self.picture(figure, "slopes", title)
+
+    def slopes_of(
+        self, x: str, n: int | None = None, **setting: object
+    ) -> dict[str, dict[str, Estimate]]:
+        """error and kind of budget: selector: slope."""
+        of_cell = group([r for r in self.of(**setting) if n in (None, r["n"])], "equal", "selector")
+        return {
+            f"{metric}, equal {kind}": {
+                name: slope(own, x, f"{metric}_logit")
+                for (of_kind, name), own in of_cell.items()
+                if of_kind == kind
+            }
+            for metric in ("max", "mean")
+            for kind in dict.fromkeys(kind for kind, _ in of_cell)
+        }
 
     def slopes_by(
         self, key: str, selectors: list[str], equal: str = "examples", **setting: object
@@ -148,17 +165,23 @@ class Run:
         ]
         return table(["slope in n", *(f"{key} = {v}" for v in values)], lines)
 
-    def errors(self, metric: str, selectors: list[str], **setting: object) -> str:
-        """Mean errors of some selectors themselves, at every n."""
+    def errors(
+        self, metric: str, selectors: list[str], x: str = "n", n: int | None = None, **setting: Any
+    ) -> str:
+        """Mean errors of some selectors themselves, at every n or at one n against an option."""
         rows = [r for r in self.of(**setting) if r["selector"] in selectors]
-        of_cell = group(rows, "equal", "selector", "n")
-        kinds, ns = ([v for (v,) in group(rows, key)] for key in ("equal", "n"))
+        of_cell = group([r for r in rows if n in (None, r["n"])], "equal", "selector", x)
+        kinds, values = (list(dict.fromkeys(of)) for of in list(zip(*of_cell, strict=True))[::2])
         lines = [
-            [kind, name, *(str(estimate(r[metric] for r in of_cell[kind, name, n])) for n in ns)]
+            [
+                kind,
+                name,
+                *(str(estimate(r[metric] for r in of_cell[kind, name, v])) for v in values),
+            ]
             for kind in kinds
             for name in selectors
         ]
-        return table(["equal", "selector", *(f"n = {n}" for n in ns)], lines)
+        return table(["equal", "selector", *(f"{x} = {v}" for v in values)], lines)
 
     def differences_by(self, key: str, metric: str, n: int, **setting: object) -> str:
         """Ratio to uniform at one n, a column a value of an option."""
@@ -178,7 +201,7 @@ class Run:
                     and r["equal"] == kind
                     and r["setting"][key] == value
                 ]
-                cells.append(percent(log_ratio(here, base, metric)))
+                cells.append(ratio(log_ratio(here, base, metric)))
             lines.append([name, kind, *cells])
         return table(["against uniform", "equal", *(f"{key} = {v}" for v in values)], lines)
 
@@ -194,24 +217,14 @@ class Run:
             lines.append([str(n), str(e)])
         return table(["n", "rank correlation of bound and exact information"], lines)
 
-    def gaps(self, selectors: list[str]) -> str:
-        """Means of the bound and of the exact information, in nats."""
+    def gaps(self) -> str:
+        """The bound less the exact information, in nats."""
         ns = [n for (n,) in group(self.rows, "n")]
         of_cell = group(self.rows, "selector", "n")
         lines = [
-            [
-                name,
-                *(
-                    " / ".join(
-                        f"{np.mean([r[k] for r in of_cell[name, n]]):.0f}"
-                        for k in ("bound", "exact")
-                    )
-                    for n in ns
-                ),
-            ]
-            for name in selectors
+            [name, *(gap(of_cell[name, n]) for n in ns)] for (name,) in group(self.rows, "selector")
         ]
-        return table(["bound / exact, nats", *(f"n = {n}" for n in ns)], lines)
+        return table(["bound less exact, nats", *(f"n = {n}" for n in ns)], lines)
 
     def information(self, ns: list[int]) -> str:
         """Exact information of the selections, in percent above the mean of uniform draws."""
@@ -286,9 +299,9 @@ class Language(LanguageTables, Run):
 
     def __init__(self, experiment: str) -> None:
         self.experiment, self.folder = experiment, KEPT / "language" / experiment
-        self.identify("language", experiment)
+        Run.__init__(self, "language", experiment)
 
-    def dots(self, key: str, n: int, title: str) -> str:
+    def difference_figure(self, key: str, n: int, title: str) -> str:
         """A picture of the differences to uniform at equal tokens, a panel a value of `key`."""
         panels = {}
         for (value,) in group(self.rows, key):
@@ -299,21 +312,19 @@ class Language(LanguageTables, Run):
                 for (name,) in group(self.rows, "selector")
                 if name != "uniform"
             }
-        save(differences(panels), FIGURES / f"{self.where}_differences.png")
-        return self.figure("differences", title)
+        figure = dots(panels, "nats a token, left is better", {"": 0})
+        return self.picture(figure, "differences", title)
 
     def parts_figure(self, n: int, title: str) -> str:
         """A picture of the length and content parts at equal examples."""
         if not (of_selector := self.parts(n)):
             return "Equal examples were not run."
-        save(parts(of_selector), FIGURES / f"{self.where}_parts.png")
-        return self.figure("parts", title)
+        return self.picture(parts(of_selector), "parts", title)
 
     def curves(self, key: str, title: str) -> str:
         """Held-out NLL against tokens, a panel a value of `key`."""
         panels = {str(v or ""): self.of(**{key: v}) for (v,) in group(self.rows, key)}
-        save(learning_curves(panels), FIGURES / f"{self.where}_curves.png")
-        return self.figure("curves", title)
+        return self.picture(learning_curves(panels), "curves", title)
 
     @property
     def picks(self) -> dict:
@@ -370,14 +381,21 @@ class Language(LanguageTables, Run):
         return table(*judged(path.read_text())) if path.exists() else "Not judged."
 
 
+def gap(rows: list[Row]) -> str:
+    """Mean of bound less exact over replicates, beside the mean bound."""
+    own = group(rows, "replicate").values()
+    e = estimate(float(np.mean([r["bound"] - r["exact"] for r in some])) for some in own)
+    return f"{e.mean:.1f} ± {e.half:.1f} of {np.mean([r['bound'] for r in rows]):.0f}"
+
+
 def in_seconds(e: Estimate) -> str:
     """A mean run time with its interval."""
     return f"{e.mean:.2g} ± {e.half:.2g} s"
 
 
-def percent(e: Estimate, digits: int = 0) -> str:
+def ratio(e: Estimate, digits: int = 0) -> str:
     """A mean log-ratio as a percentage with its interval; bold where it excludes zero."""
-    mean, half = 100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half
+    mean, half = percent(e)
     text = f"{mean:+.{digits}f} ± {half:.{digits}f} %"
     return f"**{text}**" if e.excludes_zero else text
 

@@ -79,7 +79,8 @@ def test_smoke_writes_rows_config_and_figures(smoke):
     assert all(r["rows"] == r["n"] for r in rows if r["equal"] == "examples")
     for figure in ("max_logit.png", "mean_logit.png"):
         assert (smoke / figure).read_bytes().startswith(b"\x89PNG")
-    assert "git_commit" in json.loads((smoke / "provenance.json").read_text())
+    facts = json.loads((smoke / "provenance.json").read_text())
+    assert "git_commit" in facts and facts["seconds"] > 0.5
 
 
 def wandb_records(path):
@@ -155,6 +156,13 @@ def test_what_a_generator_or_kind_cannot_do_is_refused():
         options(generator="language", dim=577)
     with pytest.raises(ValueError, match="fits nothing: leave it out"):
         options(kind="information", selectors=["fisher_random_unweighted"])
+    with pytest.raises(ValueError, match="n_subsets is for kind=information, and kind=curve draws"):
+        options(n_subsets=3)
+    with pytest.raises(ValueError, match="have their own lengths: leave them out"):
+        options(generator="language", mean_length=5)
+    with pytest.raises(ValueError, match="decay is for history=exponential, and history=last"):
+        given = base_config("words") | {"history": "last", "decay": 0.9}
+        checked(OmegaConf.create(given), words.Options)
 
 
 def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
@@ -340,6 +348,13 @@ def test_results_survive_a_kill_between_settings(tmp_path):
     again = Results(tmp_path, {"a": 1, "overwrite": True}, overwrite=False)
     assert again.has({"setting": {"dim": 5}}) and not again.has({"setting": {"dim": 6}})
     assert again.rows == [{"setting": {"dim": 5}, "x": 0.123457}]
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"seconds": 100.0}))  # a second run adds its own
+    Results(tmp_path, {"a": 1}, overwrite=False).add([{"setting": {"dim": 7}, "x": 0.2}])
+    assert 100 <= json.loads(path.read_text())["seconds"] < 150
+    path.write_text("{}")  # before the time was kept
+    Results(tmp_path, {"a": 1}, overwrite=False).add([{"setting": {"dim": 8}, "x": 0.2}])
+    assert "seconds" not in json.loads(path.read_text())
     (tmp_path / "provenance.json").unlink()
     Results(tmp_path, {"a": 1}, overwrite=False)  # adds nothing: what made the rows stays
     assert not (tmp_path / "provenance.json").exists()

@@ -32,7 +32,8 @@ def run(monkeypatch):
 
 
 def test_results_are_what_the_committed_rows_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "draw_all", lambda *args, **kwargs: None)
+    monkeypatch.setattr(script, "draw", lambda *args: None)
+    monkeypatch.setattr(script, "save", lambda *args: None)
     committed = (script.ROOT / "RESULTS.md").read_text()
     assert script.render() == committed
     for line in committed.splitlines():
@@ -68,11 +69,44 @@ def test_errors_are_means_with_intervals(run):
     assert len(lines) == 6 and len(run.errors("max_logit", ["fisher"]).splitlines()) == 4
 
 
+def test_errors_and_slopes_against_an_option(run):
+    rows = [
+        row | {"setting": {"dim": d}, "max_logit": d * row["max_logit"]}
+        for row in ROWS
+        for d in (5, 20)
+    ]
+    run.rows = rows
+    lines = run.errors("max_logit", ["uniform"], "dim", 100).splitlines()
+    assert lines[0] == "| equal | selector | dim = 5 | dim = 20 |"
+    assert lines[2].startswith("| examples | uniform | 1 ± ") and "| 4 ± " in lines[2]
+    of = run.slopes_of("dim", 100)["max, equal tokens"]
+    assert of["fisher"] == pytest.approx((1, 0), abs=1e-9)
+
+
+def test_the_gap_is_of_replicates(run):
+    run.rows = [
+        {"setting": {}, "selector": "random", "n": 5, "replicate": k, "bound": b, "exact": 1.0}
+        for k, bounds in enumerate(([2.0, 4.0], [5.0, 7.0]))
+        for b in bounds
+    ]
+    half = stats.t.ppf(0.975, 1) * 1.5
+    assert run.gaps().splitlines()[-1] == f"| random | 3.5 ± {half:.1f} of 4 |"  # 4.5 to even
+
+
 def test_every_kind_of_figure_is_drawn(tmp_path):
-    figures.draw_all(ROWS, tmp_path, prefix="a_")
-    seconds = [row | {"seconds": 1.0} for row in ROWS]
-    figures.draw_all(seconds, tmp_path)
-    bound = [row | {"bound": 1.0, "exact": 2.0} for row in ROWS]
-    figures.draw_all(bound, tmp_path)
+    figures.draw_all(ROWS, tmp_path)
+    figures.draw_all([row | {"seconds": 1.0} for row in ROWS], tmp_path)
+    random = [row | {"selector": "random"} for row in ROWS if row["selector"] == "uniform"]
+    figures.draw_all([row | {"bound": 1.0, "exact": 2.0} for row in ROWS + random], tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"a_max_logit.png", "a_mean_logit.png", "run_time.png", "information.png"}
+    assert names == {"max_logit.png", "mean_logit.png", "seconds.png", "bound.png"}
+
+
+def test_a_figure_shows_means_intervals_and_ratios_to_uniform():
+    figure = figures.draw(ROWS, "max_logit")
+    above, _, below, _ = figure.axes
+    for axes, expected in ((above, 0.8 * 2 / np.sqrt([10, 100])), (below, [-20, -20])):
+        (line,) = (c for c in axes.containers if c.get_label() == "fisher")
+        np.testing.assert_allclose(line[0].get_ydata(), expected, rtol=1e-9)
+    looks = [figures.style(name, k) for k, name in enumerate("abcdefghijkl")]
+    assert len({look["marker"] for look in looks}) == len(looks)
