@@ -46,8 +46,9 @@ def sensitivity(
 
     `s(e) = loss(c_e) + Lambda |e - c_e|^2`, c_e the row nearest to e's k-means centre, drawn with
     p = s / sum s. Lambda is `scale` times mean loss / mean squared distance (the source takes a
-    Hoelder constant). The source draws with replacement and weights 1 / (m p); a selection has
-    neither, so rows are drawn without replacement.
+    Hoelder constant). The source draws with replacement and weights 1 / (m p). A selection has no
+    row twice and no weights: rows are drawn without replacement, which has the law of the source's
+    draws in the order of their first appearance.
 
     Args:
         losses: each row's mean loss under the model; only those of the centres are used.
@@ -116,12 +117,20 @@ def k_center(
     return _farthest(budget, rng.permutation(len(points)), to, lambda far: int(np.argmax(far)))
 
 
-def badge(emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Any) -> Ranking:
+def badge(
+    emb: TokenEmbeddings,
+    budget: Budget,
+    *,
+    seed: int,
+    probabilities: Any,
+    pooling: Pooling = "mean",
+) -> Ranking:
     """BADGE (Ash et al. 2020): k-means++ draws on gradients of the last layer.
 
-    A token's gradient at its most likely label is `(p - 1_yhat) kron x`; a row's is the mean over
-    its tokens (the source has one label an example). The first is the largest, then D^2 sampling.
-    Gradients are never formed: `<g_i, g_k> = mean_{j,l} (a_j . a_l)(x_j . x_l)`, a = p - 1_yhat.
+    A token's gradient at its most likely label is `(p - 1_yhat) kron x`; a row's is `pooling` of
+    its tokens' (the source has one label an example). The first is the largest, then D^2 sampling.
+    Gradients are never formed: `<g_i, g_k> = sum_{j,l} w_j w_l (a_j . a_l)(x_j . x_l)`, with
+    a = p - 1_yhat and w the pooling's weights.
 
     Args:
         probabilities: (T, L), an array or a sparse one that keeps each token's most likely
@@ -130,7 +139,7 @@ def badge(emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Any
     """
     from scipy.sparse import csr_array, issparse  # takes a moment to import
 
-    x, starts, lengths = emb.tokens, emb.offsets[:-1], emb.lengths
+    x, starts, weights = emb.tokens, emb.offsets[:-1], emb.weights(pooling)
     is_sparse = issparse(probabilities)
     p: Any = csr_array(probabilities) if is_sparse else np.asarray(probabilities)
     if p.ndim != 2 or p.shape[0] != len(x):
@@ -142,17 +151,17 @@ def badge(emb: TokenEmbeddings, budget: Budget, *, seed: int, probabilities: Any
     else:
         a[likeliest] -= 1
 
-    def means_with(i: int, rows: slice) -> np.ndarray:
-        """`mean_l (a_j . a_l)(x_j . x_l)` over the tokens l of row i, for each j of `rows`."""
+    def products_with(i: int, rows: slice) -> np.ndarray:
+        """`w_j sum_l w_l (a_j . a_l)(x_j . x_l)`, l the tokens of row i, for each j of `rows`."""
         own = slice(emb.offsets[i], emb.offsets[i + 1])
         of_row = a[own].toarray() if is_sparse else a[own]
-        return np.mean((a[rows] @ of_row.T) * (x[rows] @ x[own].T), axis=1)
+        return weights[rows] * (((a[rows] @ of_row.T) * (x[rows] @ x[own].T)) @ weights[own])
 
-    norms = np.array([np.mean(means_with(i, own)) for i, own in enumerate(_slices(emb))])
+    norms = np.array([np.sum(products_with(i, own)) for i, own in enumerate(_slices(emb))])
     rng = np.random.default_rng(seed)
 
     def to(i: int) -> np.ndarray:
-        inner = np.add.reduceat(means_with(i, slice(0, len(x))), starts) / lengths
+        inner = np.add.reduceat(products_with(i, slice(0, len(x))), starts)
         return np.maximum(norms + norms[i] - 2 * inner, 0)
 
     def draw(far: np.ndarray) -> int:

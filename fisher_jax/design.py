@@ -123,18 +123,31 @@ class TokenEmbeddings:
         Raises:
             ValueError: another pooling.
         """
-        lengths = self.lengths
         if pooling == "last":
             return self.tokens[self.offsets[1:] - 1]
         if pooling == "mean":  # without a copy of the pool
             sums_NxD = np.add.reduceat(self.tokens, self.offsets[:-1])
-            return sums_NxD / lengths[:, None].astype(self.tokens.dtype)
-        if pooling != "position":
-            raise ValueError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
+            return sums_NxD / self.lengths[:, None].astype(self.tokens.dtype)
+        return np.add.reduceat(self.tokens * self.weights(pooling)[:, None], self.offsets[:-1])
+
+    def weights(self, pooling: Pooling) -> Float[np.ndarray, "T"]:
+        """What every token counts for in `pooled`; they add to 1 over an example.
+
+        Raises:
+            ValueError: another pooling.
+        """
+        lengths = self.lengths
         place_T = np.arange(1, len(self.tokens) + 1) - np.repeat(self.offsets[:-1], lengths)
-        weights_T = place_T / np.repeat(lengths * (lengths + 1) / 2, lengths)
-        weighted_TxD = self.tokens * weights_T[:, None].astype(self.tokens.dtype)
-        return np.add.reduceat(weighted_TxD, self.offsets[:-1])
+        length_T = np.repeat(lengths, lengths)
+        if pooling == "mean":
+            weights_T = 1 / length_T
+        elif pooling == "last":
+            weights_T = place_T == length_T
+        elif pooling == "position":
+            weights_T = place_T / (length_T * (length_T + 1) / 2)
+        else:
+            raise ValueError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
+        return weights_T.astype(self.tokens.dtype)
 
     def at_most_dim_rows(self) -> "TokenEmbeddings":
         """The same design with every example of more than D tokens cut to D rows.

@@ -88,8 +88,16 @@ def test_k_center_takes_the_farthest(emb, examples):
         assert got[k] == np.argmax(apart[:, got[:k]].min(axis=1))
 
 
-@pytest.mark.parametrize(("k", "sparse"), [(None, None), (3, csr_array), (3, csr_matrix)])
-def test_badge_is_k_means_plus_plus_on_the_gradients(emb, theta, k, sparse):
+@pytest.mark.parametrize(
+    ("k", "sparse", "pooling"),
+    [
+        (None, None, "mean"),
+        (3, csr_array, "mean"),
+        (3, csr_matrix, "last"),
+        (None, None, "position"),
+    ],
+)
+def test_badge_is_k_means_plus_plus_on_the_gradients(emb, theta, k, sparse, pooling):
     p = softmax(emb.tokens @ theta, axis=1)
     if k is not None:  # the k likeliest labels, as a sparse array
         p[p < -np.sort(-p, axis=1)[:, k - 1 : k]] = 0
@@ -97,15 +105,15 @@ def test_badge_is_k_means_plus_plus_on_the_gradients(emb, theta, k, sparse):
     given = p.copy() if k is None else sparse(p)
     p[np.arange(len(p)), p.argmax(axis=1)] -= 1
     of_token = (p[:, :, None] * emb.tokens[:, None, :]).reshape(len(p), -1)
-    g = np.stack(
-        [of_token[a:b].mean(axis=0) for a, b in zip(emb.offsets, emb.offsets[1:], strict=False)]
-    ).astype(np.float64)
+    g = fj.TokenEmbeddings(of_token, emb.offsets).pooled(pooling).astype(np.float64)
     rng, chosen = np.random.default_rng(7), [int(np.argmax(np.linalg.norm(g, axis=1)))]
     for _ in range(9):
         squared = ((g[:, None] - g[chosen]) ** 2).sum(axis=2).min(axis=1)
         squared[chosen] = 0
         chosen.append(int(rng.choice(N, p=squared / squared.sum())))
-    got = SELECTORS["badge"](emb, n_samples=10, seed=7, probabilities=given).ranking
+    got = SELECTORS["badge"](
+        emb, n_samples=10, seed=7, probabilities=given, pooling=pooling
+    ).ranking
     np.testing.assert_array_equal(got, chosen)
 
 
