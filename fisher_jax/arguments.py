@@ -107,8 +107,9 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--text-column",
         metavar="NAME",
-        help="column with the text, of POOL and of --targets (default: text, else prompt + "
-        "completion, of which only the completion counts)",
+        help="column with the text, of POOL and of --targets (default: text, else messages, else "
+        "prompt + completion, of which only the completion counts); lists of messages with role "
+        "and content are written by the model's chat template",
     )
     text.add_argument(
         "--max-length",

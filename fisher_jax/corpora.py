@@ -7,11 +7,11 @@ import json
 import os
 import re
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fisher_jax.data import SUFFIXES, PoolError, PromptCompletion, Row, read_pool, replacing
+from fisher_jax.data import SUFFIXES, Chat, PoolError, PromptCompletion, Row, read_pool, replacing
 
 DATA_FOLDER = "FISHER_JAX_DATA"  # environment variable: a folder with the corpora's files
 N_BLOCKS = 40  # groups of a corpus without documents of its own
@@ -210,8 +210,12 @@ def _read_file(name: str, path: str | None) -> list[Passage]:
             f"there is no corpus {name!r}: name one of shakespeare, {', '.join(SOURCES)}, "
             "or the path of a .jsonl, .parquet or .txt file"
         )
-    rows: Sequence[Row] = read_pool(Path(name)).rows or ()
-    return [Passage(row, _block(i, len(rows))) for i, row in enumerate(rows)]
+    rows, passages = read_pool(Path(name)).rows or (), []
+    for i, row in enumerate(rows):
+        if isinstance(row, Chat):
+            raise PoolError(f"{name} holds chats: write them as prompt and completion strings")
+        passages.append(Passage(row, _block(i, len(rows))))
+    return passages
 
 
 def _block(position: int, total: int) -> str:

@@ -35,6 +35,13 @@ class PromptCompletion(NamedTuple):
 Row = str | PromptCompletion
 
 
+class Chat(NamedTuple):
+    """A row of messages (`role`, `content`); with a completion, only that is learnt."""
+
+    prompt: Sequence[dict[str, Any]]
+    completion: Sequence[dict[str, Any]] = ()
+
+
 @dataclass(frozen=True)
 class PoolFile:
     """A pool as it stands in a file: `content` is what is written again, `rows` what is read.
@@ -46,7 +53,7 @@ class PoolFile:
     path: Path
     kind: str
     content: Any
-    rows: Sequence[Row] | None
+    rows: Sequence[Row | Chat] | None
 
     def __len__(self) -> int:
         return len(self.content)
@@ -81,10 +88,11 @@ def read_pool(
     needs_text: bool = True,
     is_written: bool = False,
 ) -> PoolFile:
-    """A pool of text rows, or of `prompt` and `completion` rows.
+    """A pool of text rows, of `prompt` and `completion` rows, or of chats.
 
     The text is that of `text_column`; without one, of the column `text`, and where there is no
-    such column, of `prompt` and `completion`. The first row decides for all.
+    such column, of `messages`, or of `prompt` and `completion`. The first row decides for all. A
+    list of messages (`role` and `content`) in the place of a string is a chat.
 
     Args:
         path: .jsonl or .ndjson (an object a line), .parquet, or .txt (a row a line).
@@ -107,7 +115,7 @@ def read_pool(
         if text_column is not None:
             raise PoolError(f"{path} is plain text and has no columns: leave --text-column out")
         return PoolFile(path, kind, lines, lines)
-    rows: list[Row] = []
+    rows: list[Row | Chat] = []
     columns: tuple[str, ...] = ()
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
@@ -127,7 +135,7 @@ def read_pool(
                     f"{where} has no column {missing[0]!r}, it has "
                     f"{', '.join(map(repr, record)) or 'none'}: see --text-column"
                 )
-            rows.append(_row([record[column] for column in columns], columns, where))
+            rows.append(row_of([record[column] for column in columns], columns, where))
     return PoolFile(path, kind, lines, rows if needs_text else None)
 
 
@@ -305,7 +313,7 @@ def _read_parquet(
     columns = _text_columns(dict.fromkeys(table.column_names), text_column, str(path))
     values = [table.column(column).to_pylist() for column in columns]
     rows = [
-        _row(list(row), columns, f"{path}, row {i}")
+        row_of(list(row), columns, f"{path}, row {i}")
         for i, row in enumerate(zip(*values, strict=True))
     ]
     return PoolFile(path, "parquet", table, rows)
@@ -314,10 +322,9 @@ def _read_parquet(
 def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -> tuple[str, ...]:
     if text_column is not None:
         columns = (text_column,)
-    elif "text" not in record and {"prompt", "completion"} <= set(record):
-        columns = ("prompt", "completion")
     else:
-        columns = ("text",)
+        known = (("text",), ("messages",), ("prompt", "completion"))
+        columns = next((some for some in known if {*some} <= set(record)), ("text",))
     if columns[0] not in record:
         raise PoolError(
             f"{where} has no column {columns[0]!r}, it has "
@@ -327,23 +334,49 @@ def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -
     return columns
 
 
-def _row(values: list[Any], columns: tuple[str, ...], where: str) -> Row:
+def row_of(values: Sequence[Any], columns: Sequence[str], where: str) -> Row | Chat:
+    """The row that the values of one column, or of two, make.
+
+    Raises:
+        PoolError: neither strings nor lists of messages.
+    """
+    if all(isinstance(value, list) for value in values):
+        chats = zip(values, columns, strict=True)
+        return Chat(*(_messages(value, f"{where}: column {column!r}") for value, column in chats))
     for value, column in zip(values, columns, strict=True):
         if not isinstance(value, str):
             got = "null" if value is None else f"a {type(value).__name__}"
-            chat = "; a chat goes in as two strings, prompt and completion"
             raise PoolError(
                 f"{where}: column {column!r} holds {got}, not a string: mend or "
-                f"remove the row, or name another with --text-column{chat * (got == 'a list')}"
+                "remove the row, or name another with --text-column"
             )
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise PoolError(
-                f"{where}: column {column!r} holds half a character (a lone "
-                "surrogate): mend or remove the row"
-            ) from None
+        _check_characters(value, f"{where}: column {column!r}")
     return values[0] if len(columns) == 1 else PromptCompletion(*values)
+
+
+def _messages(value: list[Any], where: str) -> list[dict[str, Any]]:
+    """A list of messages, without what Parquet fills in for fields that they lack."""
+    for message in value:
+        named = message if isinstance(message, dict) else {}
+        for key in ("role", "content"):
+            if not isinstance(named.get(key), str):
+                raise PoolError(
+                    f"{where} holds a message without a string {key!r}: a chat is a list of "
+                    "objects with role and content; mend or remove the row"
+                )
+            _check_characters(named[key], where)
+    if not value:
+        raise PoolError(f"{where} holds no message: mend or remove the row")
+    return [{k: v for k, v in message.items() if v is not None} for message in value]
+
+
+def _check_characters(text: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PoolError(
+            f"{where} holds half a character (a lone surrogate): mend or remove the row"
+        ) from None
 
 
 def _no_constant(name: str) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fisher_jax.buckets import ladder
-from fisher_jax.data import PoolError, PromptCompletion, Row
+from fisher_jax.chat import written
+from fisher_jax.data import Chat, PoolError, PromptCompletion, Row, row_of
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.progress import OnProgress
@@ -42,7 +43,7 @@ class TokenizedRows(NamedTuple):
 
 
 def embed(
-    texts: Sequence[str | Mapping[str, str]],
+    texts: Sequence[str | Mapping[str, Any]],
     model: str | LanguageModel = "smollm2-135m",
     *,
     max_length: int | None = None,
@@ -61,7 +62,8 @@ def embed(
     completion count.
 
     Args:
-        texts: strings, or mappings with `prompt` and `completion` strings.
+        texts: strings, or mappings with `prompt` and `completion` strings; chats as lists of
+            messages in their place, or as `messages`, see `fisher_jax.chat.written`.
         model: a name as `fisher_jax.models.load.load_model` takes it, or a loaded model.
         max_length: tokens a row may have, longer ones are cut; default the model's context.
         batch_tokens: tokens of a forward pass, padding included.
@@ -80,7 +82,9 @@ def embed(
         raise ValueError("texts must be a list of rows, got one string")
     _check_normalize(normalize)
     language_model = load_model(model, dtype) if isinstance(model, str) else model
-    rows = [_as_row(text, i) for i, text in enumerate(texts)]
+    rows = written(
+        language_model, [_as_row(text, i) for i, text in enumerate(texts)], "texts: row {}".format
+    )
     tokenized = tokenize(language_model, rows, max_length, positions)
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(rows) == 0 or len(empty):
@@ -229,15 +233,13 @@ def _check_normalize(normalize: str) -> None:
         raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
 
 
-def _as_row(text: str | Mapping[str, str], i: int) -> Row:
+def _as_row(text: str | Mapping[str, Any], i: int) -> Row | Chat:
+    where = f"texts: row {i}"
     if isinstance(text, str):
-        return text
-    try:
-        row = PromptCompletion(text["prompt"], text["completion"])
-    except (KeyError, TypeError):
-        raise PoolError(
-            f"texts: row {i} is neither a string nor a mapping with prompt and completion"
-        ) from None
-    if not (isinstance(row.prompt, str) and isinstance(row.completion, str)):
-        raise PoolError(f"texts: prompt and completion of row {i} must be strings")
-    return row
+        return row_of([text], ["text"], where)
+    for columns in (["messages"], ["prompt", "completion"]):
+        if isinstance(text, Mapping) and {*columns} <= {*text}:
+            return row_of([text[column] for column in columns], columns, where)
+    raise PoolError(
+        f"{where} is neither a string nor a mapping with prompt and completion, or with messages"
+    )

@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.arguments import ALL_SELECTORS, answers_of
+from fisher_jax.chat import written
 from fisher_jax.data import PoolFile, Row, check_columns_fit, read_embeddings, read_pool
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
@@ -74,13 +76,17 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         file = read_pool(args.pool, column, is_written=True)
         check_columns_fit(args.out, file)
         task = None if args.targets is None else _read_task(args)
-    all_rows = _text_rows(file)
-    if args.selector == "ifd" and any(isinstance(row, str) for row in all_rows):
-        raise ValueError(f"{args.pool}: --selector ifd is for prompt + completion rows")
-    with timed("deduplicate"):
-        unique = _without_copies(args.deduplicate, all_rows)
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
+    file = replace(file, rows=written(model, file.rows or [], file.where))
+    if args.selector == "ifd":
+        _check_prompts(file, "--selector ifd")
+    if task is not None:
+        task = replace(task, rows=written(model, task.rows or [], task.where))
+        if args.positions == "prompt":
+            _check_prompts(task, "--positions prompt")
+    with timed("deduplicate"):
+        unique = _without_copies(args.deduplicate, _text_rows(file))
     with timed("tokenize"):
         rows = _usable(args, model, file, unique)
         wanted = None if task is None else _usable(args, model, task, np.arange(len(task)))
@@ -139,15 +145,17 @@ class _Rows(NamedTuple):
 
 def _read_task(args: argparse.Namespace) -> PoolFile:
     is_text = args.targets.suffix.lower() == ".txt"
-    task = read_pool(args.targets, None if is_text else args.text_column)
-    if args.positions == "prompt" and any(isinstance(row, str) for row in _text_rows(task)):
-        raise ValueError(f"{args.targets}: --positions prompt is for prompt + completion rows")
-    return task
+    return read_pool(args.targets, None if is_text else args.text_column)
+
+
+def _check_prompts(file: PoolFile, what: str) -> None:
+    if any(isinstance(row, str) for row in _text_rows(file)):
+        raise ValueError(f"{file.path}: {what} is for prompt + completion rows")
 
 
 def _text_rows(file: PoolFile) -> list[Row]:
-    assert file.rows is not None
-    return list(file.rows)
+    """Once chats are written as text."""
+    return cast("list[Row]", file.rows)
 
 
 def _without_copies(deduplicate: str, rows: Sequence[Row]) -> Int[np.ndarray, "n"]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,18 +48,21 @@ class LanguageModel(NamedTuple):
         return getattr(self.tokenizer, "chat_template", None) is not None
 
     def as_chat(self, text: str) -> str:
-        """A user's message by the chat template, up to where the answer begins.
+        """A user's message by the chat template, up to where the answer begins; see `render`."""
+        return self.render([{"role": "user", "content": text}], is_asked=True)
 
-        The template brings its own special tokens.
+    def render(self, messages: Sequence[Mapping[str, Any]], is_asked: bool = False) -> str:
+        """Messages (`role`, `content`) by the chat template, which brings its own special tokens.
+
+        With `is_asked` up to where the answer begins.
 
         Raises:
             ModelError: a template that can't be filled in.
         """
         tokenizer: Any = self.tokenizer
-        message = {"role": "user", "content": text}
         try:
             return tokenizer.apply_chat_template(
-                [message], tokenize=False, add_generation_prompt=True
+                [*messages], tokenize=False, add_generation_prompt=is_asked
             )
         except Exception as error:  # a template is a program of its own
             reason = one_line(error)

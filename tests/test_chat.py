@@ -1,0 +1,173 @@
+"""Rows of messages: written by the model's chat template, as TRL reads them."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command import N, page_of, read_rows, texts, write_rows
+from word_model import language_model
+
+import fisher_jax as fj
+from fisher_jax.chat import written
+from fisher_jax.data import Chat, PromptCompletion, read_pool
+from fisher_jax.embed import tokenize
+from fisher_jax.models.load import load_model
+
+ASKS = {"role": "user", "content": "Which day is it?"}
+SAYS = {"role": "assistant", "content": "Monday."}
+TELLS = {"role": "system", "content": "Be brief."}
+WORDS = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+WHERE = "row {}".format
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load_model("smollm2-135m")
+
+
+def ids_of(model, messages, **options):
+    return model.tokenizer.apply_chat_template(messages, return_dict=False, **options)
+
+
+def test_messages_are_the_templates_tokens_and_all_count(smollm2):
+    chat = [TELLS, ASKS, SAYS, ASKS]
+    (row,) = written(smollm2, [Chat(chat)], WHERE)
+    tokens = tokenize(smollm2, [row])
+    assert tokens.ids[0].tolist() == ids_of(smollm2, chat)
+    assert tokens.counted.tolist() == [len(tokens.ids[0]) - 1]
+
+
+def test_of_a_prompt_and_a_completion_the_answer_counts(smollm2):
+    (row,) = written(smollm2, [Chat([TELLS, ASKS], [SAYS])], WHERE)
+    tokens = tokenize(smollm2, [row])
+    asked = ids_of(smollm2, [TELLS, ASKS], add_generation_prompt=True)
+    assert tokens.ids[0].tolist() == ids_of(smollm2, [TELLS, ASKS, SAYS])
+    assert tokens.ids[0][: len(asked)].tolist() == asked and tokens.first.tolist() == [len(asked)]
+    assert smollm2.tokenizer.decode(tokens.ids[0][len(asked) :]) == "Monday.<|im_end|>\n"
+
+
+def test_a_completion_may_go_on_from_an_answer_and_templates_may_look_ahead():
+    chat = Chat([{"role": "assistant", "content": "to be"}], [{"role": "user", "content": "or"}])
+    assert written(language_model(template=WORDS), [chat], WHERE) == [("to be ", "or ")]
+    ahead = (
+        "{% for m in messages %}{{ m['content'] }} {{ 'no' if loop.last else 'yes' }} {% endfor %}"
+    )
+    assert written(language_model(template=ahead), [chat], WHERE) == [("to be ", "yes or no ")]
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_a_text_begins_once(adds_bos):
+    model = language_model(adds_bos, "[BOS] " + WORDS)
+    model.tokenizer.add_special_tokens({"bos_token": "[BOS]"})
+    chat = [{"role": "user", "content": "to be"}]
+    rows = written(model, [Chat(chat), Chat(chat, chat)], WHERE)
+    to_be = model.tokenizer("to be", add_special_tokens=False)["input_ids"]
+    assert [ids.tolist() for ids in tokenize(model, rows).ids] == [[1, *to_be], [1, *to_be, *to_be]]
+
+
+def test_other_rows_stay_as_they_are():
+    rows = ["to be", PromptCompletion("to", "be")]
+    assert written(language_model(), rows, WHERE) == rows
+
+
+def test_a_model_or_template_that_cannot_is_refused_by_row():
+    rows = ["to be", Chat([ASKS])]
+    with pytest.raises(ValueError, match=r"^row 1 is a chat, and tiny has no chat template: name"):
+        written(language_model(), rows, WHERE)
+    picky = language_model(template="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ValueError, match=r"^row 1: tiny: .*roles must alternate.*remove the row$"):
+        written(picky, rows, WHERE)
+
+
+ROWS = [
+    {"messages": [ASKS, SAYS], "id": 1},
+    {"prompt": [ASKS], "completion": [SAYS], "id": 2},
+    {"dialogue": [SAYS | {"name": "x"}], "id": 3},
+]
+CHATS = [Chat([ASKS, SAYS]), Chat([ASKS], [SAYS]), Chat([SAYS | {"name": "x"}])]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(("row", "chat"), zip(ROWS, CHATS, strict=True))
+def test_files_hold_chats_where_others_hold_strings(tmp_path, row, chat, suffix):
+    pool = tmp_path / f"pool{suffix}"
+    if suffix == ".jsonl":
+        write_rows(pool, [row])
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), pool)
+    column = "dialogue" if "dialogue" in row else None
+    (got,) = read_pool(pool, column).rows
+    assert isinstance(got, Chat) and [[*part] for part in got] == [[*part] for part in chat]
+
+
+def test_fields_that_other_messages_have_are_not_null_in_parquet(tmp_path):
+    pool = tmp_path / "pool.parquet"
+    pq.write_table(pa.Table.from_pylist([{"messages": [ASKS, SAYS | {"name": "x"}]}]), pool)
+    assert read_pool(pool).rows == [Chat([ASKS, SAYS | {"name": "x"}])]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": []}, "'messages' holds no message"),
+        ({"messages": ["hello"]}, "without a string 'role'"),
+        ({"messages": [{"from": "human", "value": "hi"}]}, "without a string 'role': a chat is"),
+        ({"messages": [{"role": "user", "content": None}]}, "without a string 'content'"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
+        ({"messages": "hello", "id": None}, None),
+        ({"prompt": "a", "completion": [SAYS]}, "'completion' holds a list, not a string"),
+    ],
+)
+def test_a_broken_chat_is_named(tmp_path, row, said):
+    pool = write_rows(tmp_path / "pool.jsonl", [row])
+    if said is None:  # a string is a text
+        assert read_pool(pool).rows == ["hello"]
+        return
+    with pytest.raises(ValueError, match=rf"pool.jsonl, line 1: column .*{said}.*row"):
+        read_pool(pool)
+
+
+def test_python_takes_chats(smollm2):
+    rows = [{"messages": [ASKS, SAYS]}, {"prompt": [ASKS], "completion": [SAYS]}, "A plain text."]
+    emb = fj.embed(rows, smollm2)
+    answer = len(smollm2.tokenizer("Monday.<|im_end|>\n")["input_ids"])
+    assert emb.lengths[1] == answer < emb.lengths[0] == len(ids_of(smollm2, [ASKS, SAYS])) - 1
+    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with prompt"):
+        fj.embed(["a text", {"message": []}], smollm2)
+
+
+def test_the_command_chooses_chats_and_keeps_their_columns(run, out, llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "chatty")
+    (folder / "chat_template.jinja").write_text(WORDS)
+    said = texts()
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": text[:3]},
+                {"role": "assistant", "content": text},
+            ]
+        }
+        for text in said
+    ]
+    pool = write_rows(tmp_path / "pool.jsonl", rows)
+    code, messages = run(pool, "-o", out, "--model", folder, "--n-samples", N)
+    assert code == 0, messages
+    for row in read_rows(out):
+        assert {"messages": row["messages"]} in rows and row["fisher_gain"] >= 0
+    (first, *_) = read_rows(out)
+    assert " ".join(m["content"] for m in first["messages"]) in page_of(out)
+    plain = write_rows(tmp_path / "plain.jsonl", [{"text": f"{text[:3]} {text} "} for text in said])
+    code, messages = run(plain, "-o", tmp_path / "b.jsonl", "--model", folder, "--n-samples", N)
+    assert code == 0, messages
+    gains = [[row["fisher_gain"] for row in read_rows(p)] for p in (out, tmp_path / "b.jsonl")]
+    np.testing.assert_array_equal(*gains)
+
+
+def test_the_command_names_what_a_chat_lacks(refused, out, llama, tmp_path):
+    pool = write_rows(tmp_path / "pool.jsonl", [{"messages": [ASKS]}])
+    refused([pool, "-o", out, "--model", llama, "--n-samples", 1], [pool, "line 1", "template"])
+    pool.write_text(json.dumps({"messages": [{"role": "user"}]}) + "\n")
+    refused([pool, "-o", out, "--model", llama, "--n-samples", 1], [pool, "line 1", "'content'"])
