@@ -1,14 +1,16 @@
 """What every experiment shares: checked options, results that survive a kill, wandb, exit codes."""
 
+import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+import jax
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +49,19 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
         raise ValueError(str(error).splitlines()[0]) from None
 
 
+@contextlib.contextmanager
+def reporting(command: str) -> Iterator[None]:
+    """What goes wrong is told in a line: exit codes 2, and 130 for Ctrl-C."""
+    try:
+        yield
+    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError, wandb.Error) as error:
+        print(f"{command}: error: {one_line(error, 2000)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
 def start(name: str) -> None:
     """The command `python -m experiments.NAME`: Hydra, checks, wandb, one-line errors.
 
@@ -57,14 +72,8 @@ def start(name: str) -> None:
     def main(cfg: DictConfig) -> None:
         module = importlib.import_module(command)  # by name, so that launchers can pickle this
         folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
+        with reporting(command):
             log_to_wandb(name, checked(cfg, module.Options), folder, module.run)
-        except (ValueError, OSError) as error:
-            print(f"{command}: error: {one_line(error, 2000)}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print(f"\n{command}: interrupted; the same command goes on", file=sys.stderr)
-            sys.exit(130)
 
     hydra.main(str(CONF / name), "config", version_base="1.3")(main)()
 

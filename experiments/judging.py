@@ -23,13 +23,14 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from experiments.harness import reporting
 from experiments.language_options import Options
 from experiments.language_preparation import pool_of
 from experiments.language_training import prompts_of
 from experiments.pools import split_corpus
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
-from fisher_jax.data import one_line, replacing
+from fisher_jax.data import replacing
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
 from fisher_jax.endpoint import SETTINGS
@@ -74,11 +75,8 @@ class Task(NamedTuple):
 
 def main() -> None:
     """The command."""
-    try:
+    with reporting("experiments.judging"):
         run(parsed())
-    except (ValueError, OSError) as error:
-        print(f"experiments.judging: error: {one_line(error, 2000)}", file=sys.stderr)
-        sys.exit(2)
 
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -108,6 +106,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--dry-run", action="store_true", help="what the endpoint would be asked")
     p.add_argument("--sheet", type=Path, help="write a sheet for people here, judge nothing")
     p.add_argument("--answers", type=Path, help="a sheet that people filled in, judge nothing")
+    p.add_argument("--key", type=Path, help="its key (default: FOLDER.key.json beside its folder)")
     return p.parse_args(argv)
 
 
@@ -122,7 +121,9 @@ def run(args: argparse.Namespace) -> None:
     entries = json.loads(path.read_text()) if path.exists() else []
     entries = [e for e in entries if _digest(texts.pairs(_comparison(e))) == e.get("texts")]
     if args.answers is not None:
-        agreement(args.answers, entries)
+        folder = args.answers.resolve().parent
+        key = args.key or folder.with_name(f"{folder.name}.key.json")
+        agreement(args.answers, key, entries)
         return
     comparisons = [
         c
@@ -234,13 +235,12 @@ class Texts:
         ]
 
 
-def agreement(path: Path, entries: Sequence[Row]) -> None:
+def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
     """Print Cohen's kappa of people's answers and every judge of the same texts.
 
     Raises:
         ValueError: answers or their key can't be read, or nobody judged these texts.
     """
-    key = path.parent.with_name(f"{path.parent.name}.key.json")
     people, about = read_answers(path, key), about_sheet(key)
     same = [e for e in entries if e["texts"] == about and "winners" in e]
     if not same:

@@ -18,7 +18,9 @@ from experiments.language_options import Options
 from experiments.language_preparation import prepare, seed_of
 from experiments.language_training import described, train_and_test
 from experiments.results import Results, Row, settings_of
+from experiments.variants import VARIANTS
 from fisher_jax.data import replacing
+from fisher_jax.duplicates import check_near
 from fisher_jax.models.load import load_model
 
 MANIFEST = "manifest.json"
@@ -42,7 +44,11 @@ def run(options: Options, folder: Path) -> list[Row]:
             raise ValueError(
                 f"proxy {own.proxy} does not exist: python -m experiments.proxy {own.proxy}"
             )
+        if {VARIANTS[name].keep for name in own.selectors} & {"near", "plain"}:
+            check_near()
     results = Results(folder, asdict(options), options.overwrite, _key, GROWING)
+    if not results.rows:
+        (folder / MANIFEST).unlink(missing_ok=True)
     load = functools.lru_cache(2)(load_model)
     for setting, own in of_settings:
         label = " ".join(map(str, setting.values())) or own.pool

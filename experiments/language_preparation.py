@@ -97,10 +97,7 @@ def prepare(
 
     def of_rows(states: list[np.ndarray]) -> list[TokenEmbeddings]:
         """The pool's and the validation's."""
-        return [
-            TokenEmbeddings(x, np.concatenate([[0], np.cumsum(part.counted)]))
-            for x, part in zip(states, seen, strict=True)
-        ]
+        return [TokenEmbeddings(x, part.offsets) for x, part in zip(states, seen, strict=True)]
 
     def earlier(share: float) -> list[TokenEmbeddings]:
         return of_rows(

@@ -1,5 +1,8 @@
 """Train on chosen rows, then measure: losses on held-out text, continuations of prompts."""
 
+import contextlib
+import math
+
 import numpy as np
 
 from experiments.language_options import Options
@@ -8,7 +11,7 @@ from experiments.results import Row
 from experiments.variants import Chosen
 from fisher_jax.data import Row as DataRow
 from fisher_jax.embed import TokenizedRows
-from fisher_jax.finetune import TrainOptions, finetune
+from fisher_jax.finetune import DivergedError, TrainOptions, finetune
 from fisher_jax.last_layer import HeadOptions, nll, train
 from fisher_jax.models.generate import generate
 from fisher_jax.models.load import LanguageModel
@@ -26,8 +29,15 @@ def train_and_test(
     texts: bool,
 ) -> Row:
     """Train on the rows and measure, at the learning rate with the best validation loss."""
-    runs = (_train(options, model, prepared, chosen, replicate, rate) for rate in tried)
-    measured, tuned = min(runs, key=lambda run: run[0]["validation_nll"])
+    measured: Row = {"validation_nll": math.inf}
+    tuned = None
+    for rate in tried:
+        with contextlib.suppress(DivergedError):
+            run = _train(options, model, prepared, chosen, replicate, rate)
+            if run[0]["validation_nll"] < measured["validation_nll"]:  # not so for NaN
+                measured, tuned = run
+    if measured["validation_nll"] == math.inf:
+        raise ValueError(f"training diverged at every learning rate of {tried}: add lower ones")
     if texts and tuned is not None:
         measured["texts"] = generate(
             tuned,
@@ -51,7 +61,7 @@ def _train(
     seed, head = seed_of(options, replicate), prepared.head
     tuned = None
     if head is not None:
-        offsets = np.concatenate([[0], np.cumsum(prepared.rows.counted)])
+        offsets = prepared.rows.offsets
         theta = train(
             head.start,
             head.pool,
@@ -94,7 +104,7 @@ def prompts_of(test: list[DataRow], options: Options) -> list[str]:
 def _measures(prepared: Prepared, validation_T: np.ndarray, test_T: np.ndarray) -> Row:
     parts = prepared.validation, prepared.test
     validation, test = (
-        np.add.reduceat(x, np.concatenate([[0], np.cumsum(part.counted)[:-1]]))
+        np.add.reduceat(x, part.offsets[:-1])
         for x, part in zip((validation_T, test_T), parts, strict=True)
     )
     domains = prepared.pool.test_domain

@@ -19,12 +19,13 @@ from omegaconf import OmegaConf
 from scipy import stats
 from tqdm import tqdm
 
+from experiments.harness import reporting
 from experiments.language_options import Options
 from experiments.language_preparation import Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from experiments.variants import VARIANTS
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.data import one_line, replacing
+from fisher_jax.data import replacing
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.models.load import load_model
 from fisher_jax.scores import row_means
@@ -67,16 +68,13 @@ def main() -> None:
         help="the rules of baselines and model_selectors too (not ifd, for completions)",
     )
     args = p.parse_args()
-    try:
+    with reporting("experiments.picks"):
         path = args.folder / RESOLVED
         options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
         names = dict.fromkeys([*options.selectors, *(EVERY if args.every else ())])
         found = picks(replace(options, **next(settings(options.grid)), grid={}, selectors=[*names]))
-    except (ValueError, OSError) as error:
-        print(f"experiments.picks: error: {one_line(error, 2000)}", file=sys.stderr)
-        sys.exit(2)
-    with replacing(args.folder / PICKS) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+        with replacing(args.folder / PICKS) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{args.folder / PICKS}: {len(found['selectors'])} selectors", file=sys.stderr)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from experiments.harness import reporting
 from fisher_jax.corpora import read_corpus
-from fisher_jax.data import one_line
 from fisher_jax.duplicates import text_of
 from fisher_jax.embed import tokenize
 from fisher_jax.finetune import TrainOptions, finetune
@@ -41,14 +41,11 @@ def main() -> None:
     )
     p.add_argument("--path", help="the corpus' file")
     args = p.parse_args()
-    try:
+    with reporting("experiments.proxy"):
         if args.folder.exists():
             raise ValueError(f"{args.folder} exists: name a new folder")
         texts = [text_of(passage.row) for passage in read_corpus(args.corpus, args.path)]
         save_folder(trained(args.corpus, texts, CONFIG, OPTIONS), args.folder)
-    except (ValueError, OSError) as error:
-        print(f"experiments.proxy: error: {one_line(error, 2000)}", file=sys.stderr)
-        sys.exit(2)
     print(args.folder, file=sys.stderr)
 
 

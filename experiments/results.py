@@ -25,6 +25,8 @@ RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
 class Results:
     """Rows of finished work in a folder's results.jsonl; a killed run goes on after them.
 
+    One run at a time: what another one has added meanwhile is never overwritten.
+
     Args:
         folder: is made if need be.
         options: all of the run.
@@ -74,6 +76,7 @@ class Results:
         # unknown where rows were made before the time was kept
         self._seconds = facts.get("seconds") if self.rows else 0.0
         self._start = time.perf_counter()
+        self._stamp = _stamp(folder / RESULTS)
         self._done = {self._name(row) for row in self.rows}
 
     def has(self, at: Row) -> bool:
@@ -85,6 +88,11 @@ class Results:
 
         Beside them stands by what the last ones were made, and the seconds of all runs.
         """
+        if _stamp(self.folder / RESULTS) != self._stamp:
+            raise ValueError(
+                f"{self.folder / RESULTS} was changed by another run meanwhile: wait for that one "
+                "to end, then start this one again"
+            )
         self.rows += [rounded(row) for row in rows]
         facts: Row = {**provenance()}
         if self._seconds is not None:
@@ -93,10 +101,15 @@ class Results:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
         with replacing(self.folder / RESULTS) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
+        self._stamp = _stamp(self.folder / RESULTS)
         self._done |= {self._name(row) for row in rows}
 
     def _name(self, row: Row) -> str:
         return json.dumps(self._key(row), sort_keys=True)
+
+
+def _stamp(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _joined(before: Any, now: Any) -> Any:

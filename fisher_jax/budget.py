@@ -55,7 +55,10 @@ class Budget(NamedTuple):
                 f"token_budget={token_budget} buys nothing: "
                 f"the cheapest example costs {budget.costs.min():g}"
             )
-        return budget._replace(total=min(token_budget, budget.costs.sum()))  # inf is everything
+        everything = budget.costs.sum()
+        if token_budget < everything:
+            return budget
+        return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
 
     @property
     def most_examples(self) -> int:

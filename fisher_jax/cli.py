@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
@@ -48,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{NAME}: error: {one_line(error, 2000)}", file=sys.stderr)
         return 2
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:  # JAX's own, and a device that won't start
         print(
-            f"{NAME}: error: out of memory or device ({one_line(error)}): try a smaller "
-            "--batch-tokens, --max-length or pool",
+            f"{NAME}: error: out of memory, or the device failed ({one_line(error)}): try a "
+            "smaller --batch-tokens, --max-length or pool, or JAX_PLATFORMS=cpu",
             file=sys.stderr,
         )
         return 2

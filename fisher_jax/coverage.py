@@ -112,7 +112,7 @@ def k_center(
     rng = np.random.default_rng(seed)
 
     def to(i: int) -> np.ndarray:
-        return np.maximum(norms + norms[i] - 2 * points @ points[i], 0)
+        return np.maximum(norms + norms[i] - 2 * (points @ points[i]), 0)
 
     return _farthest(budget, rng.permutation(len(points)), to, lambda far: int(np.argmax(far)))
 

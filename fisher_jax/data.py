@@ -70,7 +70,17 @@ class PoolFile:
             except (ValueError, OverflowError):  # a date that Python has no value for
                 return self.where(i)
         row = self.rows[i]
+        if isinstance(row, Chat):
+            messages = [*row.prompt, *row.completion]
+            return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
         return row if isinstance(row, str) else f"{row.prompt} → {row.completion}"
+
+    def lacks_prompt(self) -> int | None:
+        """The first row that is not split into a prompt and a completion."""
+        for i, row in enumerate(self.rows or ()):
+            if isinstance(row, str) or (isinstance(row, Chat) and not row.completion):
+                return i
+        return None
 
     def records(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Rows as dictionaries of all their columns."""
@@ -103,11 +113,16 @@ def read_pool(
     Raises:
         PoolError: the file or a row of it can't be used.
     """
+    if path.is_dir():
+        raise PoolError(f"{path} is a folder: name one file, and join Parquet shards into one")
     if not path.is_file():
         raise PoolError(f"there is no file {path}: name a .jsonl, .parquet or .txt pool")
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise PoolError(f"{path}: its name must end in {', '.join(SUFFIXES)} to tell its format")
+        raise PoolError(
+            f"{path}: its name must end in {', '.join(SUFFIXES)} to tell its format: convert it, "
+            "for example by pandas' read_csv or read_json and to_parquet"
+        )
     if kind == "parquet":
         return _read_parquet(path, text_column, needs_text, is_written)
     lines = _read_lines(path)
@@ -222,7 +237,8 @@ def check_columns_fit(out: Path, pool: PoolFile) -> None:
     if out.suffix == ".parquet" and pool.kind == "jsonl":
         _as_table(pool, [0], out)
     elif out.suffix == ".jsonl" and pool.kind == "parquet":
-        _as_json_lines(pool, range(len(pool)), out)
+        for begin in range(0, len(pool), 4096):  # never all rows as Python objects
+            _as_json_lines(pool, range(begin, min(begin + 4096, len(pool))), out)
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
@@ -329,7 +345,7 @@ def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -
         raise PoolError(
             f"{where} has no column {columns[0]!r}, it has "
             f"{', '.join(map(repr, record)) or 'none'}: name the text's with "
-            "--text-column"
+            "--text-column, or rename instruction and answer to prompt and completion"
         )
     return columns
 

@@ -1,5 +1,6 @@
 """Copies of a row among a pool's rows: equal texts, and near duplicates by MinHash."""
 
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -7,24 +8,27 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.data import PoolError, Row
+from fisher_jax.data import Chat, PoolError, Row
 from fisher_jax.progress import OnProgress
 
 _N_PERMUTATIONS = 128
 _SHINGLE = 3
 
 
-def text_of(row: Row) -> str:
-    """A row as one text."""
+def text_of(row: Row | Chat) -> str:
+    """A row as one text; of a chat what users and assistants say, without the system's message."""
+    if isinstance(row, Chat):
+        messages = [*row.prompt, *row.completion]
+        return "\n".join(m["content"] for m in messages if m["role"] != "system")
     return row if isinstance(row, str) else f"{row.prompt}\n{row.completion}"
 
 
-def normalized(row: Row) -> str:
+def normalized(row: Row | Chat) -> str:
     """What makes two rows the same: their text without case and kinds of white space."""
     return " ".join(text_of(row).casefold().split())
 
 
-def deduplicate_exact(rows: Sequence[Row]) -> Int[np.ndarray, "n"]:
+def deduplicate_exact(rows: Sequence[Row | Chat]) -> Int[np.ndarray, "n"]:
     """Indices of the first of all rows with one `normalized` text, ascending."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
@@ -33,7 +37,7 @@ def deduplicate_exact(rows: Sequence[Row]) -> Int[np.ndarray, "n"]:
 
 
 def deduplicate_near(
-    rows: Sequence[Row],
+    rows: Sequence[Row | Chat],
     threshold: float | int = 0.7,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -47,7 +51,7 @@ def deduplicate_near(
     locality-sensitive hashing proposes pairs, whose similarity is then computed exactly.
 
     Args:
-        rows: texts, or prompts and completions.
+        rows: texts, prompts and completions, or chats.
         threshold: between 0 and 1, exclusive of 0.
         seed: of the permutations.
         on_progress: called with the number of rows done.
@@ -57,12 +61,9 @@ def deduplicate_near(
     """
     if not 0 < threshold <= 1:
         raise PoolError(f"threshold must be above 0 and at most 1, got {threshold}")
-    try:
-        from datasketch import MinHash, MinHashLSH
-    except ImportError:
-        raise PoolError(
-            "near duplicates need the package datasketch: pip install 'fisher-jax[dedup]'"
-        ) from None
+    check_near()
+    from datasketch import MinHash, MinHashLSH  # an extra
+
     first: dict[frozenset[str], int] = {}  # rows with the same shingles are compared as one
     for i, row in enumerate(rows):
         first.setdefault(_shingles(row), i)
@@ -94,10 +95,26 @@ def deduplicate_near(
     return np.asarray([at for i, at in enumerate(places) if find(i) == i], np.int64)
 
 
-def _shingles(row: Row) -> frozenset[str]:
+def check_near() -> None:
+    """Is what near duplicates need installed?
+
+    Raises:
+        PoolError: the package datasketch is missing.
+    """
+    try:
+        import datasketch  # noqa: F401
+    except ImportError:
+        raise PoolError(
+            "near duplicates need the package datasketch: pip install 'fisher-jax[dedup]'"
+        ) from None
+
+
+def _shingles(row: Row | Chat) -> frozenset[str]:
     whole = normalized(row)
     text = " ".join("".join(c if c.isalnum() else " " for c in whole).split()) or whole
-    return frozenset(text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1)))
+    return frozenset(
+        sys.intern(text[i : i + _SHINGLE]) for i in range(max(1, len(text) - _SHINGLE + 1))
+    )
 
 
 def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:

@@ -1,14 +1,14 @@
 """Texts to token embeddings: length buckets, full batches, one compiled program a bucket."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
@@ -25,11 +25,11 @@ Positions = Literal["completion", "prompt"]
 
 
 class TokenizedRows(NamedTuple):
-    """Rows as token ids. Of row i the tokens `first[i]:` are predicted and count."""
+    """Rows as token ids. Of row i the tokens `first[i]:` are predicted and count; was it cut?"""
 
     ids: list[Int[np.ndarray, "M"]]
     first: Int[np.ndarray, "N"]
-    n_cut: int
+    cut: Bool[np.ndarray, "N"]
 
     @property
     def counted(self) -> Int[np.ndarray, "N"]:
@@ -39,7 +39,12 @@ class TokenizedRows(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "TokenizedRows":
         """Some of the rows."""
-        return TokenizedRows([self.ids[i] for i in rows], self.first[rows], self.n_cut)
+        return TokenizedRows([self.ids[i] for i in rows], self.first[rows], self.cut[rows])
+
+    @property
+    def offsets(self) -> Int[np.ndarray, "_"]:
+        """(N + 1,): row i's embeddings are `offsets[i] : offsets[i + 1]`."""
+        return np.concatenate([[0], np.cumsum(self.counted)])
 
 
 def embed(
@@ -82,29 +87,28 @@ def embed(
         raise ValueError("texts must be a list of rows, got one string")
     _check_normalize(normalize)
     language_model = load_model(model, dtype) if isinstance(model, str) else model
-    rows = written(
-        language_model, [_as_row(text, i) for i, text in enumerate(texts)], "texts: row {}".format
-    )
-    tokenized = tokenize(language_model, rows, max_length, positions)
+    rows = [_as_row(text, i) for i, text in enumerate(texts)]
+    tokenized = tokenize(language_model, rows, max_length, positions, "texts: row {}".format)
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(rows) == 0 or len(empty):
         at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
         raise ValueError(f"texts: {at}")
     tokens = forward(language_model, tokenized, batch_tokens, on_progress)
-    offsets = np.concatenate([[0], np.cumsum(tokenized.counted)])
-    return TokenEmbeddings(standardize(tokens, normalize, center), offsets)
+    return TokenEmbeddings(standardize(tokens, normalize, center), tokenized.offsets)
 
 
 def tokenize(
     model: LanguageModel,
-    rows: Sequence[Row],
+    rows: Sequence[Row | Chat],
     max_length: int | None = None,
     positions: Positions = "completion",
+    where: Callable[[int], str] = "row {}".format,
 ) -> TokenizedRows:
     """Token ids of the rows, cut to `max_length` (default: the model's context).
 
-    Of rows with a completion, `positions` decides which count: those that predict it, or those of
-    the prompt, the last of which predicts the completion's first token.
+    Chats are first `written` by the model's template; `where` names row i in messages. Of rows with
+    a completion, `positions` decides which count: those that predict it, or those of the prompt,
+    the last of which predicts the completion's first token.
 
     Raises:
         ValueError: a max_length that the model can't take; prompt positions of rows without one;
@@ -112,10 +116,11 @@ def tokenize(
     """
     if positions not in ("completion", "prompt"):
         raise ValueError(f"positions must be 'completion' or 'prompt', got {positions!r}")
-    plain = next((i for i, row in enumerate(rows) if isinstance(row, str)), None)
+    texts = written(model, rows, where)
+    plain = next((i for i, row in enumerate(texts) if isinstance(row, str)), None)
     if positions == "prompt" and plain is not None:
         raise ValueError(
-            f"row {plain + 1} has no prompt: prompt positions are for prompt + completion rows"
+            f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"
         )
     limit = model.context if max_length is None else max_length
     if not 2 <= limit <= model.context:
@@ -123,8 +128,8 @@ def tokenize(
             f"max_length must be from 2 to {model.context}, the context of {model.name}, "
             f"got {limit}"
         )
-    prompts = [row if isinstance(row, str) else row.prompt for row in rows]
-    completions = [row.completion for row in rows if isinstance(row, PromptCompletion)]
+    prompts = [row if isinstance(row, str) else row.prompt for row in texts]
+    completions = [row.completion for row in texts if isinstance(row, PromptCompletion)]
 
     def encode(texts: list[str], special: bool) -> list[list[int]]:
         if not texts:
@@ -132,12 +137,12 @@ def tokenize(
         return model.tokenizer(texts, add_special_tokens=special)["input_ids"]
 
     completion_ids = iter(encode(completions, special=False))
-    ids, first, n_cut = [], [], 0
-    for row, head in zip(rows, encode(prompts, special=True), strict=True):
+    ids, first, cut = [], [], []
+    for row, head in zip(texts, encode(prompts, special=True), strict=True):
         whole, begin = head, 1
         if not isinstance(row, str):
             whole = head + next(completion_ids)
-        n_cut += len(whole) > limit
+        cut.append(len(whole) > limit)
         if positions == "prompt":
             whole = whole[: len(head) + 1]
         elif not isinstance(row, str):
@@ -146,10 +151,10 @@ def tokenize(
         first.append(begin)
         if (highest := max(whole, default=0)) >= model.module.config.vocab:
             raise ValueError(
-                f"row {len(ids)} has token {highest}, outside the vocabulary of {model.name}: its "
-                "tokenizer is not the model's own, mend that folder"
+                f"{where(len(ids) - 1)} has token {highest}, outside the vocabulary of "
+                f"{model.name}: its tokenizer is not the model's own, mend that folder"
             )
-    return TokenizedRows(ids, np.asarray(first, np.int64), n_cut)
+    return TokenizedRows(ids, np.asarray(first, np.int64), np.asarray(cut, bool))
 
 
 def forward(
@@ -168,8 +173,7 @@ def forward(
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
-    fed = np.asarray([len(ids) - 1 for ids in rows.ids])
-    offsets = np.concatenate([[0], np.cumsum(rows.counted)])
+    fed, offsets = np.asarray([len(ids) - 1 for ids in rows.ids]), rows.offsets
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
     graph, weights = nnx.split(model.module)
     steps = np.minimum(ladder(fed, MAX_BUCKETS, LENGTH_STEP), model.context)
@@ -191,6 +195,19 @@ def forward(
             if on_progress is not None:
                 on_progress(done)
     return tokens_TxD
+
+
+def last_states(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    batch_tokens: int,
+    on_progress: OnProgress | None = None,
+) -> Float[np.ndarray, "N D"]:
+    """The embedding after each prompt's last token, which predicts what follows it."""
+    ids = [np.asarray([*prompt, 0], np.int32) for prompt in prompts]  # the last one is not fed
+    first = np.asarray([len(prompt) for prompt in prompts], np.int64)
+    rows = TokenizedRows(ids, first, np.zeros(len(ids), bool))
+    return forward(model, rows, batch_tokens, on_progress)
 
 
 def standardize(

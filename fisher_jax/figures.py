@@ -52,11 +52,10 @@ def log_det_curve(
     gains: Float[np.ndarray, "n"],
     uniform: UniformDraws,
     unit: str,
-    selector: str = "selected",
 ) -> Figure:
     """log det against a budget of `unit` (examples or tokens), ours and uniform's."""
     figure, axes = _axes(f"{unit} chosen", "log det of the information (nats)")
-    axes.plot(np.append(0, spent), np.append(0, np.cumsum(gains)), color=_DARK, label=selector)
+    axes.plot(np.append(0, spent), np.append(0, np.cumsum(gains)), color=_DARK, label="selected")
     axes.plot(uniform.budget, uniform.mean, "--", color="black", label="uniform, mean")
     axes.fill_between(
         uniform.budget, uniform.low, uniform.high, color=_LIGHT, alpha=0.6, label="uniform, range"
@@ -66,15 +65,13 @@ def log_det_curve(
     return figure
 
 
-def length_histogram(
-    pool: Int[np.ndarray, "N"], chosen: Int[np.ndarray, "n"], selector: str = "selected"
-) -> Figure:
+def length_histogram(pool: Int[np.ndarray, "N"], chosen: Int[np.ndarray, "n"]) -> Figure:
     """Share of rows by length, in the pool and among the chosen."""
     figure, axes = _axes("tokens of a row", "share of rows")
     top = max(2, int(np.quantile(pool, 0.995)))
     width = -(-top // 40)  # whole tokens, so that no bin holds one length more than the next
     edges = np.arange(0, top + 2 * width, width).tolist()
-    for lengths, label in ((pool, "pool"), (chosen, selector)):
+    for lengths, label in ((pool, "pool"), (chosen, "selected")):
         share = np.full(len(lengths), 1 / len(lengths))
         clipped = np.minimum(lengths, edges[-1] - 1)
         if label == "pool":

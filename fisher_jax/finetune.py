@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ from fisher_jax.models.load import DTYPES, LanguageModel
 from fisher_jax.packing import Batch, pack
 
 _COUNTS = ("epochs", "micro_batches", "sequences", "sequence_length", "rank")
+
+
+class DivergedError(ValueError):
+    """The loss is no number any more."""
 
 
 class TrainOptions(NamedTuple):
@@ -154,6 +159,11 @@ def finetune(
         batch = batches[k] if mesh is None else _spread(batches[k], mesh)
         state, loss = step(state, batch, schedule[k])
         losses.append(float(loss))
+        if not math.isfinite(losses[-1]):
+            raise DivergedError(
+                f"the loss of step {k + 1} is {losses[-1]}: lower learning_rate "
+                f"{options.learning_rate:g}, or train in float32"
+            )
         if on_step is not None:
             on_step(k + 1, len(batches), losses[-1])
         last = k + 1 == len(batches)

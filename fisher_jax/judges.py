@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fisher_jax.data import PromptCompletion
-from fisher_jax.embed import TokenizedRows, forward, tokenize
+from fisher_jax.embed import forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
 from fisher_jax.models.load import LanguageModel
@@ -48,13 +48,7 @@ class LocalJudge:
         ids = self.tokenize([question.text for question in questions])
         if not ids:
             return []
-        # the one position that counts is the last, which predicts the digit
-        asked = TokenizedRows(
-            [np.asarray([*row, digits[0]], np.int32) for row in ids],
-            np.asarray([len(row) for row in ids], np.int64),
-            0,
-        )
-        last_NxD = forward(self.model, asked, self.batch_tokens, on_progress)
+        last_NxD = last_states(self.model, ids, self.batch_tokens, on_progress)
         digits_2xD = np.asarray(self.model.module.head[digits], np.float64)
         difference_N = last_NxD @ (digits_2xD[1] - digits_2xD[0])
         probability_N = 0.5 * (1 + np.tanh(difference_N / 2))
@@ -138,8 +132,8 @@ def mean_log_likelihoods(
         ValueError: batch_tokens below 1.
     """
     tokenized = tokenize(model, rows)
-    if tokenized.n_cut:
-        i = next(i for i, row in enumerate(rows) if tokenize(model, [row]).n_cut)
+    if tokenized.cut.any():
+        i = int(np.argmax(tokenized.cut))
         raise JudgeError(
             f"text {i} ({rows[i].prompt[:40]!r}...) is longer than {model.context} tokens, the "
             f"context of {model.name}: shorten the texts or take another judge"
@@ -150,8 +144,7 @@ def mean_log_likelihoods(
         counting = tokenized.take(scored)
         states_TxD = forward(model, counting, batch_tokens, on_progress)
         tokens = token_scores(model.module.head, states_TxD, labels_of(counting))
-        offsets = np.concatenate([[0], np.cumsum(counting.counted)])
-        score_N[scored] = -row_means(tokens.nll_T, offsets)
+        score_N[scored] = -row_means(tokens.nll_T, counting.offsets)
     return score_N
 
 

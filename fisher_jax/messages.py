@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -58,12 +59,26 @@ def announce(
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
     width = 2 if args.dtype == "bfloat16" else 4
     memory = (2.5 * 4 * tokens * dim + width * n_parameters) / 2**30 + 1
+    needed, there = 4.0 * tokens * dim / 2**30, physical_memory() / 2**30
+    if needed > there:
+        raise ValueError(
+            f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
+            f"{there:.0f} GiB: pass a smaller --max-length, a narrower model or a smaller pool"
+        )
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     print(
         f"{NAME}: {counted(rows, 'row')}, {counted(int(costs.sum()), 'token')} to learn, about "
         f"{memory:.1f} GiB and {about}. {' '.join(notes)}".rstrip(),
         file=sys.stderr,
     )
+
+
+def physical_memory() -> float:
+    """Bytes of this machine, infinite where it doesn't say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return float("inf")
 
 
 def _flops_per_second() -> float:

@@ -86,7 +86,7 @@ def packed_states(
     for i, sequence, begin in together:
         batches[sequence // sequences].append(Place(i, sequence % sequences, begin))
     graph, weights = nnx.split(model.module)
-    offsets = np.concatenate([[0], np.cumsum(rows.counted)])
+    offsets = rows.offsets
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
     done = 0
     for places in batches:

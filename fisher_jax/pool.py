@@ -2,15 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.arguments import ALL_SELECTORS, answers_of
-from fisher_jax.chat import written
-from fisher_jax.data import PoolFile, Row, check_columns_fit, read_embeddings, read_pool
+from fisher_jax.data import Chat, PoolFile, Row, check_columns_fit, read_embeddings, read_pool
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.embed import TokenizedRows, forward, standardize, tokenize
@@ -76,17 +74,16 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         file = read_pool(args.pool, column, is_written=True)
         check_columns_fit(args.out, file)
         task = None if args.targets is None else _read_task(args)
-    with timed("load_model"):
-        model = load_model(args.model, args.dtype)
-    file = replace(file, rows=written(model, file.rows or [], file.where))
     if args.selector == "ifd":
         _check_prompts(file, "--selector ifd")
-    if task is not None:
-        task = replace(task, rows=written(model, task.rows or [], task.where))
-        if args.positions == "prompt":
+    if args.positions == "prompt":
+        _check_prompts(file, "--positions prompt")
+        if task is not None:
             _check_prompts(task, "--positions prompt")
     with timed("deduplicate"):
-        unique = _without_copies(args.deduplicate, _text_rows(file))
+        unique = _without_copies(args.deduplicate, file.rows or ())
+    with timed("load_model"):
+        model = load_model(args.model, args.dtype)
     with timed("tokenize"):
         rows = _usable(args, model, file, unique)
         wanted = None if task is None else _usable(args, model, task, np.arange(len(task)))
@@ -133,14 +130,18 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
 
 
 class _Rows(NamedTuple):
-    """Rows of a file that can be used: which, and how many others lack something or were cut."""
+    """Rows of a file that can be used: which, and how many others lack something."""
 
     at: Int[np.ndarray, "n"]
-    texts: list[Row]
+    texts: list[Row | Chat]
     tokens: TokenizedRows
     n_skipped: int
-    n_cut: int
     lacks: str
+
+    @property
+    def n_cut(self) -> int:
+        """How many of them were cut."""
+        return int(self.tokens.cut.sum())
 
 
 def _read_task(args: argparse.Namespace) -> PoolFile:
@@ -149,16 +150,11 @@ def _read_task(args: argparse.Namespace) -> PoolFile:
 
 
 def _check_prompts(file: PoolFile, what: str) -> None:
-    if any(isinstance(row, str) for row in _text_rows(file)):
-        raise ValueError(f"{file.path}: {what} is for prompt + completion rows")
+    if (i := file.lacks_prompt()) is not None:
+        raise ValueError(f"{file.where(i)} has no prompt: {what} is for prompt + completion rows")
 
 
-def _text_rows(file: PoolFile) -> list[Row]:
-    """Once chats are written as text."""
-    return cast("list[Row]", file.rows)
-
-
-def _without_copies(deduplicate: str, rows: Sequence[Row]) -> Int[np.ndarray, "n"]:
+def _without_copies(deduplicate: str, rows: Sequence[Row | Chat]) -> Int[np.ndarray, "n"]:
     """Indices of the rows that are no copy of an earlier one."""
     if deduplicate == "none":
         return np.arange(len(rows))
@@ -176,9 +172,11 @@ def _usable(
     Raises:
         ValueError: there are others and they may not be skipped, or all are.
     """
-    all_rows = _text_rows(file)
-    texts = [all_rows[i] for i in at]
-    tokens = tokenize(model, texts, args.max_length, args.positions)
+    assert file.rows is not None
+    texts = [file.rows[i] for i in at]
+    tokens = tokenize(
+        model, texts, args.max_length, args.positions, lambda i: file.where(int(at[i]))
+    )
     is_empty, lacks = tokens.counted == 0, "no token to predict"
     if args.selector == "ifd":
         prompts = np.array([not isinstance(row, str) and bool(row.prompt) for row in texts])
@@ -190,22 +188,17 @@ def _usable(
         raise ValueError(
             f"{file.path}: {len(empty)} row(s) have {lacks} ({first}"
             f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
-            "them out, or mend them"
+            "them out, or mend them, or raise --max-length where it cut them"
         )
     if len(some) == 0:
         raise ValueError(
             f"{file.path}: no row has a token to predict: give rows two tokens or "
             "more and a completion, or a larger --max-length"
         )
-    n_cut = tokens.n_cut
-    if len(empty):  # a row counts once, as skipped
-        skipped = [texts[i] for i in empty]
-        n_cut -= tokenize(model, skipped, args.max_length, args.positions).n_cut
-    kept = [texts[i] for i in some]
-    return _Rows(at[some], kept, tokens.take(some), len(empty), n_cut, lacks)
+    return _Rows(at[some], [texts[i] for i in some], tokens.take(some), len(empty), lacks)
 
 
-def _notes_on_copies(deduplicate: str, n_copies: int, texts: list[Row]) -> list[str]:
+def _notes_on_copies(deduplicate: str, n_copies: int, texts: Sequence[Row | Chat]) -> list[str]:
     if n_copies:
         was = "copy was" if n_copies == 1 else "copies were"
         return [f"{n_copies:,} {deduplicate} {was} dropped."]
@@ -235,7 +228,7 @@ def _embedded(
 ) -> TokenEmbeddings:
     with progress(what, len(rows.ids), "row") as show:
         tokens = forward(model, rows, args.batch_tokens, show)
-    return TokenEmbeddings(tokens, np.concatenate([[0], np.cumsum(rows.counted)]))
+    return TokenEmbeddings(tokens, rows.offsets)
 
 
 def _endpoint(args: argparse.Namespace) -> Endpoint | None:
@@ -252,7 +245,7 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
     return asked
 
 
-def _calls(endpoint: Endpoint, texts: list[Row]) -> str:
+def _calls(endpoint: Endpoint, texts: Sequence[Row | Chat]) -> str:
     """What asking about these rows will take, in a sentence."""
     plan = endpoint.dry_run(ask_questions(texts), 0, 0).estimate
     return (

@@ -74,9 +74,8 @@ def least_variance(
     needed = 4 * emb.tokens.itemsize * float(np.sum(longest**2))
     if needed > MOST_BYTES:
         raise ValueError(
-            f"i_optimal keeps two M x M matrices a row, {needed / 2**30:.0f} GiB at most for this "
-            "pool: "
-            "cut rows (max_length), take fewer, or select by 'fisher'"
+            f"i_optimal keeps two M x M matrices a row, {needed / 2**30:.0f} GiB at least for "
+            "this pool: cut rows (max_length), take fewer, or select by 'fisher'"
         )
     capacity, count = budget.most_examples, 0
     with computing(emb, ridge) as emb:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.data import PromptCompletion, Row
-from fisher_jax.embed import TokenizedRows, forward, tokenize
+from fisher_jax.data import Chat, PromptCompletion, Row
+from fisher_jax.duplicates import text_of
+from fisher_jax.embed import TokenizedRows, forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint, EndpointError
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.progress import OnProgress
@@ -33,7 +34,7 @@ OPTIONS:
 
 def ask_llm(
     model: LanguageModel,
-    rows: Sequence[Row],
+    rows: Sequence[Row | Chat],
     yes_words: Sequence[str] = YES_WORDS,
     *,
     prompt: str = ASK_LLM_PROMPT,
@@ -75,20 +76,14 @@ def ask_llm(
         )
     encoded = model.tokenizer(_texts(rows), add_special_tokens=False)["input_ids"]
     ids = [before + text[:room] + after for text in encoded]
-    # the one position that counts is the last, which predicts "yes"
-    asked = TokenizedRows(
-        [np.asarray([*row, yes[0]], np.int32) for row in ids],
-        np.asarray([len(row) for row in ids], np.int64),
-        0,
-    )
-    states_NxD = forward(model, asked, batch_tokens, on_progress)
+    states_NxD = last_states(model, ids, batch_tokens, on_progress)
     of_yes = functools.partial(_probability, ids=jnp.asarray(yes))
     return by_chunks(of_yes, model.module.head, (states_NxD,), 64)[0].astype(np.float64)
 
 
 def ask_llm_endpoint(
     endpoint: Endpoint,
-    rows: Sequence[Row],
+    rows: Sequence[Row | Chat],
     yes_words: Sequence[str] = YES_WORDS,
     *,
     prompt: str = ASK_LLM_PROMPT,
@@ -126,7 +121,7 @@ def ask_llm_endpoint(
     return quality
 
 
-def ask_questions(rows: Sequence[Row], prompt: str = ASK_LLM_PROMPT) -> list[str]:
+def ask_questions(rows: Sequence[Row | Chat], prompt: str = ASK_LLM_PROMPT) -> list[str]:
     """What Ask-LLM asks about each row.
 
     Raises:
@@ -151,7 +146,7 @@ def yes_ids(model: LanguageModel, words: Sequence[str] = YES_WORDS) -> Int[np.nd
 
 def ifd(
     model: LanguageModel,
-    rows: Sequence[Row],
+    rows: Sequence[Row | Chat],
     *,
     max_length: int | None = None,
     batch_tokens: int = 4096,
@@ -189,7 +184,7 @@ def ifd(
             "or raise max_length"
         )
     given = given._replace(first=given.first + given.counted - alone.counted)
-    offsets = np.concatenate([[0], np.cumsum(alone.counted)])
+    offsets = alone.offsets
     with_prompt, without = (
         row_means(_losses(model, tokenized, batch_tokens, on_progress), offsets)
         for tokenized in (given, alone)
@@ -206,7 +201,7 @@ def completions_alone(model: LanguageModel, given: TokenizedRows) -> TokenizedRo
             for ids, first in zip(given.ids, given.first, strict=True)
         ],
         np.full(len(given.ids), max(1, len(opening)), np.int64),
-        0,
+        given.cut,
     )
 
 
@@ -220,8 +215,11 @@ def _losses(
     return token_scores(model.module.head, states_TxD, labels_of(rows)).nll_T
 
 
-def _texts(rows: Sequence[Row]) -> list[str]:
-    return [row if isinstance(row, str) else row.prompt + row.completion for row in rows]
+def _texts(rows: Sequence[Row | Chat]) -> list[str]:
+    return [
+        row.prompt + row.completion if isinstance(row, PromptCompletion) else text_of(row)
+        for row in rows
+    ]
 
 
 def _check_prompt(prompt: str) -> None:

@@ -120,7 +120,7 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     theirs.train()
     rng = np.random.default_rng(0)
     ids = rng.integers(model.module.config.vocab, size=(sequences, length + 1)).astype(np.int32)
-    rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), 0)
+    rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), np.zeros(sequences, bool))
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
     batch = torch.from_numpy(ids).long()
 

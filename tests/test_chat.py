@@ -13,8 +13,10 @@ from word_model import language_model
 import fisher_jax as fj
 from fisher_jax.chat import written
 from fisher_jax.data import Chat, PromptCompletion, read_pool
+from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.embed import tokenize
 from fisher_jax.models.load import load_model
+from fisher_jax.quality import ask_questions
 
 ASKS = {"role": "user", "content": "Which day is it?"}
 SAYS = {"role": "assistant", "content": "Monday."}
@@ -158,12 +160,28 @@ def test_the_command_chooses_chats_and_keeps_their_columns(run, out, llama, tmp_
     for row in read_rows(out):
         assert {"messages": row["messages"]} in rows and row["fisher_gain"] >= 0
     (first, *_) = read_rows(out)
-    assert " ".join(m["content"] for m in first["messages"]) in page_of(out)
+    assert "\n".join(f"{m['role']}: {m['content']}" for m in first["messages"]) in page_of(out)
     plain = write_rows(tmp_path / "plain.jsonl", [{"text": f"{text[:3]} {text} "} for text in said])
     code, messages = run(plain, "-o", tmp_path / "b.jsonl", "--model", folder, "--n-samples", N)
     assert code == 0, messages
     gains = [[row["fisher_gain"] for row in read_rows(p)] for p in (out, tmp_path / "b.jsonl")]
     np.testing.assert_array_equal(*gains)
+
+
+def test_copies_and_questions_are_of_what_is_said():
+    """Not of the template's words, nor of a system message that all rows share."""
+    told = {
+        "role": "system",
+        "content": "You are a helpful assistant. Think step by step, be brief.",
+    }
+    first, second = (
+        Chat([told, {"role": "user", "content": asked}], [{"role": "assistant", "content": said}])
+        for asked, said in (("What is 7 times 8?", "56"), ("Name a red fruit.", "Apple"))
+    )
+    again = Chat([*first.prompt, *first.completion])
+    assert deduplicate_exact([first, second, again]).tolist() == [0, 1]
+    assert deduplicate_near([first, second, again]).tolist() == [0, 1]
+    assert ask_questions([first], "Good? {text}") == ["Good? What is 7 times 8?\n56"]
 
 
 def test_the_command_names_what_a_chat_lacks(refused, out, llama, tmp_path):

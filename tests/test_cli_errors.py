@@ -108,6 +108,7 @@ def test_a_pool_that_cannot_be_read_is_refused(name, refused, out, tmp_path):
 def test_a_missing_pool_and_a_missing_column_are_refused(refused, out, tmp_path):
     rest = ["-o", out, "--model", "none", "--n-samples", "1"]
     refused([tmp_path / "p.jsonl", *rest], [tmp_path / "p.jsonl", "no file", "name a .jsonl"])
+    refused([tmp_path, *rest], [tmp_path, "is a folder: name one file"])
     pool = tmp_path / "p.jsonl"
     pool.write_bytes(GOOD)
     words = [f"{pool}, line 1", "no column 'nope'", "it has 'text'", "--text-column"]
@@ -217,6 +218,9 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     refused([*ready, "-o", out.with_suffix(".csv"), *budget], words)
     missing = tmp_path / "nowhere" / "chosen.jsonl"
     refused([*ready, "-o", missing, *budget], [missing.parent, "does not exist", "make it first"])
+    for inside in (out, out / "report"):
+        given = [*ready, "-o", out, *budget, "--report-dir", inside]
+        refused(given, [f"--report-dir {inside} is OUT or inside it"])
     out.mkdir()
     refused([*ready, "-o", out, *budget], [out, "is a folder", "name another output"])
     out.rmdir()
@@ -227,6 +231,21 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     out.write_bytes(EARLIER)
     (report / "report.html").mkdir(parents=True)
     refused([*ready, "-o", out, *budget], [report / "report.html", "is a folder"])
+
+
+def test_what_cannot_fit_or_start_is_told(refused, run, ready, out, monkeypatch):
+    argv = [*ready, "-o", out, "--n-samples", "1"]
+    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * N * M * D - 1)
+    refused(argv, [f"embeddings of {N * M} tokens need", "smaller --max-length"])
+    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * N * M * D)
+
+    def no_device(*args, **options):
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr("fisher_jax.cli.select", no_device)
+    code, messages = run(*argv)
+    assert code == 2 and not out.exists()
+    assert "out of memory, or the device failed (Unable to initialize backend 'cuda')" in messages
 
 
 def test_no_input_is_ever_replaced(refused, tmp_path):

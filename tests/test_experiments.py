@@ -10,12 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import wandb
 from omegaconf import OmegaConf
 
 from experiments import information, language, softmax_study, statistics, synthetic, words
 from experiments.algorithms import algorithm_1, algorithm_2
 from experiments.generators import GENERATORS, make_problem
-from experiments.harness import checked
+from experiments.harness import checked, reporting
 from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
 from experiments.softmax_study import rank
 from experiments.word_vectors import read_vectors
@@ -163,6 +164,22 @@ def test_what_a_generator_or_kind_cannot_do_is_refused():
     with pytest.raises(ValueError, match="decay is for history=exponential, and history=last"):
         given = base_config("words") | {"history": "last", "decay": 0.9}
         checked(OmegaConf.create(given), words.Options)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
+        (MemoryError("too large"), 2, "experiments.x: error: too large\n"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), 2, "error: RESOURCE_EXHAUSTED\n"),
+        (wandb.errors.UsageError("log in"), 2, "error: log in\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on\n"),
+    ],
+)
+def test_what_goes_wrong_is_told_in_a_line(error, code, said, capsys):
+    with pytest.raises(SystemExit) as ended, reporting("experiments.x"):
+        raise error
+    assert ended.value.code == code and capsys.readouterr().err.endswith(said)
 
 
 def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
@@ -358,6 +375,11 @@ def test_results_survive_a_kill_between_settings(tmp_path):
     (tmp_path / "provenance.json").unlink()
     Results(tmp_path, {"a": 1}, overwrite=False)  # adds nothing: what made the rows stays
     assert not (tmp_path / "provenance.json").exists()
+    first, second = (Results(tmp_path, {"a": 1}, overwrite=False) for _ in range(2))
+    first.add([{"setting": {"dim": 9}, "x": 0.2}])
+    with pytest.raises(ValueError, match="was changed by another run meanwhile: wait"):
+        second.add([{"setting": {"dim": 10}, "x": 0.2}])
+    assert read_rows(tmp_path / "results.jsonl") == first.rows
     with pytest.raises(ValueError, match="other options"):
         Results(tmp_path, {"a": 2}, overwrite=False)
     assert Results(tmp_path, {"a": 2}, overwrite=True).rows == []

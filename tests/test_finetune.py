@@ -15,7 +15,7 @@ from test_models import MODELS, VOCAB, random_ids, random_model
 
 from fisher_jax.adapters import merged, untied, with_lora
 from fisher_jax.embed import TokenizedRows, forward
-from fisher_jax.finetune import TrainOptions, batches_of, finetune, learning_rates
+from fisher_jax.finetune import DivergedError, TrainOptions, batches_of, finetune, learning_rates
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.packing import pack, packed_states
 
@@ -35,7 +35,7 @@ def random_rows(n=20, most=14, seed=0, prompt=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2 + prompt, most, n)
     ids = [rng.integers(VOCAB, size=k).astype(np.int32) for k in lengths]
-    return TokenizedRows(ids, np.full(n, 1 + prompt), 0)
+    return TokenizedRows(ids, np.full(n, 1 + prompt), np.zeros(n, bool))
 
 
 def options(**changes):
@@ -269,6 +269,17 @@ def test_a_tuned_model_is_another_model(tmp_path):
 def test_wrong_options_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         finetune(language_model(), random_rows(), options(**change))
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    model = language_model()
+    graph, state = nnx.split(model.module)
+    broken = jax.tree.map(lambda w: w * np.nan, state)
+    model = model._replace(module=nnx.merge(graph, broken))
+    with pytest.raises(
+        DivergedError, match=r"the loss of step 1 is nan: lower learning_rate 0\.01"
+    ):
+        finetune(model, random_rows(), options())
 
 
 def test_rows_and_weights_that_would_teach_nothing_are_refused(tmp_path):

@@ -196,14 +196,17 @@ def test_a_task_that_cannot_be_used_is_refused(out, tmp_path, llama, refused):
     refused([*argv, tmp_path / "no.jsonl"], [tmp_path / "no.jsonl"])
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a b", "completion": "c"}] * K)
     of_prompts = [prompts, *argv[1:], empty, "--positions", "prompt"]
-    refused(of_prompts, [f"{empty}: --positions prompt is for prompt + completion rows"])
+    refused(
+        of_prompts,
+        [f"{empty}, line 1 has no prompt: --positions prompt is for prompt + completion rows"],
+    )
     refused([*argv, pool, "--overwrite", "-o", pool], [pool, "which is read"])
 
 
 def test_rows_without_a_prompt_have_no_ifd(out, tmp_path, llama, refused):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in texts()])
     argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--selector", "ifd"]
-    refused(argv, [pool, "--selector ifd is for prompt + completion rows"])
+    refused(argv, [pool, "line 1 has no prompt: --selector ifd is for prompt + completion rows"])
 
 
 def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path, llama, refused):

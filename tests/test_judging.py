@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_missing_key_is_told_before_another_judge_begins(written, monkeypatch)
         run(written, "--judges", "likelihood", "endpoint")
 
 
-def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys):
+def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys, monkeypatch):
     folder = written / "sheet"
     run(written, "--sheet", folder)
     sheet = folder / "sheet.csv"
@@ -132,6 +133,14 @@ def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys):
     capsys.readouterr()
     run(written, "--answers", sheet)
     told = capsys.readouterr().out.splitlines()
+    key, elsewhere = written / "sheet.key.json", written / "answers.csv"
+    shutil.copy(sheet, elsewhere)
+    with pytest.raises(ValueError, match="key"):
+        run(written, "--answers", elsewhere)
+    run(written, "--answers", elsewhere, "--key", key)
+    monkeypatch.chdir(folder)
+    run(written, "--answers", "sheet.csv")
+    assert capsys.readouterr().out.splitlines() == told * 2
     assert len(told) == 1  # the other setting's texts are others
     assert told[0].startswith("m (neutral), fisher against uniform, equal tokens, n = 4")
     assert "kappa 1.00, the same winner in 100% of 2 pairs" in told[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -10,13 +11,14 @@ import pytest
 from omegaconf import OmegaConf
 from test_experiments import ROOT, base_config, committed
 
-from experiments import language, picks, proxy
+from experiments import language, language_training, picks, proxy
 from experiments.harness import checked
 from experiments.language_preparation import pool_of
 from experiments.results import read_rows, settings
 from experiments.variants import VARIANTS
 from fisher_jax import corpora
 from fisher_jax.corpora import shakespeare
+from fisher_jax.finetune import DivergedError
 from fisher_jax.models.export import save_folder
 from fisher_jax.models.load import load_model
 from fisher_jax.selection import select
@@ -124,6 +126,26 @@ def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path, monkeypatch):
     (tmp_path / "results.jsonl").write_text("".join(kept[:2]))
     again = language.run(options(model_folder, **changes), tmp_path)
     assert again == rows and tried[4] == tried[2]  # the rate itself, not the six digits on disk
+
+
+def test_a_rate_at_which_training_diverges_is_never_the_best(monkeypatch):
+    def train(options, model, prepared, chosen, replicate, rate):
+        if rate == 3:
+            raise DivergedError("at 3")
+        return {"validation_nll": {1: np.nan, 2: 0.5, 4: 0.7}[rate]}, None
+
+    monkeypatch.setattr(language_training, "_train", train)
+    best = language_training.train_and_test(*[None] * 5, [1, 3, 2, 4], False)  # pyright: ignore
+    assert best == {"validation_nll": 0.5}
+    with pytest.raises(ValueError, match=r"diverged at every learning rate of \[1, 3\]: add lower"):
+        language_training.train_and_test(*[None] * 5, [1, 3], False)  # pyright: ignore
+
+
+def test_near_copies_need_their_package_before_any_work(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasketch", None)
+    with pytest.raises(ValueError, match="near duplicates need the package datasketch"):
+        language.run(options(model_folder, selectors=["uniform", "near_unit"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_path):

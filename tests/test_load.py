@@ -243,6 +243,16 @@ def test_hub_name_that_cannot_be_had_is_refused(monkeypatch):
     assert_model_error(lambda: load_model("nobody/nothing"), "nobody/nothing", "network")
 
 
+def test_a_hub_model_of_another_family_is_refused_before_its_weights_are_had(tmp_path, monkeypatch):
+    def snapshot_download(name, allow_patterns, ignore_patterns):
+        assert allow_patterns == ["config.json"] and name == "Qwen/Qwen2.5-7B"
+        (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert_model_error(lambda: load_model("Qwen/Qwen2.5-7B"), "'qwen2' is not", "--embeddings")
+
+
 def test_a_tokenizer_that_cannot_be_used_is_refused(llama_folder, monkeypatch):
     model = load_model(str(llama_folder))
     assert not model.chats

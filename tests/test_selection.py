@@ -6,7 +6,7 @@ from references import algorithm_1, cost_benefit, f, random_pool
 
 import fisher_jax as fj
 from fisher_jax import greedy, selection
-from fisher_jax.budget import budget_in_examples
+from fisher_jax.budget import Budget, budget_in_examples, take
 from fisher_jax.selection import remaining_gains
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
@@ -262,6 +262,9 @@ def test_an_infinite_budget_is_the_whole_pool():
     emb, seen = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3)), []
     ranking = fj.select(emb, token_budget=np.inf, on_progress=seen.append).ranking
     assert sorted(ranking.tolist()) == [0, 1, 2, 3] and seen[-1] == 8
+    thirds = Budget.of(emb, token_budget=np.inf, costs=[0.3, 0.2, 0.1, 0.1])
+    assert np.sum([0.3, 0.2, 0.1, 0.1]) < np.cumsum([0.1, 0.1, 0.2, 0.3])[-1]  # by rounding
+    assert thirds.most_examples == 4 == len(take(thirds, np.arange(3, -1, -1)))
 
 
 @pytest.mark.parametrize(

