@@ -55,6 +55,11 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
     return dict(groups)
 
 
+def matching(rows: Iterable[Row], **wanted: object) -> list[Row]:
+    """Rows with these values, of the row itself or of its setting."""
+    return [r for r in rows if all(r.get(k, r["setting"].get(k)) == v for k, v in wanted.items())]
+
+
 def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
     """Mean log of the ratio within replicates, first to second."""
     a, b = by_replicate(rows, metric), by_replicate(others, metric)

@@ -23,7 +23,7 @@ from experiments.judging import JUDGED
 from experiments.language import MANIFEST, Cell, cells
 from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
-from experiments.statistics import Estimate, estimate, group, log_ratio, percent, slope
+from experiments.statistics import Estimate, estimate, group, log_ratio, matching, percent, slope
 from fisher_jax.data import replacing
 from scripts.language_tables import LanguageTables, difference, judged, length_bias, picked
 
@@ -115,10 +115,8 @@ class Run:
         for (name,), own in group(rows, "selector").items():
             cells = []
             for kind, n in columns:
-                here = [r for r in own if r["equal"] == kind and r["n"] == n]
-                base = [
-                    r for r in rows if (r["selector"], r["equal"], r["n"]) == ("uniform", kind, n)
-                ]
+                here = matching(own, equal=kind, n=n)
+                base = matching(rows, selector="uniform", equal=kind, n=n)
                 cells.append(
                     "0" if name == "uniform" else ratio(log_ratio(here, base, metric), digits)
                 )
@@ -157,7 +155,7 @@ class Run:
         self, key: str, selectors: list[str], equal: str = "examples", **setting: object
     ) -> str:
         """Slope of the log maximum error against log n, a column a value of an option."""
-        of_cell = group([r for r in self.of(**setting) if r["equal"] == equal], "selector", key)
+        of_cell = group(self.of(equal=equal, **setting), "selector", key)
         values = list(dict.fromkeys(value for _, value in of_cell))
         lines = [
             [name, *(str(slope(of_cell[name, value], "n", "max_logit")) for value in values)]
@@ -185,7 +183,7 @@ class Run:
 
     def differences_by(self, key: str, metric: str, n: int, **setting: object) -> str:
         """Ratio to uniform at one n, a column a value of an option."""
-        rows = [r for r in self.of(**setting) if r["n"] == n]
+        rows = self.of(n=n, **setting)
         values = [v for (v,) in group(rows, key)]
         lines = []
         for (name, kind), own in group(rows, "selector", "equal").items():
@@ -193,14 +191,8 @@ class Run:
                 continue
             cells = []
             for value in values:
-                here = [r for r in own if r["setting"][key] == value]
-                base = [
-                    r
-                    for r in rows
-                    if r["selector"] == "uniform"
-                    and r["equal"] == kind
-                    and r["setting"][key] == value
-                ]
+                here = matching(own, **{key: value})
+                base = matching(rows, selector="uniform", equal=kind, **{key: value})
                 cells.append(ratio(log_ratio(here, base, metric)))
             lines.append([name, kind, *cells])
         return table(["against uniform", "equal", *(f"{key} = {v}" for v in values)], lines)
@@ -237,11 +229,10 @@ class Run:
                 base = {
                     replicate: np.mean([r["exact"] for r in v])
                     for (replicate,), v in group(
-                        [r for r in self.rows if r["selector"] == "random" and r["n"] == n],
-                        "replicate",
+                        self.of(selector="random", n=n), "replicate"
                     ).items()
                 }
-                here = [r for r in own if r["n"] == n]
+                here = matching(own, n=n)
                 e = estimate(r["exact"] / base[r["replicate"]] - 1 for r in here)
                 cells.append(f"{100 * e.mean:+.1f} ± {100 * e.half:.1f} %")
             lines.append([name, *cells])
@@ -281,7 +272,7 @@ class Run:
             cells = []
             for n in ns:
                 mean = {
-                    k: estimate(r[metric] for r in v if r["n"] == n).mean
+                    k: estimate(r[metric] for r in matching(v, n=n)).mean
                     for (k,), v in group(self.rows, "selector").items()
                 }
                 share = (mean["uniform"] - mean[name]) / (mean["uniform"] - mean["fisher"])
@@ -289,9 +280,9 @@ class Run:
             lines.append([name, *cells])
         return table(["kept of fisher's advantage", *(f"n = {n}" for n in ns)], lines)
 
-    def of(self, **setting: object) -> list[Row]:
-        """Rows of the settings with these options."""
-        return [r for r in self.rows if all(r["setting"].get(k) == v for k, v in setting.items())]
+    def of(self, **wanted: object) -> list[Row]:
+        """Rows with these values, of the row itself or of its setting."""
+        return matching(self.rows, **wanted)
 
 
 class Language(LanguageTables, Run):

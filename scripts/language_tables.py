@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.results import Row
-from experiments.statistics import Estimate, by_replicate, estimate, group
+from experiments.statistics import Estimate, by_replicate, estimate, group, matching
 
 RESAMPLES = 2000
 Table = tuple[list[str], list[list[str]]]  # head and lines
@@ -117,11 +117,12 @@ def nats(e: Estimate, digits: int = 4) -> str:
     return f"**{text}**" if e.excludes_zero else text
 
 
-def rate(value: Sequence[float | None]) -> str:
+def rate(value: Sequence[float | None], digits: int = 2) -> str:
     """A share with its interval; none where nothing was decided."""
     if None in value:
         return "none"
-    return f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
+    mean, low, high = (f"{x:.{digits}f}" for x in value)
+    return f"{mean} ({low} to {high})"
 
 
 class LanguageTables:
@@ -132,11 +133,7 @@ class LanguageTables:
 
     def of(self, **wanted: object) -> list[Row]:
         """Rows with these values, of the row itself or of its setting."""
-        return [
-            r
-            for r in self.rows
-            if all(r.get(k, r["setting"].get(k)) == v for k, v in wanted.items())
-        ]
+        return matching(self.rows, **wanted)
 
     def by_selector(
         self,
@@ -352,7 +349,8 @@ def judged(text: str) -> Table:
                 rate(t["half_ties"]),
                 f"{t['ties']} + {t['unparsable']}",
                 f"{t['position_1']:.2f}",
+                rate(t["probability_a"], 3) if t["probability_a"] else "",
             ]
         )
     head = ["judge", "named", "selector", "at", "pairs", "wins of decided", "with half ties"]
-    return [*head, "ties + unread", "position 1"], lines
+    return [*head, "ties + unread", "position 1", "mean probability"], lines
