@@ -28,7 +28,7 @@ STYLES = {
 }
 MARKERS = "v^<>PX*phd+x12"
 DASHES = ["-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5))]
-SHADES = ["0.35", "#c46210", "0.6", "#3a9a8c", "0.45"]  # in grey: dark, middle, light
+SHADES = ["0.25", "#a0480a", "0.55", "#5fb8a8", "0.75"]  # rising in grey too
 
 
 def draw_all(rows: list[Row], folder: Path) -> None:
@@ -157,7 +157,7 @@ def dots(
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
     np.atleast_1d(grid)[0].invert_yaxis()
-    if any(references):
+    if len(references) > 1:
         _legend(figure, np.atleast_1d(grid)[0])
     return figure
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-import jax
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -54,11 +53,18 @@ def reporting(command: str) -> Iterator[None]:
     """What goes wrong is told in a line: exit codes 2, and 130 for Ctrl-C."""
     try:
         yield
-    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError, wandb.Error) as error:
+    except (ValueError, OSError, wandb.Error) as error:
         print(f"{command}: error: {one_line(error, 2000)}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # JAX's own, and a device that won't start
+        print(
+            f"{command}: error: out of memory, or the device failed ({one_line(error)}): take "
+            "smaller options, or JAX_PLATFORMS=cpu",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\n{command}: interrupted; the same command goes on", file=sys.stderr)
+        print(f"\n{command}: interrupted; run the same command again", file=sys.stderr)
         sys.exit(130)
 
 

@@ -120,6 +120,8 @@ def run(args: argparse.Namespace) -> None:
     path = args.folder / JUDGED
     entries = json.loads(path.read_text()) if path.exists() else []
     entries = [e for e in entries if _digest(texts.pairs(_comparison(e))) == e.get("texts")]
+    if args.key is not None and args.answers is None:
+        raise ValueError("--key goes with --answers: give both")
     if args.answers is not None:
         folder = args.answers.resolve().parent
         key = args.key or folder.with_name(f"{folder.name}.key.json")

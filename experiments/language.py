@@ -21,6 +21,7 @@ from experiments.results import Results, Row, settings_of
 from experiments.variants import VARIANTS
 from fisher_jax.data import replacing
 from fisher_jax.duplicates import check_near
+from fisher_jax.finetune import DivergedError
 from fisher_jax.models.load import load_model
 
 MANIFEST = "manifest.json"
@@ -72,9 +73,16 @@ def run(options: Options, folder: Path) -> list[Row]:
                 texts = own.n_prompts > 0 and cell.n in own.generate_budgets
                 same = chosen.key + bytes([texts])
                 if same not in trained:
-                    trained[same] = train_and_test(
-                        own, model, prepared, chosen, replicate, tried, texts
-                    )
+                    try:
+                        trained[same] = train_and_test(
+                            own, model, prepared, chosen, replicate, tried, texts
+                        )
+                    except DivergedError as error:
+                        raise ValueError(
+                            f"{label}, replicate {replicate}, {' '.join(map(str, cell))}: {error}: "
+                            f"leave {cell.selector} out of selectors, or start again with "
+                            "overwrite=true and lower learning_rates"
+                        ) from None
                 measured = trained[same]
                 if own.tune == "uniform":
                     tried = [measured["learning_rate"]]

@@ -37,7 +37,7 @@ def train_and_test(
             if run[0]["validation_nll"] < measured["validation_nll"]:  # not so for NaN
                 measured, tuned = run
     if measured["validation_nll"] == math.inf:
-        raise ValueError(f"training diverged at every learning rate of {tried}: add lower ones")
+        raise DivergedError(f"training diverged at every learning rate of {tried}")
     if texts and tuned is not None:
         measured["texts"] = generate(
             tuned,

@@ -25,7 +25,7 @@ RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
 class Results:
     """Rows of finished work in a folder's results.jsonl; a killed run goes on after them.
 
-    One run at a time: what another one has added meanwhile is never overwritten.
+    One run at a time: what another one has added meanwhile is an error, and kept.
 
     Args:
         folder: is made if need be.

@@ -32,16 +32,7 @@ class Options(StudyOptions):
         one_of(self, "lengths", ["fixed", "random"])
         one_of(self, "labels", ["generated", "redrawn"])
         positive(self, "mean_length n_types")
-        if self.n_subsets < 0:
-            raise ValueError(f"n_subsets must be at least 0, got {self.n_subsets}")
-        if self.n_subsets and self.kind != "information":
-            raise ValueError(f"n_subsets is for kind=information, and kind={self.kind} draws none")
         if self.generator == "language":
-            if (self.lengths, self.mean_length) != ("random", 10):
-                raise ValueError(
-                    "lengths and mean_length do nothing for generator=language, whose sentences "
-                    "have their own lengths: leave them out"
-                )
             for key, most in (("n_examples", CORPUS_ROWS), ("dim", CORPUS_DIM)):
                 if getattr(self, key) > most:
                     raise ValueError(
@@ -52,6 +43,11 @@ class Options(StudyOptions):
             raise ValueError(
                 "selectors has fisher_random_unweighted, which differs from fisher_random in the "
                 "fit alone, and kind=information fits nothing: leave it out"
+            )
+        if (self.n_subsets > 0) != (self.kind == "information"):
+            raise ValueError(
+                "n_subsets must be at least 1 for kind=information and 0 for others, got "
+                f"{self.n_subsets}"
             )
 
 
@@ -64,7 +60,17 @@ KINDS = {"curve": curve, "information": information.study, "runtime": runtime.st
 
 
 def run(options: Options, folder: Path) -> list[Row]:
-    """Rows of all settings; see `run_grid`."""
+    """Rows of all settings; see `run_grid`.
+
+    Raises:
+        ValueError: an option that would do nothing.
+    """
+    given = (options.lengths, options.mean_length) != (Options.lengths, Options.mean_length)
+    if given and options.generator == "language" and "generator" not in options.grid:
+        raise ValueError(
+            "lengths and mean_length do nothing for generator=language, whose sentences have "
+            "their own lengths: leave them out"
+        )
     return run_grid(options, folder, KINDS[options.kind], by_selector=options.kind == "curve")
 
 

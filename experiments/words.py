@@ -51,10 +51,6 @@ class Options(StudyOptions):
         positive(self, "max_tokens n_test_tokens")
         if not 0 < self.decay < 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
-        if self.decay != 0.5 and self.history != "exponential" and not self.grid:
-            raise ValueError(
-                f"decay is for history=exponential, and history={self.history} has none"
-            )
         if "fisher_prompt" in self.selectors:
             raise ValueError(
                 "selectors has fisher_prompt, but these sentences have no prompt: leave it out"
@@ -194,8 +190,12 @@ def run(options: Options, folder: Path) -> list[Row]:
     """Rows of all settings; see `run_grid`.
 
     Raises:
-        ValueError: vectors that are too narrow or sentences that are too few, before any work.
+        ValueError: vectors that are too narrow or sentences that are too few, before any work; an
+            option that would do nothing.
     """
+    given = options.decay != Options.decay
+    if given and options.history != "exponential" and "history" not in options.grid:
+        raise ValueError(f"decay is for history=exponential, history={options.history} has none")
     for setting in settings(options.grid):
         check_corpus(replace(options, **setting, grid={}))
     return run_grid(options, folder, curve, by_selector=True)

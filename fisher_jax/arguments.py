@@ -290,8 +290,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for path in (args.pool, args.embeddings, args.targets, args.report_dir):
         if args.endpoint and path is not None and path.resolve() == answers_of(args).resolve():
             raise ValueError(f"{path} is where the endpoint's answers go: name another OUT")
-    inside = args.report_dir.resolve()
-    if out.resolve() in (inside, *inside.parents):
+    report = args.report_dir.resolve()
+    if out.resolve() in (report, *report.parents):
         raise ValueError(f"--report-dir {args.report_dir} is OUT or inside it: name another")
     if args.report_dir.exists() and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")

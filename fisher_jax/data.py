@@ -75,7 +75,7 @@ class PoolFile:
             return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
         return row if isinstance(row, str) else f"{row.prompt} → {row.completion}"
 
-    def lacks_prompt(self) -> int | None:
+    def first_without_prompt(self) -> int | None:
         """The first row that is not split into a prompt and a completion."""
         for i, row in enumerate(self.rows or ()):
             if isinstance(row, str) or (isinstance(row, Chat) and not row.completion):

@@ -15,17 +15,17 @@ _N_PERMUTATIONS = 128
 _SHINGLE = 3
 
 
-def text_of(row: Row | Chat) -> str:
-    """A row as one text; of a chat what users and assistants say, without the system's message."""
+def text_of(row: Row | Chat, system: bool = True) -> str:
+    """A row as one text; of a chat what is said, with or without the system's message."""
     if isinstance(row, Chat):
         messages = [*row.prompt, *row.completion]
-        return "\n".join(m["content"] for m in messages if m["role"] != "system")
+        return "\n".join(m["content"] for m in messages if system or m["role"] != "system")
     return row if isinstance(row, str) else f"{row.prompt}\n{row.completion}"
 
 
-def normalized(row: Row | Chat) -> str:
-    """What makes two rows the same: their text without case and kinds of white space."""
-    return " ".join(text_of(row).casefold().split())
+def normalized(row: Row | Chat, system: bool = True) -> str:
+    """What makes two rows the same: `text_of` without case and kinds of white space."""
+    return " ".join(text_of(row, system).casefold().split())
 
 
 def deduplicate_exact(rows: Sequence[Row | Chat]) -> Int[np.ndarray, "n"]:
@@ -110,7 +110,7 @@ def check_near() -> None:
 
 
 def _shingles(row: Row | Chat) -> frozenset[str]:
-    whole = normalized(row)
+    whole = normalized(row, system=False)  # which many rows may share
     text = " ".join("".join(c if c.isalnum() else " " for c in whole).split()) or whole
     return frozenset(
         sys.intern(text[i : i + _SHINGLE]) for i in range(max(1, len(text) - _SHINGLE + 1))

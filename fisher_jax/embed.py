@@ -128,6 +128,7 @@ def tokenize(
             f"max_length must be from 2 to {model.context}, the context of {model.name}, "
             f"got {limit}"
         )
+    is_chat = [isinstance(row, Chat) for row in rows]
     prompts = [row if isinstance(row, str) else row.prompt for row in texts]
     completions = [row.completion for row in texts if isinstance(row, PromptCompletion)]
 
@@ -137,8 +138,12 @@ def tokenize(
         return model.tokenizer(texts, add_special_tokens=special)["input_ids"]
 
     completion_ids = iter(encode(completions, special=False))
+    of_kind = [[p for p, c in zip(prompts, is_chat, strict=True) if c == chat] for chat in (0, 1)]
+    # a chat template brings its own special tokens
+    heads = [iter(encode(of_kind[chat], special=not chat)) for chat in (0, 1)]
     ids, first, cut = [], [], []
-    for row, head in zip(texts, encode(prompts, special=True), strict=True):
+    for row, chat in zip(texts, is_chat, strict=True):
+        head = next(heads[chat])
         whole, begin = head, 1
         if not isinstance(row, str):
             whole = head + next(completion_ids)

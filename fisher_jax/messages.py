@@ -60,7 +60,7 @@ def announce(
     width = 2 if args.dtype == "bfloat16" else 4
     memory = (2.5 * 4 * tokens * dim + width * n_parameters) / 2**30 + 1
     needed, there = 4.0 * tokens * dim / 2**30, physical_memory() / 2**30
-    if needed > there:
+    if n_parameters and needed > there:  # ready embeddings are in memory already
         raise ValueError(
             f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
             f"{there:.0f} GiB: pass a smaller --max-length, a narrower model or a smaller pool"

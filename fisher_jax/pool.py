@@ -150,7 +150,7 @@ def _read_task(args: argparse.Namespace) -> PoolFile:
 
 
 def _check_prompts(file: PoolFile, what: str) -> None:
-    if (i := file.lacks_prompt()) is not None:
+    if (i := file.first_without_prompt()) is not None:
         raise ValueError(f"{file.where(i)} has no prompt: {what} is for prompt + completion rows")
 
 

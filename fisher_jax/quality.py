@@ -170,7 +170,8 @@ def ifd(
     if len(rows) == 0:
         raise ValueError("rows is empty: there is nothing to compare")
     for i, row in enumerate(rows):
-        if not isinstance(row, PromptCompletion) or not row.prompt:
+        lacks = isinstance(row, str) or not row.prompt
+        if lacks or (isinstance(row, Chat) and not row.completion):
             raise ValueError(
                 f"row {i} has no prompt: IFD compares a completion with and without its prompt, "
                 "it is for prompt + completion rows"
@@ -217,7 +218,7 @@ def _losses(
 
 def _texts(rows: Sequence[Row | Chat]) -> list[str]:
     return [
-        row.prompt + row.completion if isinstance(row, PromptCompletion) else text_of(row)
+        row.prompt + row.completion if isinstance(row, PromptCompletion) else text_of(row, False)
         for row in rows
     ]
 

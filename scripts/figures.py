@@ -303,7 +303,7 @@ class Language(LanguageTables, Run):
                 for (name,) in group(self.rows, "selector")
                 if name != "uniform"
             }
-        figure = dots(panels, "nats a token, left is better", {"": 0})
+        figure = dots(panels, "nats a token, left is better", {"uniform": 0})
         return self.picture(figure, "differences", title)
 
     def parts_figure(self, n: int, title: str) -> str:

@@ -13,7 +13,7 @@ from word_model import language_model
 import fisher_jax as fj
 from fisher_jax.chat import written
 from fisher_jax.data import Chat, PromptCompletion, read_pool
-from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
+from fisher_jax.duplicates import deduplicate_exact, deduplicate_near, text_of
 from fisher_jax.embed import tokenize
 from fisher_jax.models.load import load_model
 from fisher_jax.quality import ask_questions
@@ -51,23 +51,30 @@ def test_of_a_prompt_and_a_completion_the_answer_counts(smollm2):
     assert smollm2.tokenizer.decode(tokens.ids[0][len(asked) :]) == "Monday.<|im_end|>\n"
 
 
-def test_a_completion_may_go_on_from_an_answer_and_templates_may_look_ahead():
+def test_a_completion_may_go_on_from_an_answer():
     chat = Chat([{"role": "assistant", "content": "to be"}], [{"role": "user", "content": "or"}])
     assert written(language_model(template=WORDS), [chat], WHERE) == [("to be ", "or ")]
-    ahead = (
-        "{% for m in messages %}{{ m['content'] }} {{ 'no' if loop.last else 'yes' }} {% endfor %}"
-    )
-    assert written(language_model(template=ahead), [chat], WHERE) == [("to be ", "yes or no ")]
+
+
+def test_a_template_that_writes_prompts_otherwise_is_refused():
+    moves = "{% for m in messages %}{{ m['content'] if loop.last else 'no' }} {% endfor %}"
+    with pytest.raises(ValueError, match=r"^row 0: the chat template of tiny writes the prompt"):
+        written(language_model(template=moves), [Chat([ASKS], [SAYS])], WHERE)
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
-def test_a_text_begins_once(adds_bos):
-    model = language_model(adds_bos, "[BOS] " + WORDS)
-    model.tokenizer.add_special_tokens({"bos_token": "[BOS]"})
+def test_a_chat_has_the_special_tokens_of_its_template_alone(adds_bos):
     chat = [{"role": "user", "content": "to be"}]
-    rows = written(model, [Chat(chat), Chat(chat, chat)], WHERE)
-    to_be = model.tokenizer("to be", add_special_tokens=False)["input_ids"]
-    assert [ids.tolist() for ids in tokenize(model, rows).ids] == [[1, *to_be], [1, *to_be, *to_be]]
+    for begins in ("[BOS] ", ""):
+        model = language_model(adds_bos, begins + WORDS)
+        model.tokenizer.add_special_tokens({"bos_token": "[BOS]"})
+        to_be = model.tokenizer("to be", add_special_tokens=False)["input_ids"]
+        bos = [1] * bool(begins)
+        got = tokenize(model, [Chat(chat), "to be", Chat(chat, chat), PromptCompletion("to", "be")])
+        text = [1] * adds_bos + to_be
+        expected = [[*bos, *to_be], text, [*bos, *to_be, *to_be], text]
+        assert [ids.tolist() for ids in got.ids] == expected
+        assert got.first.tolist() == [1, 1, len(bos) + 2, adds_bos + 1]
 
 
 def test_other_rows_stay_as_they_are():
@@ -169,16 +176,20 @@ def test_the_command_chooses_chats_and_keeps_their_columns(run, out, llama, tmp_
 
 
 def test_copies_and_questions_are_of_what_is_said():
-    """Not of the template's words, nor of a system message that all rows share."""
+    """Not of the template's words, nor, for near copies, of a system message that rows share."""
     told = {
         "role": "system",
-        "content": "You are a helpful assistant. Think step by step, be brief.",
+        "content": "You are a helpful assistant. Think step by step before every answer, then be "
+        "brief, and never say more than what was asked of you by whoever is asking.",
     }
     first, second = (
         Chat([told, {"role": "user", "content": asked}], [{"role": "assistant", "content": said}])
         for asked, said in (("What is 7 times 8?", "56"), ("Name a red fruit.", "Apple"))
     )
     again = Chat([*first.prompt, *first.completion])
+    assert deduplicate_near([text_of(row) for row in (first, second)]).tolist() == [0]
+    plain = Chat(first.prompt[1:], first.completion)
+    assert deduplicate_exact([first, plain]).tolist() == [0, 1]
     assert deduplicate_exact([first, second, again]).tolist() == [0, 1]
     assert deduplicate_near([first, second, again]).tolist() == [0, 1]
     assert ask_questions([first], "Good? {text}") == ["Good? What is 7 times 8?\n56"]
@@ -189,3 +200,32 @@ def test_the_command_names_what_a_chat_lacks(refused, out, llama, tmp_path):
     refused([pool, "-o", out, "--model", llama, "--n-samples", 1], [pool, "line 1", "template"])
     pool.write_text(json.dumps({"messages": [{"role": "user"}]}) + "\n")
     refused([pool, "-o", out, "--model", llama, "--n-samples", 1], [pool, "line 1", "'content'"])
+
+
+def test_ifd_is_of_the_answers(run, out, llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "chatty")
+    (folder / "chat_template.jinja").write_text(WORDS)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": text[:3]}],
+            "completion": [SAYS | {"content": text}],
+        }
+        for text in texts()
+    ]
+    pool = write_rows(tmp_path / "pool.jsonl", rows)
+    argv = [pool, "-o", out, "--model", folder, "--n-samples", N, "--selector", "ifd"]
+    code, messages = run(*argv)
+    assert code == 0, messages
+    strings = [
+        {
+            "prompt": r["prompt"][0]["content"] + " ",
+            "completion": r["completion"][0]["content"] + " ",
+        }
+        for r in rows
+    ]
+    write_rows(pool, strings)
+    plain = out.with_name("plain.jsonl")
+    code, messages = run(pool, "-o", plain, *argv[3:])
+    assert code == 0, messages
+    orders = [[row["completion"] for row in read_rows(path)] for path in (out, plain)]
+    assert [said[0]["content"] + " " for said in orders[0]] == orders[1]

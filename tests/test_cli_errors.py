@@ -233,11 +233,12 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     refused([*ready, "-o", out, *budget], [report / "report.html", "is a folder"])
 
 
-def test_what_cannot_fit_or_start_is_told(refused, run, ready, out, monkeypatch):
-    argv = [*ready, "-o", out, "--n-samples", "1"]
-    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * N * M * D - 1)
-    refused(argv, [f"embeddings of {N * M} tokens need", "smaller --max-length"])
-    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * N * M * D)
+def test_what_cannot_fit_or_start_is_told(refused, run, llama, out, tmp_path, monkeypatch):
+    pool = write_rows(tmp_path / "pool.jsonl", [{"text": "a b c"}] * 4)
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", "1"]
+    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * 8 * D - 1)
+    refused(argv, ["embeddings of 8 tokens need", "smaller --max-length"])
+    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * 8 * D)
 
     def no_device(*args, **options):
         raise RuntimeError("Unable to initialize backend 'cuda'")

@@ -138,6 +138,8 @@ def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys, m
     with pytest.raises(ValueError, match="key"):
         run(written, "--answers", elsewhere)
     run(written, "--answers", elsewhere, "--key", key)
+    with pytest.raises(ValueError, match="--key goes with --answers"):
+        run(written, "--key", key)
     monkeypatch.chdir(folder)
     run(written, "--answers", "sheet.csv")
     assert capsys.readouterr().out.splitlines() == told * 2

@@ -137,8 +137,18 @@ def test_a_rate_at_which_training_diverges_is_never_the_best(monkeypatch):
     monkeypatch.setattr(language_training, "_train", train)
     best = language_training.train_and_test(*[None] * 5, [1, 3, 2, 4], False)  # pyright: ignore
     assert best == {"validation_nll": 0.5}
-    with pytest.raises(ValueError, match=r"diverged at every learning rate of \[1, 3\]: add lower"):
+    with pytest.raises(DivergedError, match=r"diverged at every learning rate of \[1, 3\]"):
         language_training.train_and_test(*[None] * 5, [1, 3], False)  # pyright: ignore
+
+
+def test_a_cell_that_diverges_is_named(model_folder, tmp_path, monkeypatch):
+    def diverge(*args):
+        raise DivergedError("at every rate")
+
+    monkeypatch.setattr(language, "train_and_test", diverge)
+    said = r"replicate 0, uniform examples 4: at every rate: leave uniform out of selectors"
+    with pytest.raises(ValueError, match=said):
+        language.run(options(model_folder), tmp_path)
 
 
 def test_near_copies_need_their_package_before_any_work(model_folder, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -243,14 +244,26 @@ def test_hub_name_that_cannot_be_had_is_refused(monkeypatch):
     assert_model_error(lambda: load_model("nobody/nothing"), "nobody/nothing", "network")
 
 
-def test_a_hub_model_of_another_family_is_refused_before_its_weights_are_had(tmp_path, monkeypatch):
+def test_a_hub_model_is_known_by_its_configuration_before_its_weights_are_had(
+    llama_folder, tmp_path, monkeypatch
+):
     def snapshot_download(name, allow_patterns, ignore_patterns):
-        assert allow_patterns == ["config.json"] and name == "Qwen/Qwen2.5-7B"
-        (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
-        return str(tmp_path)
+        asked.append(name)
+        for path in source.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copy(path, tmp_path / "hub")
+        return str(tmp_path / "hub")
 
+    asked, source = [], tmp_path / "source"
+    for folder in (source, tmp_path / "hub"):
+        folder.mkdir()
+    (source / "config.json").write_text('{"model_type": "qwen2"}')
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert_model_error(lambda: load_model("Qwen/Qwen2.5-7B"), "'qwen2' is not", "--embeddings")
+    assert asked == ["Qwen/Qwen2.5-7B"]
+    source = llama_folder
+    assert load_model("nobody/llama").dim == load_model(str(llama_folder)).dim
+    assert asked[1:] == ["nobody/llama"] * 2
 
 
 def test_a_tokenizer_that_cannot_be_used_is_refused(llama_folder, monkeypatch):

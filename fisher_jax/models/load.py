@@ -113,9 +113,10 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
     else:
-        folder = path if path.is_dir() else _download(name, ["config.json"])
-        read_config(folder)  # first, for the clearest message where the folder is no model
-        folder = path if path.is_dir() else _download(name, HUB_FILES)
+        is_local = path.is_dir()
+        folder = path if is_local else _download(name, ["config.json"])
+        read_config(folder)  # first, for the clearest message where this is no model of ours
+        folder = path if is_local else _download(name, HUB_FILES)
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)
