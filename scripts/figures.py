@@ -90,7 +90,7 @@ class Run:
         varies = "n_examples" not in self.options or "n_examples" in self.options.grid
         pool = "" if varies else f", N = {self.options.n_examples:,}"
         seconds = self.facts.get("seconds")
-        took = f" in {seconds / 60:.1f} minutes" if seconds else ""
+        took = f", {seconds / 60:.1f} minutes" if seconds else ""
         return (
             f"`{self.command}`, {replicates} replicates{pool}{took}; commit {commit}, "
             f"{self.facts.get('cpu', 'unknown CPU')}, jax {self.facts['jax']}"
