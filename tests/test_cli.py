@@ -156,7 +156,7 @@ def test_prompts_can_be_selected_by_and_completions_are_paid(run, refused, llama
     same = [row | {"completion": "q q q"} for row in rows]
     np.testing.assert_array_equal(fj.embed(same, str(llama), positions="prompt").tokens, emb.tokens)
     plain = write_rows(tmp_path / "t.jsonl", [{"text": "a b"}] * N)
-    words = ["row 1 has no prompt", "prompt + completion"]
+    words = ["line 1 has no prompt", "prompt + completion"]
     target = out.with_name("t.jsonl")
     refused(
         [plain, "-o", target, "--model", llama, "--positions", "prompt", "--n-samples", K], words

@@ -142,7 +142,7 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
         ("grid", {"taste": [1]}, "taste"),
         ("replicates", "many", "'many'"),
         ("wandb", {"mode": "loud"}, "wandb.mode"),
-        ("n_subsets", -1, "n_subsets must be at least 0"),
+        ("n_subsets", -1, "n_subsets must be at least 1"),
     ],
 )
 def test_bad_options_are_refused(key, value, said):

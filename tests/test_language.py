@@ -146,7 +146,7 @@ def test_a_cell_that_diverges_is_named(model_folder, tmp_path, monkeypatch):
         raise DivergedError("at every rate")
 
     monkeypatch.setattr(language, "train_and_test", diverge)
-    said = r"replicate 0, uniform examples 4: at every rate: leave uniform out of selectors"
+    said = r"replicate 0, uniform tokens 4: at every rate: leave uniform out of selectors"
     with pytest.raises(ValueError, match=said):
         language.run(options(model_folder), tmp_path)
 
