@@ -44,8 +44,7 @@ class Options(StudyOptions):
                 "selectors has fisher_random_unweighted, which differs from fisher_random in the "
                 "fit alone, and kind=information fits nothing: leave it out"
             )
-        draws = self.kind == "information"
-        if self.n_subsets < draws or (self.n_subsets > 0 and not draws):
+        if self.n_subsets < 0 or (self.n_subsets > 0) != (self.kind == "information"):
             raise ValueError(
                 "n_subsets must be at least 1 for kind=information and 0 for others, got "
                 f"{self.n_subsets}"

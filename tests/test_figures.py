@@ -36,9 +36,9 @@ def test_results_are_what_the_committed_rows_say(monkeypatch, tmp_path):
     monkeypatch.setattr(script, "save", lambda *args: None)
     committed = (script.ROOT / "RESULTS.md").read_text()
     assert script.render() == committed
-    for line in committed.splitlines():
-        if line.startswith("!["):
-            assert (script.ROOT / line.split("(")[1].rstrip(")")).exists()
+    lines = committed.splitlines()
+    shown = {line.split("(")[1].rstrip(")") for line in lines if line.startswith("![")}
+    assert shown == {f"docs/figures/{path.name}" for path in script.FIGURES.iterdir()}
 
 
 def test_ratios_are_of_pairs(run):
