@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from experiments.softmax_study import Problem
-from fisher_jax.data import read_embeddings, replacing
+from fisher_jax.data import read_embeddings
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.files import replacing
 
 Features = Callable[[np.random.Generator, Any, np.ndarray], np.ndarray]
 CACHE = Path("outputs/cache/shakespeare_smollm2.safetensors")

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.figures import draw_all
 from experiments.results import RESULTS, Row
-from fisher_jax.data import one_line
+from fisher_jax.errors import FAILURES, tell
 
 Config = TypeVar("Config")
 
@@ -53,19 +53,9 @@ def reporting(command: str) -> Iterator[None]:
     """What goes wrong is told in a line: exit codes 2, and 130 for Ctrl-C."""
     try:
         yield
-    except (ValueError, OSError, wandb.Error) as error:
-        print(f"{command}: error: {one_line(error, 2000)}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # JAX's own, and a device that won't start
-        print(
-            f"{command}: error: out of memory, or the device failed ({one_line(error)}): take "
-            "smaller options, or JAX_PLATFORMS=cpu",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{command}: interrupted; run the same command again", file=sys.stderr)
-        sys.exit(130)
+    except (*FAILURES, wandb.Error) as error:
+        again = "; run the same command again"
+        sys.exit(tell(command, error, smaller="take smaller options", interrupted=again))
 
 
 def start(name: str) -> None:

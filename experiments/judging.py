@@ -30,10 +30,10 @@ from experiments.language_training import prompts_of
 from experiments.pools import split_corpus
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
-from fisher_jax.data import replacing
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
-from fisher_jax.endpoint import SETTINGS
+from fisher_jax.endpoint import SETTINGS, Estimate
+from fisher_jax.files import replacing
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
 from fisher_jax.judges import EndpointJudge, LikelihoodJudge, LocalJudge
@@ -155,8 +155,11 @@ def run(args: argparse.Namespace) -> None:
     if "endpoint" in kinds:
         judge = endpoint(args)
         asked = [t for t in tasks if t.kind == "endpoint"]
-        print(expected(judge, asked, texts, corpus, args), file=sys.stderr)
+        found = expected(judge, asked, texts, corpus, args)
+        print(told(found, args), file=sys.stderr)
         if args.dry_run:
+            if found.first is not None:
+                print(f"the first question:\n\n{found.first}")
             return
         _ = judge.client  # a missing key or package is told before another judge begins
     judge_of = lru_cache(1)(lambda kind, setting: make_judge(kind, args, texts.options(setting)))
@@ -308,8 +311,8 @@ def expected(
     texts: Texts,
     corpus: dict[Comparison, str],
     args: argparse.Namespace,
-) -> str:
-    """What the endpoint will be asked, and at most pay, in a line."""
+) -> Estimate:
+    """What the endpoint will be asked, and at most be paid."""
     questions = [
         question.text
         for _, naming, c in tasks
@@ -317,7 +320,11 @@ def expected(
             texts.pairs(c), namings(c.selector, c.against)[naming], corpus[c]
         )
     ]
-    found = judge.dry_run(questions, args.price_in or 0.0, args.price_out or 0.0).estimate
+    return judge.dry_run(questions, args.price_in or 0.0, args.price_out or 0.0)
+
+
+def told(found: Estimate, args: argparse.Namespace) -> str:
+    """That in a line."""
     priced = args.price_in is not None and args.price_out is not None
     cost = f"{found.cost:.2f} USD" if priced else "unknown without --price-in and --price-out"
     return (

@@ -19,8 +19,8 @@ from experiments.language_preparation import prepare, seed_of
 from experiments.language_training import described, train_and_test
 from experiments.results import Results, Row, settings_of
 from experiments.variants import VARIANTS
-from fisher_jax.data import replacing
 from fisher_jax.duplicates import check_near
+from fisher_jax.files import replacing
 from fisher_jax.finetune import DivergedError
 from fisher_jax.models.load import load_model
 

@@ -25,7 +25,7 @@ from experiments.language_preparation import Prepared, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from experiments.variants import VARIANTS
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.data import replacing
+from fisher_jax.files import replacing
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.models.load import load_model
 from fisher_jax.scores import row_means

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fisher_jax.data import replacing
+from fisher_jax.files import replacing
 from fisher_jax.provenance import provenance
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.data import nearest_folder
+from fisher_jax.files import nearest_folder
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.report import FILES

@@ -14,7 +14,9 @@ import numpy as np
 
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
 from fisher_jax.budget import Budget, budget_in_examples
-from fisher_jax.data import one_line, replacing_files, writing_selection
+from fisher_jax.data import writing_selection
+from fisher_jax.errors import FAILURES, tell
+from fisher_jax.files import replacing_files
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.progress import OnProgress
@@ -41,19 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
         check(args)
         _run(args)
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: interrupted, no selection was written", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"{NAME}: error: {one_line(error, 2000)}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:  # JAX's own, and a device that won't start
-        print(
-            f"{NAME}: error: out of memory, or the device failed ({one_line(error)}): try a "
-            "smaller --batch-tokens, --max-length or pool, or JAX_PLATFORMS=cpu",
-            file=sys.stderr,
-        )
-        return 2
+    except FAILURES as error:
+        smaller = "try a smaller --batch-tokens, --max-length or pool"
+        return tell(NAME, error, smaller=smaller, interrupted=", no selection was written")
     return 0
 
 

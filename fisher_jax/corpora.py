@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fisher_jax.data import SUFFIXES, Chat, PoolError, PromptCompletion, Row, read_pool, replacing
+from fisher_jax.data import SUFFIXES, read_pool
+from fisher_jax.files import replacing
+from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row
 
 DATA_FOLDER = "FISHER_JAX_DATA"  # environment variable: a folder with the corpora's files
 N_BLOCKS = 40  # groups of a corpus without documents of its own

@@ -2,13 +2,10 @@
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,30 +13,12 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.errors import one_line
+from fisher_jax.files import replacing
+from fisher_jax.rows import Chat, PoolError, Row, row_of
 
 COLUMNS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
-
-
-class PoolError(ValueError):
-    """A pool that can't be used; the message names file, line, reason and remedy."""
-
-
-class PromptCompletion(NamedTuple):
-    """A row of which only the completion is learnt."""
-
-    prompt: str
-    completion: str
-
-
-Row = str | PromptCompletion
-
-
-class Chat(NamedTuple):
-    """A row of messages (`role`, `content`); with a completion, only that is learnt."""
-
-    prompt: Sequence[dict[str, Any]]
-    completion: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -241,50 +220,6 @@ def check_columns_fit(out: Path, pool: PoolFile) -> None:
             _as_json_lines(pool, range(begin, min(begin + 4096, len(pool))), out)
 
 
-def one_line(error: BaseException, most: int = 200) -> str:
-    """A library's message for a line of ours."""
-    return " ".join(str(error).split())[:most]
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place if all goes well, and goes if not."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replacing_files(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `folder` if all goes well, and go if not."""
-    name = tempfile.mkdtemp(dir=nearest_folder(folder), prefix=f".{folder.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        yield temporary
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(temporary.iterdir()):
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def nearest_folder(path: Path) -> Path:
-    """The path itself if it exists, else the nearest one above it that does."""
-    return next(p for p in (path, *path.absolute().parents) if p.exists())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _read_lines(path: Path) -> list[str]:
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     if not content.strip():
@@ -348,51 +283,6 @@ def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -
             "--text-column, or rename instruction and answer to prompt and completion"
         )
     return columns
-
-
-def row_of(values: Sequence[Any], columns: Sequence[str], where: str) -> Row | Chat:
-    """The row that the values of one column, or of two, make.
-
-    Raises:
-        PoolError: neither strings nor lists of messages.
-    """
-    if all(isinstance(value, list) for value in values):
-        chats = zip(values, columns, strict=True)
-        return Chat(*(_messages(value, f"{where}: column {column!r}") for value, column in chats))
-    for value, column in zip(values, columns, strict=True):
-        if not isinstance(value, str):
-            got = "null" if value is None else f"a {type(value).__name__}"
-            raise PoolError(
-                f"{where}: column {column!r} holds {got}, not a string: mend or "
-                "remove the row, or name another with --text-column"
-            )
-        _check_characters(value, f"{where}: column {column!r}")
-    return values[0] if len(columns) == 1 else PromptCompletion(*values)
-
-
-def _messages(value: list[Any], where: str) -> list[dict[str, Any]]:
-    """A list of messages, without what Parquet fills in for fields that they lack."""
-    for message in value:
-        named = message if isinstance(message, dict) else {}
-        for key in ("role", "content"):
-            if not isinstance(named.get(key), str):
-                raise PoolError(
-                    f"{where} holds a message without a string {key!r}: a chat is a list of "
-                    "objects with role and content; mend or remove the row"
-                )
-            _check_characters(named[key], where)
-    if not value:
-        raise PoolError(f"{where} holds no message: mend or remove the row")
-    return [{k: v for k, v in message.items() if v is not None} for message in value]
-
-
-def _check_characters(text: str, where: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise PoolError(
-            f"{where} holds half a character (a lone surrogate): mend or remove the row"
-        ) from None
 
 
 def _no_constant(name: str) -> None:

@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
-from fisher_jax.data import Chat, PoolError, PromptCompletion, Row, row_of
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.progress import OnProgress
+from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row, row_of
 
 MAX_BUCKETS = 10
 LENGTH_STEP = 4  # padded lengths are multiples of this

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from fisher_jax.data import one_line
+from fisher_jax.errors import one_line
 
-CHARACTERS_A_TOKEN = 4  # of English text, where no tokenizer is at hand
+CHARACTERS_A_TOKEN = 4  # of English text
 SETTINGS = {"temperature": 0, "max_tokens": 16}
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _OURS = {"model", "messages", "stream", "n"}
@@ -38,6 +38,7 @@ class Estimate(NamedTuple):
         tokens_in: of the prompts, without the few that a chat format adds.
         tokens_out: all answers at their longest.
         cost: in the currency of the prices.
+        first: the first question to be sent, None if there is none.
     """
 
     n_calls: int
@@ -45,13 +46,7 @@ class Estimate(NamedTuple):
     tokens_in: int
     tokens_out: int
     cost: float
-
-
-class DryRun(NamedTuple):
-    """What would be sent: its cost, and the first prompt (None if nothing is left to ask)."""
-
-    estimate: Estimate
-    first_prompt: str | None
+    first: str | None
 
 
 @dataclass(frozen=True)
@@ -170,19 +165,14 @@ class Endpoint:
                 yield records[key]
 
     def dry_run(
-        self,
-        texts: Sequence[str],
-        price_in: float | int,
-        price_out: float | int,
-        tokenizer: Callable[..., Any] | None = None,
-    ) -> DryRun:
+        self, texts: Sequence[str], price_in: float | int, price_out: float | int
+    ) -> Estimate:
         """What `records` would send and cost; nothing is sent, and no key or package is needed.
 
         Args:
             texts: all that are to be answered.
             price_in: of a million prompt tokens.
             price_out: of a million answer tokens.
-            tokenizer: counts tokens as `tokenizer(text)["input_ids"]`; else 4 characters are one.
 
         Raises:
             EndpointError: a line of the transcript is malformed.
@@ -194,9 +184,8 @@ class Endpoint:
         limit = next((self.settings[k] for k in _LIMITS if k in self.settings), None)
         if limit is None:
             raise ValueError(f"settings must have {_LIMITS[1]} for an estimate of the cost")
-        estimate = estimate_cost(asked, price_in, price_out, limit, tokenizer)
-        estimate = estimate._replace(n_known=len(texts) - len(asked))
-        return DryRun(estimate, asked[0] if asked else None)
+        estimate = estimate_cost(asked, price_in, price_out, limit)
+        return estimate._replace(n_known=len(texts) - len(asked))
 
     def key_of(self, text: str) -> str:
         """sha256 of address, model, prompt and settings, under which an answer is kept."""
@@ -268,9 +257,10 @@ def estimate_cost(
     price_in: float | int,
     price_out: float | int,
     tokens_an_answer: int,
-    tokenizer: Callable[..., Any] | None = None,
 ) -> Estimate:
     """`(tokens_in price_in + tokens_out price_out) / 10^6` of asking all texts.
+
+    Four characters are taken for a token, since the endpoint's tokenizer is not at hand.
 
     Raises:
         ValueError: a negative price.
@@ -278,13 +268,10 @@ def estimate_cost(
     for name, price in (("price_in", price_in), ("price_out", price_out)):
         if not 0 <= price < math.inf:
             raise ValueError(f"{name} must be a price per million tokens, got {price}")
-    if tokenizer is None:
-        tokens_in = sum(-(-len(text) // CHARACTERS_A_TOKEN) for text in texts)
-    else:
-        tokens_in = sum(len(tokenizer(text)["input_ids"]) for text in texts)
+    tokens_in = sum(-(-len(text) // CHARACTERS_A_TOKEN) for text in texts)
     tokens_out = len(texts) * tokens_an_answer
     cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
-    return Estimate(len(texts), 0, tokens_in, tokens_out, float(cost))
+    return Estimate(len(texts), 0, tokens_in, tokens_out, float(cost), next(iter(texts), None))
 
 
 def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.data import Chat, Row
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.progress import OnProgress
 from fisher_jax.quality import ask_llm, ask_llm_endpoint, ifd
+from fisher_jax.rows import Chat, Row
 from fisher_jax.scores import (
     TokenScores,
     el2n,

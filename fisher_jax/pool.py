@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.arguments import ALL_SELECTORS, answers_of
-from fisher_jax.data import Chat, PoolFile, Row, check_columns_fit, read_embeddings, read_pool
+from fisher_jax.data import PoolFile, check_columns_fit, read_embeddings, read_pool
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.embed import TokenizedRows, forward, standardize, tokenize
@@ -18,6 +18,7 @@ from fisher_jax.messages import announce, progress
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
 from fisher_jax.quality import ASK_SETTINGS, ask_questions, completions_alone
 from fisher_jax.report import counted
+from fisher_jax.rows import Chat, Row
 from fisher_jax.scores import labels_of
 
 
@@ -247,7 +248,7 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
 
 def _calls(endpoint: Endpoint, texts: Sequence[Row | Chat]) -> str:
     """What asking about these rows will take, in a sentence."""
-    plan = endpoint.dry_run(ask_questions(texts), 0, 0).estimate
+    plan = endpoint.dry_run(ask_questions(texts), 0, 0)
     return (
         f"{endpoint.model} at {endpoint.base_url} is asked {counted(plan.n_calls, 'question')} of "
         f"about {plan.tokens_in:,} tokens in all, one by one, beyond that time; answers "

@@ -6,13 +6,17 @@ import platform
 import subprocess
 from pathlib import Path
 
+import jax
+
 PACKAGES = "fisher-jax jax jaxlib flax numpy transformers tokenizers gguf".split()
 
 
 def provenance() -> dict[str, str]:
-    """Versions of the packages that decide a result, the git commit if there is one, the CPU."""
+    """Versions of the packages that decide a result, the git commit if there is one, machine."""
     facts = {name: importlib.metadata.version(name) for name in PACKAGES}
     facts |= {"python": platform.python_version(), "platform": platform.platform()}
+    devices = jax.devices()
+    facts["devices"] = f"{len(devices)} x {devices[0].device_kind}"
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line for line in lines if line.startswith("model name"))

@@ -17,9 +17,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from fisher_jax import figures
-from fisher_jax.data import replacing
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.figures import UniformDraws
+from fisher_jax.files import replacing
 from fisher_jax.progress import OnProgress
 from fisher_jax.selection import Selection, evaluate, remaining_gains
 

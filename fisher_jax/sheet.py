@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from fisher_jax.data import replacing, replacing_files
+from fisher_jax.files import replacing, replacing_files
 from fisher_jax.judge import Pair, Winner
 
 COLUMNS = ("id", "prompt", "text1", "text2", "answer")

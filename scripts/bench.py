@@ -13,14 +13,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 import fisher_jax as fj
 from experiments.algorithms import algorithm_1, algorithm_2
-from fisher_jax.data import replacing
+from fisher_jax.files import replacing
 from fisher_jax.provenance import provenance
 from fisher_jax.report import plt
 from scripts.races import (
@@ -89,7 +88,7 @@ def main() -> None:
 
 def machine() -> dict:
     blas = {f"{i['internal_api']} {i.get('architecture', '')}" for i in threadpool_info()}
-    return provenance() | {"blas": sorted(blas), "devices": [str(d) for d in jax.devices()]}
+    return provenance() | {"blas": sorted(blas)}
 
 
 def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:

@@ -24,7 +24,7 @@ from experiments.language import MANIFEST, Cell, cells
 from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
 from experiments.statistics import Estimate, estimate, group, log_ratio, matching, percent, slope
-from fisher_jax.data import replacing
+from fisher_jax.files import replacing
 from scripts.language_tables import LanguageTables, difference, judged, length_bias, picked
 
 ROOT = Path(__file__).parents[1]

@@ -31,7 +31,7 @@ import fisher_jax as fj
 from fisher_jax import cli
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
-from fisher_jax.data import replacing_files
+from fisher_jax.files import replacing_files
 from fisher_jax.randomized import draw_fisher
 
 # Text through a model

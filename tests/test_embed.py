@@ -9,10 +9,10 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fisher_jax.data import PromptCompletion
 from fisher_jax.embed import embed, tokenize
 from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import load_model
+from fisher_jax.rows import PromptCompletion
 
 WORDS = "to be or not that is the question whether tis nobler in mind".split()
 SPECIAL = ["[UNK]", "[BOS]"]

@@ -11,7 +11,6 @@ from scipy import stats
 from test_embed import CONTEXT, save_folder
 
 from fisher_jax.corpora import shakespeare
-from fisher_jax.data import PromptCompletion
 from fisher_jax.judge import (
     LETTERS,
     NEUTRAL,
@@ -30,6 +29,7 @@ from fisher_jax.judge import (
 )
 from fisher_jax.judges import LikelihoodJudge, LocalJudge, mean_log_likelihoods
 from fisher_jax.models.load import SMOLLM2, load_model
+from fisher_jax.rows import PromptCompletion
 
 PAIR = Pair("To be", ", or not to be", " and then was not")
 PAIRS = [

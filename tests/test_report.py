@@ -245,6 +245,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     assert 0 < equal["equal_examples"] < expected.log_det
     assert {"fisher-jax", "jax", "flax", "numpy", "python", "platform"} <= set(manifest["versions"])
     assert manifest["versions"]["numpy"] == np.__version__
+    assert manifest["versions"]["devices"].startswith(f"{jax.device_count()} x ")
     assert {"select", "compare", "report", "total"} == set(manifest["seconds"])
 
 

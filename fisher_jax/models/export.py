@@ -10,7 +10,8 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fisher_jax.data import nearest_folder, one_line
+from fisher_jax.errors import one_line
+from fisher_jax.files import nearest_folder
 from fisher_jax.models.assemble import GPT2_NAMES, LLAMA_NAMES, ModelError
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig

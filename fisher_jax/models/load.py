@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fisher_jax.data import one_line
+from fisher_jax.errors import one_line
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.gpt2 import GPT2
