@@ -135,8 +135,7 @@ def parser() -> argparse.ArgumentParser:
         "--batch-tokens",
         metavar="N",
         type=int,
-        default=4096,
-        help="tokens of a forward pass (default: %(default)s)",
+        help="tokens of a forward pass (default: 1024 on a CPU, else 4096)",
     )
     text.add_argument(
         "--dtype",
@@ -239,7 +238,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"{flag} must be {limit}, got {value}")
     if not (math.isfinite(args.ridge) and args.ridge > 0):
         raise ValueError(f"--ridge must be a positive number, got {args.ridge}")
-    if args.batch_tokens < 1:
+    if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ValueError(f"--batch-tokens must be at least 1, got {args.batch_tokens}")
     if not 0 <= args.seed < 2**32:  # what scikit-learn takes
         raise ValueError(f"--seed must be from 0 to 2^32 - 1, got {args.seed}")

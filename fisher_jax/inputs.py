@@ -37,7 +37,7 @@ class Inputs:
         rows: texts, for the two inputs for which the model reads them once more.
         model: for the same.
         max_length: of a row, for IFD; Ask-LLM reads a text up to the model's context.
-        batch_tokens: of their forward passes.
+        batch_tokens: of their forward passes, see `embed`.
         endpoint: is asked for Ask-LLM's quality instead of the model.
         on_progress: called with the tokens (for those two, the rows) done.
     """
@@ -50,7 +50,7 @@ class Inputs:
         rows: Sequence[Row | Chat] = (),
         model: LanguageModel | None = None,
         max_length: int | None = None,
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
         endpoint: Endpoint | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:

@@ -28,11 +28,11 @@ class LocalJudge:
 
     Attributes:
         model: the judge.
-        batch_tokens: tokens of a forward pass, padding included.
+        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
     """
 
     model: LanguageModel
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
 
     def answer(
         self, questions: Sequence[Question], on_progress: OnProgress | None = None
@@ -86,11 +86,11 @@ class LikelihoodJudge:
 
     Attributes:
         model: the reference.
-        batch_tokens: tokens of a forward pass, padding included.
+        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
     """
 
     model: LanguageModel
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
 
     def answer(
         self, questions: Sequence[Question], on_progress: OnProgress | None = None
@@ -119,7 +119,7 @@ class LikelihoodJudge:
 def mean_log_likelihoods(
     model: LanguageModel,
     rows: Sequence[PromptCompletion],
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
     """`(1 / M) sum_j log p(y_j | prompt, y_<j)` over the completion's M tokens, in nats.

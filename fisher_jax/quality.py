@@ -39,7 +39,7 @@ def ask_llm(
     *,
     prompt: str = ASK_LLM_PROMPT,
     max_length: int | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
     """Ask-LLM's quality: the probability of "yes" as the next token (arXiv 2402.09668).
@@ -56,7 +56,7 @@ def ask_llm(
         yes_words: words that count; those of more than one token do not.
         prompt: holds `{text}` once.
         max_length: tokens of the whole question; default the model's context.
-        batch_tokens: tokens of a forward pass, padding included.
+        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
         on_progress: called with the number of rows done.
 
     Raises:
@@ -149,7 +149,7 @@ def ifd(
     rows: Sequence[Row | Chat],
     *,
     max_length: int | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
     """Instruction-following difficulty: how little the prompt helps (Cherry, arXiv 2308.12032).
@@ -209,7 +209,7 @@ def completions_alone(model: LanguageModel, given: TokenizedRows) -> TokenizedRo
 def _losses(
     model: LanguageModel,
     rows: TokenizedRows,
-    batch_tokens: int,
+    batch_tokens: int | None,
     on_progress: OnProgress | None,
 ) -> np.ndarray:
     states_TxD = forward(model, rows, batch_tokens, on_progress)

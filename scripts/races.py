@@ -67,7 +67,7 @@ def embedding_race() -> dict:
     from flax import nnx
 
     from fisher_jax.corpora import shakespeare
-    from fisher_jax.embed import _hidden
+    from fisher_jax.embed import _hidden, default_batch_tokens
 
     model, theirs = twins()
     graph, weights = nnx.split(model.module)
@@ -77,7 +77,7 @@ def embedding_race() -> dict:
     ids.sort(key=len, reverse=True)
     batches = []
     while ids:  # as `embed` has them by default
-        size = max(1, 4096 // len(ids[0]))
+        size = max(1, default_batch_tokens() // len(ids[0]))
         group, ids = ids[:size], ids[size:]
         padded = np.zeros((len(group), -(-len(group[0]) // 4) * 4), np.int32)
         for row, tokens in zip(padded, group, strict=True):
@@ -93,14 +93,14 @@ def embedding_race() -> dict:
         return np.asarray(_hidden(graph, weights, b))
 
     ratios, ours_s, theirs_s = [], 0.0, 0.0
-    for b in tqdm(batches[::3], desc="embedding race"):
+    for b in tqdm(batches[::4], desc="embedding race"):
         run_jax(b)
         run_torch(b)
         ours = np.median([clock(lambda b=b: run_jax(b)) for _ in range(3)])
         other = np.median([clock(lambda b=b: run_torch(b)) for _ in range(3)])
         ratios.append(other / ours)
         ours_s, theirs_s = ours_s + ours, theirs_s + other
-    tokens = sum(real[id(b)] for b in batches[::3])
+    tokens = sum(real[id(b)] for b in batches[::4])
     return {
         "tokens_per_s": tokens / ours_s,
         "tokens_per_s_torch": tokens / theirs_s,

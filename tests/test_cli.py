@@ -173,6 +173,7 @@ def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
     expected = SELECTORS[name](emb, n_samples=K, seed=5)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["options"]["selector"] == name
+    assert manifest_of(out)["options"]["batch_tokens"] == 1024  # a CPU's
 
 
 def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeypatch):

@@ -5,6 +5,7 @@ import hashlib
 import html.parser
 import json
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
