@@ -52,6 +52,7 @@ def test_text_is_embedded_and_chosen_as_the_library_does(run, llama, out, tmp_pa
     assert result["model"] == str(llama)
     assert (result["skipped_rows"], result["cut_rows"]) == (0, 0)
     assert manifest_of(out)["notes"] == []
+    assert manifest_of(out)["options"]["batch_tokens"] == 1024  # what a CPU takes by itself
 
 
 def test_rows_with_nothing_to_predict_are_an_error_or_skipped(run, refused, llama, out, tmp_path):
@@ -173,7 +174,6 @@ def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
     expected = SELECTORS[name](emb, n_samples=K, seed=5)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["options"]["selector"] == name
-    assert manifest_of(out)["options"]["batch_tokens"] == 1024  # a CPU's
 
 
 def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeypatch):

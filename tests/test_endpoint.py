@@ -229,7 +229,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     local = EndpointJudge("judge-1", tmp_path / "answers.jsonl", "http://localhost:1/v1")
     with pytest.raises(EndpointError, match=r"pip install 'fisher-jax\[judge\]'"):
         judge_pairs(local, PAIRS)
-    assert local.dry_run([q.text for q in questions_of(PAIRS)], 1, 1).estimate.n_calls == 6
+    assert local.dry_run([q.text for q in questions_of(PAIRS)], 1, 1).n_calls == 6
 
 
 @pytest.mark.parametrize(

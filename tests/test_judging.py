@@ -82,7 +82,7 @@ def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):
     asks += ["--settings", '{"max_completion_tokens": 9}', "--selectors", "fisher"]
     run(written, *asks, "--dry-run", "--price-in", "1e6", "--price-out", "0")
     first, told = capsys.readouterr()
-    assert "Answer" in first and first.count("fisher") == 0  # a prompt, and who wrote is not told
+    assert first.startswith("the first question:\n\nYou are a judge of Shakespeare text.\n<tag1>")
     calls, known = map(int, re.search(r"(\d+) calls, (\d+) known", told).groups())
     assert calls + known == 2 * 4 * 2 * 2 and known > 0  # settings, namings, pairs, orders
     assert "cost" in told and "unknown" not in told and not server.calls
