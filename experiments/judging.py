@@ -46,7 +46,7 @@ CORPUS_NAMES = {
     "tiny_shakespeare": "Shakespeare",
     "sherlock": "Sherlock Holmes",
 }
-REFERENCE_ROWS = 1000
+REFERENCE_ROWS, LEAST_ROWS = 1000, 100  # that the reference model learns from
 
 
 class Comparison(NamedTuple):
@@ -341,6 +341,11 @@ def reference(model: LanguageModel, options: Options) -> LanguageModel:
         used |= {normalized(row) for row in (*pool.rows, *pool.validation, *pool.test)}
     split = split_corpus(options.corpus, 1, 1, options.seed, options.path)
     free = [p.row for p in split.pool if normalized(p.row) not in used][:REFERENCE_ROWS]
+    if len(free) < LEAST_ROWS:
+        raise ValueError(
+            f"the likelihood judge learns from rows that no pool or test set has, and of "
+            f"{options.corpus} {len(free)} are left: take other --judges"
+        )
     rows = tokenize(model, free, options.max_length)
     rows = rows.take(np.flatnonzero(rows.counted > 0))
     with tqdm(desc="reference model: LoRA", unit="step") as bar:

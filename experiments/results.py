@@ -64,6 +64,11 @@ class Results:
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
                 "or hydra.run.dir=FOLDER for another place"
             )
+        if not overwrite and not path.exists() and (folder / RESULTS).exists():
+            raise ValueError(
+                f"{folder} has {RESULTS} but no {RESOLVED}, so nobody knows its options: put that "
+                "back, or pass overwrite=true"
+            )
         if overwrite or not path.exists():
             (folder / RESULTS).unlink(missing_ok=True)
         else:  # what the rows there were made with stays told

@@ -389,6 +389,11 @@ def test_results_survive_a_kill_between_settings(tmp_path):
     with pytest.raises(ValueError, match="was changed by another run meanwhile: wait"):
         second.add([{"setting": {"dim": 10}, "x": 0.2}])
     assert read_rows(tmp_path / "results.jsonl") == first.rows
+    (tmp_path / "config.yaml").rename(tmp_path / "kept.yaml")
+    with pytest.raises(ValueError, match=r"no config.yaml, so nobody knows its options"):
+        Results(tmp_path, {"a": 1}, overwrite=False)
+    assert read_rows(tmp_path / "results.jsonl") == first.rows
+    (tmp_path / "kept.yaml").rename(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match="other options"):
         Results(tmp_path, {"a": 2}, overwrite=False)
     assert Results(tmp_path, {"a": 2}, overwrite=True).rows == []
