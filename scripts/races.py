@@ -93,14 +93,14 @@ def embedding_race() -> dict:
         return np.asarray(_hidden(graph, weights, b))
 
     ratios, ours_s, theirs_s = [], 0.0, 0.0
-    for b in tqdm(batches[::4], desc="embedding race"):
+    for b in tqdm(batches[::6], desc="embedding race"):
         run_jax(b)
         run_torch(b)
         ours = np.median([clock(lambda b=b: run_jax(b)) for _ in range(3)])
         other = np.median([clock(lambda b=b: run_torch(b)) for _ in range(3)])
         ratios.append(other / ours)
         ours_s, theirs_s = ours_s + ours, theirs_s + other
-    tokens = sum(real[id(b)] for b in batches[::4])
+    tokens = sum(real[id(b)] for b in batches[::6])
     return {
         "tokens_per_s": tokens / ours_s,
         "tokens_per_s_torch": tokens / theirs_s,
