@@ -46,6 +46,9 @@ def judged(folder):
 def test_comparisons_are_with_uniform_of_the_same_prompt(smoke, monkeypatch):  # noqa: F811
     folder, _ = smoke
     monkeypatch.setattr(judging, "REFERENCE_ROWS", 40)
+    with pytest.raises(ValueError, match="of shakespeare 40 are left: take other --judges"):
+        run(folder)
+    monkeypatch.setattr(judging, "LEAST_ROWS", 40)
     run(folder)
     entries = judged(folder)
     texts = [r for r in read_rows(folder / "results.jsonl") if r["selector"] != "uniform"]
