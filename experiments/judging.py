@@ -89,6 +89,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--selectors", nargs="+", help="only these (default: all)")
     p.add_argument("--against", nargs="+", default=["uniform"], help="selectors to compare with")
     p.add_argument("--equal", choices=["examples", "tokens"], help="only this kind of budget")
+    p.add_argument("--n", type=int, help="only this budget")
+    p.add_argument("--local-model", help="the local judge (default: the run's own model)")
     p.add_argument("--ablation", action="store_true", help="also other names for the two texts")
     p.add_argument("--corpus-name", help="what the judge is a judge of, as in its prompt")
     p.add_argument("--base-url", default="https://api.openai.com/v1", help="of the endpoint")
@@ -130,7 +132,9 @@ def run(args: argparse.Namespace) -> None:
     comparisons = [
         c
         for c in texts.comparisons(args.against)
-        if c.selector in (args.selectors or [c.selector]) and args.equal in (None, c.equal)
+        if c.selector in (args.selectors or [c.selector])
+        and args.equal in (None, c.equal)
+        and args.n in (None, c.n)
     ]
     if not comparisons:
         raise ValueError(
@@ -265,9 +269,10 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _entry(task: Task, args: argparse.Namespace) -> Row:
-    judge = args.judge_model if task.kind == "endpoint" else task.kind
+    names = {"endpoint": args.judge_model, "local": args.local_model}  # else its kind
     setting, selector, against, equal, n = task.comparison
     where = {"setting": json.loads(setting), "selector": selector, "against": against}
+    judge = names.get(task.kind) or task.kind
     return {"judge": judge, "naming": task.naming, **where, "equal": equal, "n": n}
 
 
@@ -289,8 +294,9 @@ def make_judge(kind: str, args: argparse.Namespace, options: Options) -> Judge:
     """A back end by name."""
     if kind == "endpoint":
         return endpoint(args)
-    model = load_model(options.model)
-    return LocalJudge(model) if kind == "local" else LikelihoodJudge(reference(model, options))
+    if kind == "local":
+        return LocalJudge(load_model(args.local_model or options.model))
+    return LikelihoodJudge(reference(load_model(options.model), options))
 
 
 def endpoint(args: argparse.Namespace) -> EndpointJudge:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from experiments.harness import start
 from experiments.language_options import Options
-from experiments.language_preparation import prepare, seed_of
+from experiments.language_preparation import pool_of, prepare, seed_of
 from experiments.language_training import described, train_and_test
 from experiments.results import Results, Row, settings_of
 from experiments.variants import VARIANTS
@@ -63,8 +63,9 @@ def run(options: Options, folder: Path) -> list[Row]:
             if not todo:
                 continue
             model, proxy = load(own.model), load(own.proxy) if own.proxy else None
-            prepared = prepare(own, model, replicate, label, proxy)
-            _write_facts(folder / MANIFEST, f"{label}/{replicate}", prepared.pool.facts)
+            pool = pool_of(own, replicate)
+            _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
+            prepared = prepare(own, model, pool, f"{label}, replicate {replicate}", proxy)
             trained: dict[bytes, Row] = {}  # by what was chosen: the same rows are the same run
             for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
                 chosen = prepared.candidates.choose(
@@ -86,7 +87,7 @@ def run(options: Options, folder: Path) -> list[Row]:
                 measured = trained[same]
                 if own.tune == "uniform":
                     tried = [measured["learning_rate"]]
-                row = at | cell._asdict() | described(prepared, chosen.rows) | measured
+                row = at | cell._asdict() | described(prepared, chosen) | measured
                 results.add([row])
     return results.rows
 
@@ -105,6 +106,11 @@ def _key(row: Row) -> Any:
 
 def _write_facts(path: Path, where: str, facts: Row) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get(where, facts)["sha256"] != facts["sha256"]:
+        raise ValueError(
+            f"{path}: {where} was made of other rows than its corpus gives now: take the corpus as "
+            "it was, or start again with overwrite=true"
+        )
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(known | {where: facts}, indent=1, sort_keys=True) + "\n")
 

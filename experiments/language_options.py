@@ -78,4 +78,9 @@ class Options:
             raise ValueError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
+        by_validation = self.tune == "each" and len(self.learning_rates) > 1
+        if "task_rows" in self.selectors and (self.proxy is not None or by_validation):
+            raise ValueError(
+                "task_rows trains on the validation rows: it needs tune=uniform and no proxy"
+            )
         check_grid(self)

@@ -59,13 +59,12 @@ def pool_of(options: Options, replicate: int) -> Pool:
 def prepare(
     options: Options,
     model: LanguageModel,
-    replicate: int,
+    pool: Pool,
     label: str,
     proxy: LanguageModel | None = None,
 ) -> Prepared:
-    """A fresh pool with its test set, embedded by the model, or the candidates by a proxy."""
-    pool = pool_of(options, replicate)
-    label = f"{label}, replicate {replicate}: embedding"
+    """A pool with its test set, embedded by the model, or the candidates by a proxy."""
+    label = f"{label}: embedding"
     parts = [
         tokenize(model, rows, options.max_length)
         for rows in (pool.rows, pool.validation, pool.test)

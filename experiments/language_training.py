@@ -8,7 +8,7 @@ import numpy as np
 from experiments.language_options import Options
 from experiments.language_preparation import Prepared, seed_of
 from experiments.results import Row
-from experiments.variants import Chosen
+from experiments.variants import TASK, Chosen
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.finetune import DivergedError, TrainOptions, finetune
 from fisher_jax.last_layer import HeadOptions, nll, train
@@ -59,12 +59,13 @@ def _train(
 ) -> tuple[Row, LanguageModel | None]:
     """Losses on validation and test after one training; the model, of which a head is no part."""
     seed, head = seed_of(options, replicate), prepared.head
-    tuned = None
+    rows = prepared.validation if chosen.of_task else prepared.rows
+    tuned, measured = None, {"learning_rate": rate}
     if head is not None:
-        offsets = prepared.rows.offsets
+        offsets = rows.offsets
         theta = train(
             head.start,
-            head.pool,
+            head.validation if chosen.of_task else head.pool,
             [np.arange(*offsets[i : i + 2]) for i in chosen.rows],
             HeadOptions(rate, options.epochs, options.batch_tokens, seed=seed),
             chosen.weights,
@@ -72,9 +73,9 @@ def _train(
         losses = [nll(theta, data) for data in (head.validation, head.test)]
     else:
         length = max(128, -(-(options.max_length - 1) // 64) * 64)
-        tuned = finetune(
+        trained = finetune(
             model,
-            prepared.rows.take(chosen.rows),
+            rows.take(chosen.rows),
             TrainOptions(
                 options.method,  # pyright: ignore[reportArgumentType]
                 learning_rate=rate,
@@ -85,9 +86,11 @@ def _train(
                 seed=seed,
             ),
             weights=chosen.weights,
-        ).model
+        )
+        tuned = trained.model
+        measured["steps"] = len(trained.losses)
         losses = [token_losses(tuned, part) for part in (prepared.validation, prepared.test)]
-    return {"learning_rate": rate} | _measures(prepared, *losses), tuned
+    return measured | _measures(prepared, *losses), tuned
 
 
 def prompts_of(test: list[DataRow], options: Options) -> list[str]:
@@ -134,14 +137,15 @@ def token_losses(model: LanguageModel, rows: TokenizedRows) -> np.ndarray:
     return token_scores(model.module.head, packed_states(model, rows), labels_of(rows)).nll_T
 
 
-def described(prepared: Prepared, rows: np.ndarray) -> Row:
+def described(prepared: Prepared, chosen: Chosen) -> Row:
     """What was chosen: rows, tokens that are trained and fed, shares of the pool's kinds."""
-    fed = np.array([len(ids) - 1 for ids in prepared.rows.ids])
-    kinds = prepared.pool.kind
+    part = (prepared.validation if chosen.of_task else prepared.rows).take(chosen.rows)
+    known = prepared.pool.kind
+    kinds = np.full(len(chosen.rows), TASK) if chosen.of_task else known[chosen.rows]
     return {
-        "rows": len(rows),
-        "tokens": int(prepared.rows.counted[rows].sum()),
-        "fed_tokens": int(fed[rows].sum()),
-        "chosen": rows.tolist(),
-        "shares": {str(k): round(float(np.mean(kinds[rows] == k)), 4) for k in np.unique(kinds)},
+        "rows": len(part.ids),
+        "tokens": int(part.counted.sum()),
+        "fed_tokens": sum(len(ids) - 1 for ids in part.ids),
+        "chosen": chosen.rows.tolist(),
+        "shares": {str(k): round(float(np.mean(kinds == k)), 4) for k in np.unique(known)},
     }

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from experiments.harness import reporting
 from experiments.language_options import Options
-from experiments.language_preparation import Prepared, prepare, seed_of
+from experiments.language_preparation import Prepared, pool_of, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
-from experiments.variants import VARIANTS
+from experiments.variants import TASK, VARIANTS
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.files import replacing
 from fisher_jax.model_selectors import MODEL_SELECTORS
@@ -71,7 +71,8 @@ def main() -> None:
     with reporting("experiments.picks"):
         path = args.folder / RESOLVED
         options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
-        names = dict.fromkeys([*options.selectors, *(EVERY if args.every else ())])
+        of_pool = [name for name in options.selectors if VARIANTS[name].rule != TASK]
+        names = dict.fromkeys([*of_pool, *(EVERY if args.every else ())])
         found = picks(replace(options, **next(settings(options.grid)), grid={}, selectors=[*names]))
         with replacing(args.folder / PICKS) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
@@ -82,7 +83,7 @@ def picks(options: Options) -> Row:
     """Facts of the pool, and of each selector's first 20 and all n rows at equal examples."""
     if options.proxy is not None:
         raise ValueError("proxy must be null: what is described are the model's own picks")
-    prepared = prepare(options, load_model(options.model), 0, "pool")
+    prepared = prepare(options, load_model(options.model), pool_of(options, 0), "pool")
     facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
     emb = prepared.candidates.features_of("tokens")[0]

@@ -22,7 +22,8 @@ class Variant(NamedTuple):
     """A way of choosing.
 
     Attributes:
-        rule: a key of SELECTORS or MODEL_SELECTORS.
+        rule: a key of SELECTORS or MODEL_SELECTORS, or TASK: no row of the pool, but the rows that
+            targeted rules are told of, in random order (all of them, where the budget allows).
         features: what the rule sees of a row, see `Candidates._features_of`.
         keep: rows it may choose: all, one of each "exact" or "near" duplicate, or of the latter
             those without the quarter of the pool that the model finds least likely ("plain").
@@ -39,7 +40,9 @@ class Variant(NamedTuple):
     power: float = 1.0
 
 
+TASK = "task"
 _NAMED = {
+    "task_rows": Variant(TASK),
     "uniform_exact": Variant("uniform", keep="exact"),
     "uniform_near": Variant("uniform", keep="near"),
     "near_fisher_per_token": Variant("fisher_per_token", keep="near"),
@@ -78,15 +81,20 @@ VARIANTS = (
 
 
 class Chosen(NamedTuple):
-    """Rows in order of choice, and their weights in the loss if the rule has any."""
+    """Rows in order of choice, and their weights in the loss if the rule has any.
+
+    They are rows of the pool, or of the task that targeted rules are told of.
+    """
 
     rows: Int[np.ndarray, "n"]
     weights: Float[np.ndarray, "n"] | None = None
+    of_task: bool = False
 
     @property
     def key(self) -> bytes:
         """The same for the same choice."""
-        return b"".join(x.tobytes() for x in (self.rows, self.weights) if x is not None)
+        arrays = [x.tobytes() for x in (self.rows, self.weights) if x is not None]
+        return b"".join([bytes([self.of_task]), *arrays])
 
 
 class Candidates:
@@ -134,6 +142,12 @@ class Candidates:
     def choose(self, name: str, *, n: int, equal: str, seed: int) -> Chosen:
         """Rows for n examples, or for the tokens of n average rows."""
         variant = VARIANTS[name]
+        tokens = n * float(self.costs.mean())
+        if variant.rule == TASK:
+            lengths = self.targets.lengths.astype(np.float64)
+            examples = np.ones(len(lengths)), min(n, len(lengths)), True
+            budget = Budget(*(examples if equal == "examples" else (lengths, tokens)))
+            return Chosen(SELECTORS["uniform"].rank(self.targets, budget, seed=seed), of_task=True)
         kept = self.kept(variant.keep)
         features, targets = self.features_of(variant.features)
         features = rows_of(features, kept)
@@ -141,7 +155,7 @@ class Candidates:
         budget = (
             Budget(np.ones(len(kept)), min(n, len(kept)), in_examples=True)
             if equal == "examples"
-            else Budget(costs, n * float(self.costs.mean()))
+            else Budget(costs, tokens)
         )
         if variant.rule == "fisher_random":
             draw = draw_fisher(features, budget, ridge=variant.ridge, seed=seed)

@@ -20,6 +20,7 @@ from fisher_jax.errors import one_line
 
 CHARACTERS_A_TOKEN = 4  # of English text
 SETTINGS = {"temperature": 0, "max_tokens": 16}
+FILTERED = "content_filter"  # the code of a refusal, and what a cut answer's finish_reason says
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _OURS = {"model", "messages", "stream", "n"}
 _START = b'{"key": "'  # of every line of a transcript
@@ -141,10 +142,11 @@ class Endpoint:
     def records(self, texts: Sequence[str]) -> Generator[dict[str, Any]]:
         """What the transcript keeps of the answer to each text, asked where it has none.
 
-        `answer` is the answer's text; `top` the log-probabilities of the likeliest first tokens,
-        where the settings ask for `logprobs` and the endpoint gives them: where it gives none, a
-        later run asks again. The transcript is this iterator's alone from the first record until
-        it ends or is closed.
+        `answer` is the answer's text, empty where a content filter refuses the question, as
+        `finish_reason` then says (an error where log-probabilities are wanted). `top` holds the
+        log-probabilities of the likeliest first tokens, where the settings ask for `logprobs` and
+        the endpoint gives them: where it gives none, a later run asks again. The transcript is
+        this iterator's alone from the first record until it ends or is closed.
 
         Raises:
             EndpointError: the endpoint doesn't answer (what it has answered is kept), the package,
@@ -221,6 +223,8 @@ class Endpoint:
                 "requests_per_minute"
             ) from None
         except openai.BadRequestError as error:
+            if error.code == FILTERED and not self.settings.get("logprobs"):
+                return self._record(text, "", FILTERED)
             raise EndpointError(
                 f"{where} refuses question {number}, from 0 ({one_line(error)}): mend or leave "
                 f"out what it asks about; answers so far are kept in {self.transcript}"
@@ -238,15 +242,23 @@ class Endpoint:
         logprobs = getattr(choices[0], "logprobs", None)
         first = (getattr(logprobs, "content", None) or [None])[0]
         likely = (first.top_logprobs if first else None) or []
-        return ({"top": {t.token: t.logprob for t in likely}} if likely else {}) | {
-            "answer": choices[0].message.content or "",
+        return (
+            self._record(text, choices[0].message.content or "", choices[0].finish_reason)
+            | ({"top": {t.token: t.logprob for t in likely}} if likely else {})
+            | {
+                "answered_by": completion.model,
+                "tokens_in": usage.prompt_tokens if usage else None,
+                "tokens_out": usage.completion_tokens if usage else None,
+            }
+        )
+
+    def _record(self, text: str, answer: str, finish_reason: str | None) -> dict[str, Any]:
+        return {
+            "answer": answer,
+            "finish_reason": finish_reason,
             "model": self.model,
             "settings": dict(self.settings),
             "prompt": text,
-            "answered_by": completion.model,
-            "finish_reason": choices[0].finish_reason,
-            "tokens_in": usage.prompt_tokens if usage else None,
-            "tokens_out": usage.completion_tokens if usage else None,
             "base_url": self.base_url,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }

@@ -369,7 +369,11 @@ class Language(LanguageTables, Run):
     def judged(self) -> str:
         """Win rates against uniform, if the run was judged."""
         path = self.folder / JUDGED
-        return table(*judged(path.read_text())) if path.exists() else "Not judged."
+        return (
+            table(*judged(path.read_text(), self.options.n_prompts))
+            if path.exists()
+            else "Not judged."
+        )
 
 
 def gap(rows: list[Row]) -> str:

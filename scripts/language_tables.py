@@ -333,11 +333,16 @@ def length_bias(found: Row) -> Table:
     return [*head, "order and length", "information, nats", "nats a token"], lines
 
 
-def judged(text: str) -> Table:
-    """Win rates of each selector against uniform."""
+def judged(text: str, pairs_a_model: int) -> Table:
+    """Win rates of each selector against uniform; pairs are in order of the models (replicates)."""
+    half = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of a pair
     lines = []
     for entry in json.loads(text):
-        t = entry["tally"]
+        t, winners = entry["tally"], entry["winners"]
+        of_model = [
+            [half[w] for w in winners[begin : begin + pairs_a_model] if w in half]
+            for begin in range(0, len(winners), pairs_a_model)
+        ]
         lines.append(
             [
                 entry["judge"],
@@ -347,10 +352,11 @@ def judged(text: str) -> Table:
                 str(t["n_pairs"]),
                 rate(t["win_rate_clustered"]),
                 rate(t["half_ties"]),
+                "{:.2f} ± {:.2f}".format(*estimate(np.mean(own) for own in of_model if own)),
                 f"{t['ties']} + {t['unparsable']}",
                 f"{t['position_1']:.2f}",
                 rate(t["probability_a"], 3) if t["probability_a"] else "",
             ]
         )
     head = ["judge", "named", "selector", "at", "pairs", "wins of decided", "with half ties"]
-    return [*head, "ties + unread", "position 1", "mean probability"], lines
+    return [*head, "the same over models", "ties + unread", "position 1", "mean probability"], lines

@@ -110,6 +110,22 @@ def test_a_run_that_ends_early_goes_on_where_it_was(serve, tmp_path):
     assert prompts[:3] + prompts[4:] == [question.text for question in questions_of(PAIRS)]
 
 
+def test_a_question_that_a_content_filter_refuses_is_unparsable(serve, tmp_path):
+    def reply(n, body):
+        if n != 1:
+            return shorter(n, body)
+        error = {"message": "filtered", "type": None, "code": "content_filter"}
+        return 400, {}, {"error": error}
+
+    server = serve(reply)
+    verdicts = judge_pairs(judge(server, tmp_path), PAIRS)
+    assert [v.winner == "unparsable" for v in verdicts] == [True, *[False] * (len(PAIRS) - 1)]
+    assert judge_pairs(judge(server, tmp_path), PAIRS) == verdicts
+    assert len(server.calls) == 2 * len(PAIRS)  # it is not asked again
+    known = read_transcript(tmp_path / "answers.jsonl")[0].values()
+    assert [r["finish_reason"] for r in known].count("content_filter") == 1
+
+
 def test_an_answer_is_on_disk_before_the_next_question(serve, tmp_path):
     lines = []
 

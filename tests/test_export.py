@@ -17,6 +17,8 @@ from small_models import (
 )
 
 from fisher_jax.corpora import shakespeare
+from fisher_jax.embed import TokenizedRows
+from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.models import export
 from fisher_jax.models.export import save_folder
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
@@ -131,6 +133,27 @@ def test_transformers_has_the_same_logits(tmp_path, tokenizer, variant):
         expected = reference.eval()(torch.tensor(ids_BxT).long()).logits.numpy()
     actual = logits(model.module, ids_BxT)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * expected.std())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_transformers_has_the_logits_of_a_model_with_lora_merged(tmp_path, tokenizer, variant):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    model = random_model(variant, tokenizer)
+    rng = np.random.default_rng(0)
+    ids_BxT = rng.integers(VOCAB, size=(2, CONTEXT), dtype=np.int32)
+    rows = TokenizedRows(list(ids_BxT), np.ones(2, int), np.zeros(2, bool))
+    given = TrainOptions("lora", learning_rate=0.05, epochs=5, rank=2, sequence_length=CONTEXT)
+    tuned = finetune(model, rows, given).model
+    save_folder(tuned, tmp_path / "saved")
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
+    with torch.no_grad():
+        expected = reference(torch.tensor(ids_BxT).long()).logits.numpy()
+    actual = logits(tuned.module, ids_BxT)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * expected.std())
+    assert np.abs(actual - logits(model.module, ids_BxT)).max() > 0.1 * expected.std()
 
 
 @pytest.mark.parity

@@ -79,6 +79,16 @@ def test_every_setting_has_its_own_prompts_and_texts(written):
     assert prompts[0] != prompts[-1]
 
 
+def test_a_local_judge_may_be_another_model(written, model_folder):
+    config = OmegaConf.load(written / "config.yaml")
+    config.model = "of the run, which nobody asks"
+    OmegaConf.save(config, written / "config.yaml")
+    run(written, "--judges", "local", "--local-model", model_folder, "--selectors", "fisher")
+    assert [e["judge"] for e in judged(written)] == [f"local {model_folder}"] * 2
+    with pytest.raises(ValueError, match="no texts of these selectors and budgets"):
+        run(written, "--n", 5)
+
+
 def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):
     server = serve(lambda n, body: shorter(n, body) if n != 9 else failure(400, "no more"))
     asks = ["--base-url", server.url, "--judge-model", "m", "--ablation"]

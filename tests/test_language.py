@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -86,6 +87,18 @@ def test_a_second_run_redoes_nothing_and_a_larger_one_adds_cells(model_folder, s
         language.run(options(model_folder, epochs=3), folder)
 
 
+def test_a_corpus_that_has_changed_is_refused(model_folder, smoke, tmp_path):
+    folder, rows = smoke
+    shutil.copytree(folder, tmp_path / "run")
+    lines = [json.dumps(row) + "\n" for row in rows if row["replicate"] == 0]
+    (tmp_path / "run/results.jsonl").write_text("".join(lines))
+    known = json.loads((folder / "manifest.json").read_text())
+    known["clean/1"]["sha256"]["pool"] = "0" * 64
+    (tmp_path / "run/manifest.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"manifest.json: clean/1 was made of other rows than its"):
+        language.run(options(model_folder), tmp_path / "run")
+
+
 def test_the_same_options_give_the_same_rows(model_folder, smoke, tmp_path):
     _, rows = smoke
     again = language.run(options(model_folder, replicates=1), tmp_path)
@@ -165,13 +178,15 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
     )
     changes = {
         "method": "last_layer", "pool": "imbalance", "second": str(own), "n_prompts": 0,
-        "n_pool": 60, "selectors": ["uniform", "near_unit", "rds"], "replicates": 1,
+        "n_pool": 60, "selectors": ["uniform", "near_unit", "rds", "task_rows"], "replicates": 1,
+        "tune": "uniform",
     }  # fmt: skip
     rows = language.run(options(model_folder, **changes), tmp_path / "run")
     for row in rows:
         halves = row["held_out_nll_0"], row["held_out_nll_1"]
         assert row["held_out_nll"] == pytest.approx(np.mean(halves), rel=1e-5)
-        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
+        of_pool = row["selector"] != "task_rows"
+        assert sum(row["shares"].values()) == pytest.approx(of_pool, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +199,10 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ({"budgets": [0]}, "budgets must be from 1"),
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"method": "last_layer"}, "n_prompts must be 0"),
+        (
+            {"selectors": ["uniform", "task_rows"], "tune": "each"},
+            "needs tune=uniform and no proxy",
+        ),
         ({"grid": {"nothing": [1]}}, "grid has an unknown option 'nothing'"),
         ({"generate_budgets": []}, "generate_budgets must be some of the budgets"),
         ({"generate_budgets": [5]}, "generate_budgets must be some of the budgets"),
@@ -201,7 +220,7 @@ def test_picks_say_what_the_selectors_take(model_folder):
     names = ["uniform", "longest", "fisher"]
     given = options(model_folder, budgets=[8], n_prompts=0, selectors=names)
     found = picks.picks(given)
-    prepared = language.prepare(given, load_model(given.model), 0, "again")
+    prepared = language.prepare(given, load_model(given.model), pool_of(given, 0), "again")
     facts = picks.facts_of(prepared)
     tokens = [row.split() for row in prepared.pool.rows]
     unk = prepared.rows.ids[0].dtype.type(0)
@@ -236,7 +255,8 @@ def test_picks_say_what_the_selectors_take(model_folder):
 
 def test_the_rows_of_earlier_states_are_the_pools_and_the_validations(model_folder):
     given = options(model_folder, budgets=[8], n_prompts=0)
-    candidates = language.prepare(given, load_model(given.model), 0, "again").candidates
+    model = load_model(given.model)
+    candidates = language.prepare(given, model, pool_of(given, 0), "again").candidates
     assert candidates.earlier is not None
     for got, whole in zip(
         candidates.earlier(1.0), (candidates.hidden, candidates.targets), strict=True
@@ -288,9 +308,8 @@ def test_a_proxy_selects_for_the_model(model_folder, tmp_path):
     own, by_proxy = ([r for r in rows if r["setting"]["proxy"] == p] for p in given.grid["proxy"])
     assert own[0]["chosen"] == by_proxy[0]["chosen"]  # uniform
     assert own[1]["chosen"] != by_proxy[1]["chosen"]
-    prepared = language.prepare(
-        given, load_model(given.model), 0, "", load_model(str(tmp_path / "gpt2"))
-    )
+    models = load_model(given.model), load_model(str(tmp_path / "gpt2"))
+    prepared = language.prepare(given, models[0], pool_of(given, 0), "", models[1])
     lengths = prepared.rows.counted
     assert prepared.candidates.hidden.tokens.shape[1] == 8
     assert prepared.candidates.hidden.lengths.sum() > lengths.sum()  # more, shorter tokens

@@ -1,14 +1,17 @@
 """Tables and figures of the language experiment, from planted rows."""
 
+import json
+
 import numpy as np
 import pytest
 
 from experiments import figures
-from experiments.statistics import Estimate
+from experiments.statistics import Estimate, estimate
 from scripts.language_tables import (
     LanguageTables,
     Match,
     difference,
+    judged,
     length_and_content,
     to_match,
     two_level,
@@ -35,6 +38,23 @@ def test_differences_are_paired():
     a, b = planted("a", [1.0, 2.0, 4.0]), planted("b", [1.5, 2.5, 4.5])
     assert difference(a, b, "held_out_nll") == pytest.approx((-0.5, 0))
     assert two_level(a, b) == pytest.approx((-0.5, -0.5))  # nats a token, long row or short
+
+
+def test_judged_texts_are_counted_by_the_model_that_wrote_them():
+    share = [0.5, 0.4, 0.6]
+    entry = {
+        "judge": "j", "naming": "neutral", "selector": "fisher", "equal": "tokens", "n": 10,
+        "winners": ["a", "b", "tie", "unparsable", "a", "a"],
+        "tally": {
+            "n_pairs": 6, "ties": 1, "unparsable": 1, "position_1": 0.5, "probability_a": None,
+            "win_rate_clustered": share, "half_ties": share,
+        },
+    }  # fmt: skip
+    head, lines = judged(json.dumps([entry]), pairs_a_model=3)
+    told = lines[0][head.index("the same over models")]
+    shares = (1 + 0.5) / 3, 2 / 2  # of the first three pairs and of the readable ones of the rest
+    assert told == "{:.2f} ± {:.2f}".format(*estimate(shares))
+    assert len(head) == len(lines[0])
 
 
 def test_a_bootstrap_counts_tokens():

@@ -38,13 +38,24 @@ def candidates():
 LEFT_OUT = {"ask_llm", "ifd"}  # need a model, see the next test
 
 
-@pytest.mark.parametrize("name", sorted(set(VARIANTS) - LEFT_OUT))
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - LEFT_OUT - {"task_rows"}))
 def test_every_variant_keeps_to_its_budget(candidates, name):
     lengths = candidates.hidden.lengths
     by_tokens = candidates.choose(name, n=8, equal="tokens", seed=0)
     assert 0 < lengths[by_tokens.rows].sum() <= 8 * lengths.mean()
     by_examples = candidates.choose(name, n=8, equal="examples", seed=0)
     assert len(by_examples.rows) == len(set(by_examples.rows)) == 8
+
+
+def test_rows_of_the_task_are_taken_as_the_budget_allows(candidates):
+    mean = candidates.costs.mean()
+    for equal, n, expected in [
+        ("examples", 2, 2), ("examples", 9, 3), ("tokens", 30, 3), ("tokens", 9.9 / mean, 2),
+    ]:  # fmt: skip
+        chosen = candidates.choose("task_rows", n=n, equal=equal, seed=0)  # three rows of 4 tokens
+        assert chosen.of_task and len(set(chosen.rows)) == len(chosen.rows) == expected
+    of_pool = candidates.choose("uniform", n=2, equal="examples", seed=0)
+    assert chosen._replace(of_task=False).key != chosen.key and not of_pool.of_task
 
 
 @pytest.mark.parametrize("name", sorted(LEFT_OUT))
