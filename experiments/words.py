@@ -76,36 +76,48 @@ def sentences() -> list[list[str]]:
     return [_WORD.findall(row["text"].lower()) for row in shakespeare()]
 
 
+@functools.lru_cache(2)  # tasks, widths and numbers of labels share it
+def features(
+    vectors: str, history: str, decay: float
+) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
+    """Of each sentence the feature before each of its words but the first, and those words.
+
+    Words without a vector are left out, and sentences of fewer than two others; at last the words
+    that have a vector, the most frequent first.
+    """
+    counts = Counter(word for words in sentences() for word in words)
+    of_word = read_vectors(vectors, set(counts))
+    known = ([word for word in words if word in of_word] for words in sentences())
+    kept = [words for words in known if len(words) > 1]
+    x = [_history(np.stack([of_word[w] for w in words[:-1]]), history, decay) for words in kept]
+    frequent = [word for word, _ in counts.most_common() if word in of_word]
+    return x, [words[1:] for words in kept], frequent
+
+
 @functools.lru_cache(4)
 def corpus(
     vectors: str, task: str, history: str, decay: float, dim: int, n_labels: int, max_tokens: int
 ) -> Corpus:
     """Features of the words before each position, reduced to D principal directions.
 
-    Words without a vector are left out. With task `next_word` only positions whose word is one of
+    With task `next_word` only positions whose word is one of
     the L most frequent count, with `planted` all but the first do. Sentences without a position
     are left out, longer ones cut at `max_tokens` positions.
     """
-    counts = Counter(word for words in sentences() for word in words)
-    of_word = read_vectors(vectors, set(counts))
-    frequent = [word for word, _ in counts.most_common() if word in of_word][:n_labels]
-    label_of = {word: k for k, word in enumerate(frequent)}
-    width = len(next(iter(of_word.values())))
+    of_sentence, nexts, frequent = features(vectors, history, decay)
+    label_of = {word: k for k, word in enumerate(frequent[:n_labels])}
+    width = of_sentence[0].shape[1]
     if dim > width:
         raise ValueError(f"dim must be at most {width}, the width of {vectors}, got {dim}")
-    features, labels, lengths = [], [], []
-    for words in sentences():
-        known = [word for word in words if word in of_word]
-        if len(known) < 2:
-            continue
-        x = _history(np.stack([of_word[w] for w in known[:-1]]), history, decay)
-        y = np.array([label_of.get(w, -1) for w in known[1:]])
+    parts, labels, lengths = [], [], []
+    for x, words in zip(of_sentence, nexts, strict=True):
+        y = np.array([label_of.get(w, -1) for w in words])
         keep = np.flatnonzero(y >= 0 if task == "next_word" else y > -2)[:max_tokens]
         if len(keep):
-            features.append(x[keep])
+            parts.append(x[keep])
             labels.append(y[keep])
             lengths.append(len(keep))
-    x = np.concatenate(features).astype(np.float64)
+    x = np.concatenate(parts).astype(np.float64)
     x -= x.mean(axis=0)
     _, directions = np.linalg.eigh(x.T @ x)
     x = x @ directions[:, ::-1][:, :dim]
