@@ -4,6 +4,7 @@ A seed fixes everything. Kinds of one corpus and seed share the split: `clean`, 
 `noise` have the same validation and test rows, so that selectors are compared in pairs.
 """
 
+import functools
 import hashlib
 import json
 import zlib
@@ -187,9 +188,9 @@ def split_corpus(
     Raises:
         PoolError: too few groups or rows.
     """
-    passages = read_corpus(corpus, path)
+    passages = _passages(corpus, path)
     rng = np.random.default_rng([seed, zlib.crc32(corpus.encode())])
-    groups = sorted({p.group for p in passages})
+    groups = sorted({p.group for p, _ in passages})
     if len(groups) < 2:
         raise PoolError(f"{corpus} has {len(groups)} group, a split by group needs two or more")
     given = groups == ["test", "train"]
@@ -197,15 +198,20 @@ def split_corpus(
     held = {"test"} if given else {groups[i] for i in rng.permutation(len(groups))[:n_held]}
     shuffled = [passages[i] for i in rng.permutation(len(passages))]
     seen = set(taken or ())
-    held_out = _distinct([p for p in shuffled if p.group in held], seen)
-    test = _first(held_out, n_test, f"{corpus}'s held-out rows", "n_test")
-    rest = held_out[n_test:]
-    if given:
-        rest = _distinct([p for p in shuffled if p.group not in held], seen)
+    inside = _distinct([two for two in shuffled if two[0].group in held], seen)
+    outside = [two for two in shuffled if two[0].group not in held]
+    test = _first(inside, n_test, f"{corpus}'s held-out rows", "n_test")
+    rest = _distinct(outside, seen) if given else inside[n_test:]
     validation = _first(rest, n_validation, f"{corpus}'s rows left", "n_validation")
     if given:
         return Split(rest[n_validation:], validation, test)
-    return Split(_distinct([p for p in shuffled if p.group not in held], seen), validation, test)
+    return Split(_distinct(outside, seen), validation, test)
+
+
+@functools.lru_cache(2)  # every replicate splits the same
+def _passages(corpus: str, path: str | None) -> list[tuple[Passage, str]]:
+    """A corpus' passages, each with the form by which it is compared."""
+    return [(passage, normalized(passage.row)) for passage in read_corpus(corpus, path)]
 
 
 def hash_rows(rows: Sequence[Row]) -> str:
@@ -213,11 +219,10 @@ def hash_rows(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
-def _distinct(passages: Sequence[Passage], seen: set[str]) -> list[Passage]:
+def _distinct(passages: Sequence[tuple[Passage, str]], seen: set[str]) -> list[Passage]:
     """The passages whose texts are not in `seen`, which then holds them."""
     kept = []
-    for passage in passages:
-        text = normalized(passage.row)
+    for passage, text in passages:
         if text not in seen:
             seen.add(text)
             kept.append(passage)
