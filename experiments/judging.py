@@ -8,28 +8,24 @@ in, and prints Cohen's kappa with every judge.
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.harness import reporting
 from experiments.language_options import Options
 from experiments.language_preparation import pool_of
-from experiments.language_training import prompts_of
 from experiments.pools import split_corpus
-from experiments.results import RESOLVED, RESULTS, Row, read_rows
-from experiments.statistics import group
+from experiments.results import RESULTS, Row
+from experiments.texts import Comparison, Texts, comparison_of, digest
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
 from fisher_jax.endpoint import SETTINGS, Estimate
@@ -41,28 +37,7 @@ from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
 
 JUDGED = "judged.json"
-CORPUS_NAMES = {
-    "shakespeare": "Shakespeare",
-    "tiny_shakespeare": "Shakespeare",
-    "sherlock": "Sherlock Holmes",
-}
 REFERENCE_ROWS, LEAST_ROWS = 1000, 100  # that the reference model learns from
-
-
-class Comparison(NamedTuple):
-    """Two selectors whose texts are compared; the setting as JSON."""
-
-    setting: str
-    selector: str
-    against: str
-    equal: str
-    n: int
-
-    @property
-    def title(self) -> str:
-        """In words."""
-        where = "" if self.setting == "{}" else f" {self.setting}"
-        return f"{self.selector} against {self.against}, equal {self.equal}, n = {self.n}{where}"
 
 
 class Task(NamedTuple):
@@ -121,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     texts = Texts(args.folder)
     path = args.folder / JUDGED
     entries = json.loads(path.read_text()) if path.exists() else []
-    entries = [e for e in entries if _digest(texts.pairs(_comparison(e))) == e.get("texts")]
+    entries = [e for e in entries if digest(texts.pairs(comparison_of(e))) == e.get("texts")]
     if args.key is not None and args.answers is None:
         raise ValueError("--key goes with --answers: give both")
     if args.answers is not None:
@@ -143,10 +118,10 @@ def run(args: argparse.Namespace) -> None:
     if args.sheet is not None:
         first, pairs = comparisons[0], texts.pairs(comparisons[0])
         methods = (first.selector, first.against)
-        written = write_sheet(pairs, args.sheet, seed=0, methods=methods, about=_digest(pairs))
+        written = write_sheet(pairs, args.sheet, seed=0, methods=methods, about=digest(pairs))
         print(f"{written.html}: {len(pairs)} pairs, {first.title}", file=sys.stderr)
         return
-    corpus = {c: texts.corpus(c, args) for c in comparisons}
+    corpus = {c: texts.corpus(c, args.corpus_name) for c in comparisons}
     kinds = ["endpoint"] if args.dry_run else args.judges
     tasks = [
         Task(kind, naming, c)
@@ -171,77 +146,11 @@ def run(args: argparse.Namespace) -> None:
         c, pairs = task.comparison, texts.pairs(task.comparison)
         tags = namings(c.selector, c.against)[task.naming]
         found = verdicts(judge_of(task.kind, c.setting), pairs, tags, corpus[c])
-        entry = _entry(task, args) | {"texts": _digest(pairs)} | found
+        entry = _entry(task, args) | {"texts": digest(pairs)} | found
         entries = [e for e in entries if _key(e) != _key(entry)] + [entry]
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sorted(entries, key=_key), indent=1) + "\n")
     print(f"{path}: {len(entries)} comparisons", file=sys.stderr)
-
-
-class Texts:
-    """What the models of a run wrote.
-
-    Raises:
-        ValueError: a folder without texts.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        rows = [row for row in read_rows(folder / RESULTS) if "texts" in row]
-        if not rows:
-            raise ValueError(
-                f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "
-                "experiment=cpu"
-            )
-        self._options = Options(**OmegaConf.to_object(OmegaConf.load(folder / RESOLVED)))  # pyright: ignore
-        self._rows = group(
-            ({**row, "setting_json": json.dumps(row["setting"], sort_keys=True)} for row in rows),
-            "setting_json", "selector", "equal", "n",
-        )  # fmt: skip
-        self.pairs: Callable[[Comparison], list[Pair]] = cache(self._pairs)
-        self._prompts = cache(
-            lambda setting, replicate: prompts_of(
-                pool_of(self.options(setting), replicate).test, self.options(setting)
-            )
-        )
-
-    def options(self, setting: str) -> Options:
-        """Of one setting."""
-        return replace(self._options, **json.loads(setting), grid={})
-
-    def corpus(self, comparison: Comparison, args: argparse.Namespace) -> str:
-        """Its name in a judge's prompt."""
-        corpus = self.options(comparison.setting).corpus
-        name = args.corpus_name or CORPUS_NAMES.get(corpus)
-        if name is None:
-            raise ValueError(
-                f"what a judge of {corpus} is a judge of is not known: pass --corpus-name"
-            )
-        return name
-
-    def comparisons(self, against: Sequence[str]) -> list[Comparison]:
-        """Every selector with each of these, wherever both wrote."""
-        return [
-            Comparison(setting, name, other, equal, n)
-            for setting, name, equal, n in self._rows
-            for other in against
-            if name not in ("uniform", other) and (setting, other, equal, n) in self._rows
-        ]
-
-    def _pairs(self, comparison: Comparison) -> list[Pair]:
-        """Continuations of the same prompts in all replicates that both have."""
-        setting, name, other, equal, n = comparison
-        own, base = (
-            {row["replicate"]: row["texts"] for row in self._rows.get((setting, s, equal, n), [])}
-            for s in (name, other)
-        )
-        return [
-            Pair(*three)
-            for replicate in own
-            if replicate in base
-            for three in zip(
-                self._prompts(setting, replicate), own[replicate], base[replicate], strict=True
-            )
-        ]
 
 
 def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
@@ -257,7 +166,7 @@ def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
     for entry in same:
         winners = {i: w for i, w in enumerate(entry["winners"]) if w != "unparsable"}
         kappa, agreed, n = cohen_kappa(people, winners)
-        who = f"{entry['judge']} ({entry['naming']}), {_comparison(entry).title}"
+        who = f"{entry['judge']} ({entry['naming']}), {comparison_of(entry).title}"
         print(f"{who}: kappa {kappa:.2f}, the same winner in {agreed:.0%} of {n} pairs")
 
 
@@ -276,18 +185,8 @@ def _entry(task: Task, args: argparse.Namespace) -> Row:
     return {"judge": judge, "naming": task.naming, **where, "equal": equal, "n": n}
 
 
-def _comparison(entry: Row) -> Comparison:
-    setting = json.dumps(entry.get("setting", {}), sort_keys=True)
-    against = entry.get("against", "uniform")
-    return Comparison(setting, entry["selector"], against, entry["equal"], entry["n"])
-
-
 def _key(entry: Row) -> tuple:
-    return (entry["judge"], entry["naming"], *_comparison(entry))
-
-
-def _digest(pairs: list[Pair]) -> str:
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+    return (entry["judge"], entry["naming"], *comparison_of(entry))
 
 
 def make_judge(kind: str, args: argparse.Namespace, options: Options) -> Judge:

@@ -13,9 +13,12 @@ from test_endpoint import shorter
 from test_language import options, smoke  # noqa: F401
 
 from experiments import judging
+from experiments.language_options import Options
 from experiments.language_preparation import pool_of
 from experiments.language_training import prompts_of
 from experiments.results import read_rows
+from experiments.texts import Comparison, Texts
+from fisher_jax.judge import JudgeError
 
 SELECTORS = ["uniform", "fisher", "density"]
 
@@ -64,7 +67,7 @@ def test_comparisons_are_with_uniform_of_the_same_prompt(smoke, monkeypatch):  #
 
 
 def test_every_setting_has_its_own_prompts_and_texts(written):
-    texts = judging.Texts(written)
+    texts = Texts(written)
     comparisons = texts.comparisons(["uniform", "density"])
     assert len(comparisons) == 2 * 3  # fisher and density with uniform, fisher with density
     prompts = []
@@ -83,8 +86,8 @@ def test_a_local_judge_may_be_another_model(written, model_folder):
     config = OmegaConf.load(written / "config.yaml")
     config.model = "of the run, which nobody asks"
     OmegaConf.save(config, written / "config.yaml")
-    run(written, "--judges", "local", "--local-model", model_folder, "--selectors", "fisher")
-    assert [e["judge"] for e in judged(written)] == [f"local {model_folder}"] * 2
+    with pytest.raises(JudgeError, match=f"the tokenizer of {model_folder} has no token for '1'"):
+        run(written, "--judges", "local", "--local-model", model_folder)
     with pytest.raises(ValueError, match="no texts of these selectors and budgets"):
         run(written, "--n", 5)
 
@@ -165,12 +168,12 @@ def test_peoples_answers_are_compared_with_every_judge(written, serve, capsys, m
 def test_a_corpus_without_a_name_asks_for_one(written):
     config = OmegaConf.load(written / "config.yaml")
     config.corpus = "gsm8k"
-    texts = judging.Texts(written)
-    texts._options = judging.Options(**OmegaConf.to_object(config))
-    comparison = judging.Comparison("{}", "fisher", "uniform", "tokens", 4)
+    texts = Texts(written)
+    texts._options = Options(**OmegaConf.to_object(config))
+    comparison = Comparison("{}", "fisher", "uniform", "tokens", 4)
     with pytest.raises(ValueError, match=r"judge of gsm8k .* pass --corpus-name"):
-        texts.corpus(comparison, judging.parsed(["x"]))
-    assert texts.corpus(comparison, judging.parsed(["x", "--corpus-name", "maths"])) == "maths"
+        texts.corpus(comparison, None)
+    assert texts.corpus(comparison, "maths") == "maths"
 
 
 def test_a_run_without_texts_is_refused(tmp_path):
