@@ -145,8 +145,11 @@ class Candidates:
         tokens = n * float(self.costs.mean())
         if variant.rule == TASK:
             lengths = self.targets.lengths.astype(np.float64)
-            examples = np.ones(len(lengths)), min(n, len(lengths)), True
-            budget = Budget(*(examples if equal == "examples" else (lengths, tokens)))
+            budget = (
+                Budget(np.ones(len(lengths)), min(n, len(lengths)), in_examples=True)
+                if equal == "examples"
+                else Budget(lengths, tokens)
+            )
             return Chosen(SELECTORS["uniform"].rank(self.targets, budget, seed=seed), of_task=True)
         kept = self.kept(variant.keep)
         features, targets = self.features_of(variant.features)

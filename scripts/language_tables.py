@@ -352,7 +352,7 @@ def judged(text: str, pairs_a_model: int) -> Table:
                 str(t["n_pairs"]),
                 rate(t["win_rate_clustered"]),
                 rate(t["half_ties"]),
-                "{:.2f} ± {:.2f}".format(*estimate(np.mean(own) for own in of_model if own)),
+                "{:.2f} ± {:.2f}".format(*estimate(sum(own) / len(own) for own in of_model if own)),
                 f"{t['ties']} + {t['unparsable']}",
                 f"{t['position_1']:.2f}",
                 rate(t["probability_a"], 3) if t["probability_a"] else "",

@@ -15,7 +15,6 @@ from fisher_jax.chat import written
 from fisher_jax.data import read_pool
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near, text_of
 from fisher_jax.embed import tokenize
-from fisher_jax.models.load import load_model
 from fisher_jax.quality import ask_questions
 from fisher_jax.rows import Chat, PromptCompletion
 
@@ -24,11 +23,6 @@ SAYS = {"role": "assistant", "content": "Monday."}
 TELLS = {"role": "system", "content": "Be brief."}
 WORDS = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 WHERE = "row {}".format
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_model("smollm2-135m")
 
 
 def ids_of(model, messages, **options):

@@ -18,7 +18,6 @@ from fisher_jax.endpoint import EndpointError, estimate_cost, is_local, read_tra
 from fisher_jax.judge import Answer, Pair, Verdict, judge_pairs, questions_of
 from fisher_jax.judges import EndpointJudge, LocalJudge
 from fisher_jax.models import export
-from fisher_jax.models.load import SMOLLM2, load_model
 
 PAIRS = [Pair("To be", f", or not to be {i}", " is it") for i in range(3)]
 KEY = "sk-a-secret-of-the-test"
@@ -372,7 +371,7 @@ def test_a_dry_run_asks_nothing_and_counts_what_is_left(serve, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, request):
     """SmolLM2 behind `transformers serve`: its address, its folder, and the model in JAX."""
     missing = [
         name
@@ -382,7 +381,7 @@ def served(tmp_path_factory):
     if missing:
         pytest.skip(f"transformers serve needs {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("served")
-    model = load_model(SMOLLM2)
+    model = request.getfixturevalue("smollm2")
     export.save_folder(model, folder)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]  # free a moment ago

@@ -16,14 +16,13 @@ from small_models import (
     word_tokenizer_files,
 )
 
-from fisher_jax.corpora import shakespeare
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.models import export
 from fisher_jax.models.export import save_folder
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
-from fisher_jax.models.load import SMOLLM2, LanguageModel, load_model
+from fisher_jax.models.load import LanguageModel, load_model
 
 VOCAB, CONTEXT = 97, 64
 LLAMA = LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT, norm_eps=0.03, rope_theta=50.0)
@@ -53,11 +52,6 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture
 def model(tokenizer):
     return random_model("llama", tokenizer)
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_model(SMOLLM2)
 
 
 def random_model(variant, tokenizer, dtype=jnp.float32):
@@ -165,14 +159,14 @@ def test_transformers_reads_bfloat16_as_such(tmp_path, tokenizer):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").dtype == torch.bfloat16
 
 
-def test_smollm2_keeps_weights_and_tokenizer(tmp_path, smollm2):
+def test_smollm2_keeps_weights_and_tokenizer(tmp_path, smollm2, sentences):
     from transformers import AutoTokenizer
 
     save_folder(smollm2, tmp_path / "saved")
     loaded = load_model(str(tmp_path / "saved"))
     assert_same_parameters(loaded.module, smollm2.module)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    texts = [row["text"] for row in shakespeare()[::4000]]
+    texts = sentences[::4000]
     texts += ["", " two  spaces ", "x = 12345;\n\tCafé 東京 🎉", "<|im_start|>user\nHi<|im_end|>"]
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     for tokenizer in (loaded.tokenizer, theirs):

@@ -6,7 +6,6 @@ from flax import nnx
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from fisher_jax.corpora import shakespeare
 from fisher_jax.models import generate as module_under_test
 from fisher_jax.models.generate import (
     Sampling,
@@ -18,7 +17,6 @@ from fisher_jax.models.generate import (
 )
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
-from fisher_jax.models.load import SMOLLM2, load_model
 
 VOCAB, CONTEXT = 97, 64
 MODELS = {
@@ -38,11 +36,6 @@ def model(request):
 @pytest.fixture(scope="module")
 def llama():
     return random_model("llama")
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_model(SMOLLM2)
 
 
 def random_model(name, dtype=jnp.float32, scale=0.3):
@@ -333,7 +326,7 @@ def test_continuations_keep_the_space_that_a_decoder_strips():
 
 
 @pytest.mark.parity
-def test_greedy_decoding_matches_pytorch(smollm2):
+def test_greedy_decoding_matches_pytorch(smollm2, sentences):
     torch = pytest.importorskip("torch")
     pytest.importorskip("accelerate")  # transformers reads a GGUF through it
     from transformers import AutoModelForCausalLM
@@ -341,7 +334,7 @@ def test_greedy_decoding_matches_pytorch(smollm2):
     from fisher_jax.models.load import _smollm2_file
 
     new, n_prompts = 24, 50
-    texts = [row["text"].split() for row in shakespeare()[::400]]
+    texts = [sentence.split() for sentence in sentences[::400]]
     prompts = [" ".join(words[:6]) for words in texts if len(words) > 6][:n_prompts]
     ids = smollm2.tokenizer(prompts)["input_ids"]
     eos = smollm2.tokenizer.eos_token_id

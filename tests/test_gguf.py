@@ -23,7 +23,6 @@ from small_models import (
 )
 from tokenizers import ByteLevelBPETokenizer, pre_tokenizers
 
-from fisher_jax.corpora import shakespeare
 from fisher_jax.models.gguf_file import GGUFFile
 from fisher_jax.models.huggingface import load_folder
 from fisher_jax.models.llama import LlamaConfig
@@ -131,11 +130,6 @@ def write_tokenizer(path, vocabulary):
 @pytest.fixture(scope="module")
 def smollm2_tokenizer():
     return GGUFFile(_smollm2_file()).tokenizer()
-
-
-@pytest.fixture(scope="module")
-def verses():
-    return [row["text"] for row in shakespeare()]
 
 
 # --- weights of a GGUF
@@ -298,15 +292,21 @@ def test_pre_tokenizers_cut_as_their_rules_say(tmp_path, pre):
         assert tokenizer.decode(ids) == text
 
 
-def test_gpt2_ids_equal_an_independent_tokenizer(tmp_path, verses):
+def test_gpt2_ids_equal_an_independent_tokenizer(tmp_path, sentences):
     independent = ByteLevelBPETokenizer()
-    independent.train_from_iterator(verses[:2000], vocab_size=600, show_progress=False)
+    independent.train_from_iterator(sentences[:2000], vocab_size=600, show_progress=False)
     state = json.loads(independent.to_str())["model"]
     tokens = sorted(state["vocab"], key=state["vocab"].get)
     merges = [" ".join(pair) for pair in state["merges"]]
     vocabulary = Vocabulary(tokens, merges, [NORMAL] * len(tokens))
     tokenizer = write_tokenizer(tmp_path / "model.gguf", vocabulary)
-    texts = [*verses[2000:2200], "In 1999,  two\n\n\tspaces", "Où ça? 你好 🎭", "we'll WE'LL", " "]
+    texts = [
+        *sentences[2000:2200],
+        "In 1999,  two\n\n\tspaces",
+        "Où ça? 你好 🎭",
+        "we'll WE'LL",
+        " ",
+    ]
     ids = tokenizer(texts)["input_ids"]
     assert ids == [independent.encode(text).ids for text in texts]
     assert max(map(max, ids)) > len(ALPHABET)
@@ -384,13 +384,13 @@ def test_merge_of_unknown_tokens_is_refused(tmp_path):
 
 
 @pytest.mark.parity
-def test_smollm2_ids_equal_transformers(smollm2_tokenizer, verses):
+def test_smollm2_ids_equal_transformers(smollm2_tokenizer, sentences):
     pytest.importorskip("torch")
     from transformers import AutoTokenizer
 
     path = _smollm2_file()
     reference = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    texts = [text for text in verses if not any(c.isdigit() for c in text)][::40][:1000]
+    texts = [text for text in sentences if not any(c.isdigit() for c in text)][::40][:1000]
     assert len(texts) == 1000
     assert smollm2_tokenizer(texts)["input_ids"] == reference(texts)["input_ids"]
 

@@ -10,7 +10,6 @@ from flax import nnx
 from scipy import stats
 from test_embed import CONTEXT, save_folder
 
-from fisher_jax.corpora import shakespeare
 from fisher_jax.judge import (
     LETTERS,
     NEUTRAL,
@@ -28,7 +27,7 @@ from fisher_jax.judge import (
     winners,
 )
 from fisher_jax.judges import LikelihoodJudge, LocalJudge, mean_log_likelihoods
-from fisher_jax.models.load import SMOLLM2, load_model
+from fisher_jax.models.load import load_model
 from fisher_jax.rows import PromptCompletion
 
 PAIR = Pair("To be", ", or not to be", " and then was not")
@@ -54,11 +53,6 @@ class Scripted:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return load_model(str(save_folder(tmp_path_factory.mktemp("words"), adds_bos=True)))
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_model(SMOLLM2)
 
 
 # Prompts
@@ -394,11 +388,11 @@ def test_likelihood_is_the_mean_over_the_continuations_tokens(model, batch_token
         np.testing.assert_allclose(score, expected, atol=1e-5)
 
 
-def test_likelihood_prefers_shakespeare_to_its_words_in_disorder(smollm2):
+def test_likelihood_prefers_shakespeare_to_its_words_in_disorder(smollm2, sentences):
     rng = np.random.default_rng(0)
     pairs = []
-    for row in shakespeare()[5000:40000:10000]:
-        words = row["text"].split()
+    for sentence in sentences[5000:40000:10000]:
+        words = sentence.split()
         rest = words[3:]
         shuffled = [rest[i] for i in rng.permutation(len(rest))]
         pairs.append(Pair(" ".join(words[:3]), " " + " ".join(rest), " " + " ".join(shuffled)))

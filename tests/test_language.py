@@ -18,7 +18,6 @@ from experiments.language_preparation import pool_of
 from experiments.results import read_rows, settings
 from experiments.variants import VARIANTS
 from fisher_jax import corpora
-from fisher_jax.corpora import shakespeare
 from fisher_jax.finetune import DivergedError
 from fisher_jax.models.export import save_folder
 from fisher_jax.models.load import load_model
@@ -186,7 +185,7 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         halves = row["held_out_nll_0"], row["held_out_nll_1"]
         assert row["held_out_nll"] == pytest.approx(np.mean(halves), rel=1e-5)
         of_pool = row["selector"] != "task_rows"
-        assert sum(row["shares"].values()) == pytest.approx(of_pool, abs=1e-3)
+        assert sum(row["shares"].values()) == pytest.approx(float(of_pool), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +199,8 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"method": "last_layer"}, "n_prompts must be 0"),
         (
-            {"selectors": ["uniform", "task_rows"], "tune": "each"},
-            "needs tune=uniform and no proxy",
+            {"selectors": ["uniform", "task_rows"], "learning_rates": [0.1, 0.2]},
+            "task_rows trains on the validation rows: it needs tune=uniform and no proxy",
         ),
         ({"grid": {"nothing": [1]}}, "grid has an unknown option 'nothing'"),
         ({"generate_budgets": []}, "generate_budgets must be some of the budgets"),
@@ -293,12 +292,11 @@ def test_a_missing_proxy_is_refused_before_any_work(model_folder, tmp_path):
     assert read_rows(tmp_path / "run/results.jsonl") == []
 
 
-def test_a_proxy_selects_for_the_model(model_folder, tmp_path):
+def test_a_proxy_selects_for_the_model(model_folder, tmp_path, sentences):
     """A GPT-2 of a few steps: its rows are cheaper for it, and the budget is in the model's."""
     config = proxy.CONFIG._replace(vocab=300, dim=8, n_layers=1, n_heads=2, mlp_dim=16)
-    texts = [row["text"] for row in shakespeare()[:200]]
     few = proxy.OPTIONS._replace(epochs=1, sequences=2)
-    save_folder(proxy.trained("plays", texts, config, few), tmp_path / "gpt2")
+    save_folder(proxy.trained("plays", sentences[:200], config, few), tmp_path / "gpt2")
     given = options(
         model_folder, method="last_layer", n_prompts=0, selectors=["uniform", "fisher"],
         equal=["tokens"], replicates=1, grid={"proxy": [None, str(tmp_path / "gpt2")]},
