@@ -195,17 +195,15 @@ def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
     assert "dim must be above 0" in done.stderr and not (tmp_path / "x/results.jsonl").exists()
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_sweep_has_results_of_every_job(launcher, tmp_path):
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+def test_a_sweep_has_results_of_every_job(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     small = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in SMALL.items()]
     done = command(
         "synthetic",
         "-m",
         "seed=0,1",
         "selectors=[uniform]",
-        f"hydra/launcher={launcher}",
+        "hydra/launcher=joblib",
         f"hydra.sweep.dir={tmp_path}",
         *small,
     )
