@@ -71,8 +71,7 @@ def main() -> None:
     with reporting("experiments.picks"):
         path = args.folder / RESOLVED
         options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
-        of_pool = [name for name in options.selectors if VARIANTS[name].rule != TASK]
-        names = dict.fromkeys([*of_pool, *(EVERY if args.every else ())])
+        names = dict.fromkeys([*options.selectors, *(EVERY if args.every else ())])
         found = picks(replace(options, **next(settings(options.grid)), grid={}, selectors=[*names]))
         with replacing(args.folder / PICKS) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
@@ -80,14 +79,15 @@ def main() -> None:
 
 
 def picks(options: Options) -> Row:
-    """Facts of the pool, and of each selector's first 20 and all n rows at equal examples."""
+    """Facts of the pool, and of each selector's first 20 and all n rows of it at equal examples."""
     if options.proxy is not None:
         raise ValueError("proxy must be null: what is described are the model's own picks")
     prepared = prepare(options, load_model(options.model), pool_of(options, 0), "pool")
     facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
     emb = prepared.candidates.features_of("tokens")[0]
-    for name in tqdm(options.selectors, desc="selecting", unit="selector"):
+    of_pool = [name for name in options.selectors if VARIANTS[name].rule != TASK]
+    for name in tqdm(of_pool, desc="selecting", unit="selector"):
         chosen = prepared.candidates.choose(name, n=n, equal="examples", seed=seed).rows
         found["selectors"][name] = {
             "n": len(chosen),

@@ -76,14 +76,14 @@ def sentences() -> list[list[str]]:
     return [_WORD.findall(row["text"].lower()) for row in shakespeare()]
 
 
-@functools.lru_cache(2)  # tasks, widths and numbers of labels share it
+@functools.lru_cache(1)  # large; tasks, widths and numbers of labels share it
 def features(
     vectors: str, history: str, decay: float
 ) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
     """Of each sentence the feature before each of its words but the first, and those words.
 
-    Words without a vector are left out, and sentences of fewer than two others; at last the words
-    that have a vector, the most frequent first.
+    Words without a vector are left out, and sentences with fewer than two words then. The third is
+    all words that have a vector, the most frequent first.
     """
     counts = Counter(word for words in sentences() for word in words)
     of_word = read_vectors(vectors, set(counts))

@@ -116,7 +116,7 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     """Tokens/s of a full fine-tuning step of SmolLM2 (AdamW, clipping), ours and PyTorch's.
 
     As in training, steps follow each other: blocks of ours and of PyTorch's take turns, and the
-    first of a block, which finds its memory given back, isn't counted.
+    first of a block, which is slower after the other's, isn't counted.
     """
     import torch  # pyright: ignore[reportMissingImports]
 

@@ -216,7 +216,7 @@ def test_wrong_options_are_named(model_folder, changes, message):
 
 
 def test_picks_say_what_the_selectors_take(model_folder):
-    names = ["uniform", "longest", "fisher"]
+    names = ["uniform", "longest", "fisher", "task_rows"]  # the last chooses no rows of the pool
     given = options(model_folder, budgets=[8], n_prompts=0, selectors=names)
     found = picks.picks(given)
     prepared = language.prepare(given, load_model(given.model), pool_of(given, 0), "again")
