@@ -25,7 +25,8 @@ from fisher_jax.randomized import draw_fisher
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
 
 BATCH = 4  # fits side by side
-GROUPS = 4  # padded sizes of a setting's fits
+GROUPS = 4  # padded sizes of a setting's fits, at most
+GROUP_SIZE = 1 << 22  # products of a Newton step that are worth a size of their own
 PER_BUDGET = ("fisher_mixed", "fisher_random")  # their rows depend on the budget from the start
 KNOWN = [
     *SELECTORS,
@@ -238,7 +239,8 @@ def fit_all(
 ) -> list[dict[str, float]]:
     """Metrics of the maximum-likelihood fit of every choice, all from one compiled program."""
     sizes = np.array([problems[c.replicate].emb.lengths[c.rows].sum() for c in choices])
-    steps = ladder(sizes, GROUPS)
+    products = int(sizes.sum()) * options.dim * options.n_labels
+    steps = ladder(sizes, min(GROUPS, 1 + products // GROUP_SIZE))
     group_of = np.searchsorted(steps, sizes)
     groups, members = [], []
     for g, length in enumerate(steps):
@@ -320,8 +322,11 @@ def _fit_groups(
 
     # one group after the other, for the reason in `greedy.all_gains`
     branches = [branch(g) for g in range(len(groups))]
-    empty = [jax.eval_shape(functools.partial(jax.lax.map, measure), group) for group in groups]
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), empty)
+    of_cell = jax.eval_shape(measure, jax.tree.map(lambda x: x[0], groups[0]))
+    start = [
+        jax.tree.map(lambda x, n=len(group[0]): jnp.zeros((n, *x.shape), x.dtype), of_cell)
+        for group in groups
+    ]
     return jax.lax.fori_loop(
         0, len(groups), lambda g, results: jax.lax.switch(g, branches, results), start
     )

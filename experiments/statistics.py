@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from experiments.results import Row
 
@@ -30,9 +30,8 @@ def estimate(values: Iterable[float]) -> Estimate:
     x = np.asarray(list(values), np.float64)
     if len(x) < 2:
         return Estimate(float(x.mean()), float("nan"))
-    return Estimate(
-        float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    )
+    t = special.stdtrit(len(x) - 1, 0.975)
+    return Estimate(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(len(x))))
 
 
 def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, Any]:

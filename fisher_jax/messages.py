@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -81,6 +82,7 @@ def physical_memory() -> float:
         return float("inf")
 
 
+@functools.cache
 def _flops_per_second() -> float:
     """What a product of two matrices reaches here, measured in a moment."""
     x = jnp.ones((1024, 1024))

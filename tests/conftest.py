@@ -62,11 +62,11 @@ def model_folder(tmp_path_factory):
     return save_play_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def compilation(request):
     """Small programs run once: without LLVM's optimisation they compile in half the time."""
-    quick = request.module.__name__ not in AS_USERS_RUN
-    jax.config.update("jax_disable_most_optimizations", quick)
+    large = request.module.__name__ in AS_USERS_RUN or "smollm2" in request.fixturenames
+    jax.config.update("jax_disable_most_optimizations", not large)
 
 
 @pytest.fixture
