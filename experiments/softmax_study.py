@@ -323,10 +323,11 @@ def _fit_groups(
     # one group after the other, for the reason in `greedy.all_gains`
     branches = [branch(g) for g in range(len(groups))]
     of_cell = jax.eval_shape(measure, jax.tree.map(lambda x: x[0], groups[0]))
-    start = [
-        jax.tree.map(lambda x, n=len(group[0]): jnp.zeros((n, *x.shape), x.dtype), of_cell)
-        for group in groups
-    ]
+
+    def zeros(count: int):
+        return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), of_cell)
+
+    start = [zeros(len(replicate)) for replicate, _, _ in groups]
     return jax.lax.fori_loop(
         0, len(groups), lambda g, results: jax.lax.switch(g, branches, results), start
     )

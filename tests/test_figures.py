@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from experiments import figures
-from scripts import figures as script
+from scripts import runs
+from scripts.figures import render
 
 ROWS = [
     {
@@ -26,19 +27,19 @@ ROWS = [
 
 @pytest.fixture
 def run(monkeypatch):
-    made = object.__new__(script.Run)
+    made = object.__new__(runs.Run)
     made.rows = ROWS
     return made
 
 
 def test_results_are_what_the_committed_rows_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "draw", lambda *args: None)
-    monkeypatch.setattr(script, "save", lambda *args: None)
-    committed = (script.ROOT / "RESULTS.md").read_text()
-    assert script.render() == committed
+    monkeypatch.setattr(runs, "draw", lambda *args: None)
+    monkeypatch.setattr(runs, "save", lambda *args: None)
+    committed = (runs.ROOT / "RESULTS.md").read_text()
+    assert render() == committed
     lines = committed.splitlines()
     shown = {line.split("(")[1].rstrip(")") for line in lines if line.startswith("![")}
-    assert shown == {f"docs/figures/{path.name}" for path in script.FIGURES.iterdir()}
+    assert shown == {f"docs/figures/{path.name}" for path in runs.FIGURES.iterdir()}
 
 
 def test_ratios_are_of_pairs(run):
