@@ -25,7 +25,7 @@ class UniformDraws(NamedTuple):
 
 
 def uniform_draws(
-    cumulative: list[tuple[np.ndarray, np.ndarray]], limit: float = np.inf, points: int = 60
+    cumulative: list[tuple[np.ndarray, np.ndarray]], limit: float = np.inf, points: int = 200
 ) -> UniformDraws:
     """Curves (budget spent, log det) of several draws, at the budgets that all of them reach.
 
@@ -87,7 +87,7 @@ def length_histogram(pool: Int[np.ndarray, "N"], chosen: Int[np.ndarray, "n"]) -
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    figure.subplots_adjust(0.145, 0.15, 0.985, 0.91)  # room for six digits; no second drawing
+    figure.subplots_adjust(0.145, 0.15, 0.945, 0.91)  # room for six digits; drawn once
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
