@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from fisher_jax import figures
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.figures import UniformDraws
-from fisher_jax.files import replacing
 from fisher_jax.progress import OnProgress
 from fisher_jax.selection import Selection, evaluate, remaining_gains
 
@@ -93,14 +92,12 @@ def write_ranking(path: Path, rows: np.ndarray, selection: Selection, tokens: np
             "tokens": tokens[selection.ranking],
         }
     )
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    pq.write_table(table, path)
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """All that is needed to make the selection again."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def write_report(
@@ -120,7 +117,7 @@ def write_report(
     """report.html, self-contained, and its figures as PNG.
 
     Args:
-        folder: where to.
+        folder: where to; `files.replacing_files` has one whose files come whole or not at all.
         emb: the pool.
         selection: what was chosen of it.
         comparison: `compare_with_uniform` of the two.
@@ -146,8 +143,7 @@ def write_report(
     encoded = []
     for name, figure in drawn.items():
         png = _png(figure)
-        with replacing(folder / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
+        (folder / f"{name}.png").write_bytes(png)
         encoded.append({"title": name, "base64": base64.b64encode(png).decode()})
 
     def rows(examples: np.ndarray, gains: np.ndarray) -> list[dict[str, Any]]:
@@ -190,8 +186,7 @@ def write_report(
         tables=tables,
         settings=settings,
     )
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _png(figure: Figure) -> bytes:

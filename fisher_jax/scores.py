@@ -26,14 +26,12 @@ class TokenScores(NamedTuple):
         entropy_T: `-sum_l p_l log p_l` in nats, from 0 to log L.
         fisher_trace_T: `1 - |p|^2`, the trace of `diag(p) - p p^T`, from 0 to 1 - 1/L.
         gradient_T: `|p - e_y|^2`, the squared norm of the gradient in the logits, from 0 to 2.
-        top_T: the most likely label; ties go to the lowest.
     """
 
     nll_T: Float[np.ndarray, "T"]
     entropy_T: Float[np.ndarray, "T"]
     fisher_trace_T: Float[np.ndarray, "T"]
     gradient_T: Float[np.ndarray, "T"]
-    top_T: Int[np.ndarray, "T"]
 
 
 def token_scores(
@@ -201,7 +199,6 @@ def _score(
         log_total_C - slope_C / total_C,
         off_top_C * (2 - off_top_C) - square_C / total_C**2,
         off_label_C**2 + (swap_C + (square_C - label_C**2)) / total_C**2,
-        top_C,
     )
 
 

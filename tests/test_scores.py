@@ -37,7 +37,6 @@ def expected_scores(head, tokens, labels):
         -np.sum(p * np.log(p), axis=1),
         off_top * (2 - off_top) - np.sum(others**2, axis=1),  # 1 - |p|^2 loses what is small
         np.sum(off_label**2, axis=1) + np.sum(off_label, axis=1) ** 2,
-        p.argmax(axis=1),
     )
 
 
