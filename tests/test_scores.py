@@ -73,7 +73,7 @@ def test_chunks_share_one_program_and_change_nothing(problem):
 
 def test_no_tokens_have_no_scores(problem):
     head, tokens, labels = problem
-    assert [len(a) for a in token_scores(head, tokens[:0], labels[:0])] == [0] * 5
+    assert [len(a) for a in token_scores(head, tokens[:0], labels[:0])] == [0] * 4
 
 
 @pytest.mark.parametrize(
