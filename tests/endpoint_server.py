@@ -61,3 +61,9 @@ def likely(top):
     content = [told[[*top].index(best)] | {"top_logprobs": told}]
     choice = completion(best)["choices"][0] | {"logprobs": {"content": content}}
     return completion(best, choices=[choice])
+
+
+def shorter(n, body):
+    """Prefers the shorter text, in words of its own."""
+    one, two = body["messages"][0]["content"].split("\n")[1:3]
+    return 200, {}, completion("Answer: 2" if len(two) < len(one) else "1")

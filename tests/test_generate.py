@@ -1,9 +1,20 @@
+"""Texts continued by a model: greedy decoding, where it ends, what it refuses."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy import stats
+from generation import (
+    CONTEXT,
+    NEW,
+    VOCAB,
+    as_lists,
+    greedy,
+    next_logits,
+    random_model,
+    random_prompts,
+)
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from fisher_jax.models import generate as module_under_test
@@ -13,19 +24,7 @@ from fisher_jax.models.generate import (
     draw_token,
     generate,
     generate_ids,
-    nucleus_edge,
 )
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.llama import Llama, LlamaConfig
-
-VOCAB, CONTEXT = 97, 64
-MODELS = {
-    "llama": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT)),
-    "gpt2": (GPT2, GPT2Config(VOCAB, 32, 2, 4, 48, CONTEXT)),
-    "five words": (Llama, LlamaConfig(5, 16, 1, 2, 2, 8, 24, CONTEXT, tied=False)),
-}
-LENGTHS = [3, 17, 1, 8, 8, 5, 16]  # of prompts: on both sides of a padded length
-NEW = 12
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -38,60 +37,12 @@ def llama():
     return random_model("llama")
 
 
-def random_model(name, dtype=jnp.float32, scale=0.3):
-    family, config = MODELS[name]
-    graph, state = nnx.split(nnx.eval_shape(lambda: family(config, dtype=dtype, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, scale, x.shape), dtype), state)
-    return nnx.merge(graph, weights)
-
-
-def random_prompts(lengths=LENGTHS):
-    rng = np.random.default_rng(1)
-    return [rng.integers(VOCAB, size=length).tolist() for length in lengths]
-
-
-@nnx.jit
-def all_logits(model, ids_BxT):
-    return jnp.matmul(
-        model(ids_BxT), model.head.T, precision="highest", preferred_element_type=jnp.float32
-    )
-
-
-def next_logits(model, ids):
-    """Of the token after `ids`, from the whole forward pass at one shape."""
-    padded = np.zeros((1, model.config.context), np.int32)
-    padded[0, : len(ids)] = ids
-    return np.asarray(all_logits(model, padded))[0, len(ids) - 1]
-
-
 def step_by_step(model, prompt, n_tokens):
     """Greedy decoding without memory."""
     ids = list(prompt)
     for _ in range(n_tokens):
         ids.append(int(next_logits(model, ids).argmax()))
     return ids[len(prompt) :]
-
-
-def as_lists(rows):
-    return [row.tolist() for row in rows]
-
-
-def greedy(model, prompts, **options):
-    return as_lists(generate_ids(model, prompts, max_new_tokens=NEW, **options))
-
-
-def sampled(model, prompts, **options):
-    return greedy(model, prompts, **{"temperature": 1.0, **options})
-
-
-def assert_frequencies(counts, probabilities):
-    """A chi-square test at a level that a right sampler fails once in 10,000 seeds."""
-    possible = probabilities > 0
-    assert (counts[~possible] == 0).all()
-    expected = np.asarray(probabilities, np.float64)[possible]
-    expected *= counts.sum() / expected.sum()
-    assert stats.chisquare(counts[possible], expected).pvalue > 1e-4
 
 
 @pytest.mark.usefixtures("no_rank_promotion")
@@ -106,11 +57,6 @@ def test_the_whole_context_can_be_filled():
     model = random_model("gpt2")
     prompt = random_prompts([CONTEXT - NEW])[0]
     assert greedy(model, [prompt]) == [step_by_step(model, prompt, NEW)]
-
-
-def test_of_equal_logits_the_lowest_id_is_taken():
-    logits = jnp.asarray([1.0, 3.0, 2.0, 3.0])
-    assert draw_token(jax.random.key(0), logits, Sampling()) == 1
 
 
 def test_bfloat16_logits_are_float32(monkeypatch):
@@ -178,110 +124,6 @@ def test_decoding_lowers_in_full_precision_on_all_platforms(model):
     products = [line for line in lines if "stablehlo.dot_general" in line]
     assert len(products) >= 10
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
-
-
-def test_same_seed_same_tokens_and_another_seed_others(llama):
-    prompts = random_prompts()
-    first = sampled(llama, prompts, seed=3)
-    assert sampled(llama, prompts, seed=3) == first
-    other = sampled(llama, prompts, seed=4)
-    assert all(a != b for a, b in zip(first, other, strict=True))
-    assert first != greedy(llama, prompts)
-
-
-def test_equal_prompts_are_drawn_apart(llama):
-    rows = sampled(llama, random_prompts([17]) * 7)
-    assert len({tuple(row) for row in rows}) == 7
-
-
-def test_draws_depend_on_no_other_row(llama):
-    prompts = random_prompts()
-    rows = sampled(llama, prompts)
-    assert sampled(llama, prompts, batch_size=1) == rows
-    others = random_prompts([2, 30, 1, 11, 7, 5, 9])  # of another order by length
-    others[3] = prompts[3]
-    assert sampled(llama, others)[3] == rows[3]
-
-
-def draws(logits, sampling, n):
-    keys = jax.random.split(jax.random.key(0), n)
-    draw = jax.jit(jax.vmap(lambda key, x: draw_token(key, x, sampling), in_axes=(0, None)))
-    return np.asarray(draw(keys, jnp.asarray(logits, jnp.float32)))
-
-
-@pytest.mark.parametrize(
-    "sampling", [Sampling(2.0, top_k=1), Sampling(2.0, top_p=1e-6), Sampling(1e-40), Sampling(0)]
-)
-def test_narrow_sampling_takes_the_likeliest(sampling):
-    logits = np.random.default_rng(4).normal(size=500)
-    assert set(draws(logits, sampling, 100).tolist()) == {logits.argmax()}
-
-
-def test_all_of_the_probability_is_plain_sampling():
-    logits = np.random.default_rng(4).normal(size=50)
-    plain = draws(logits, Sampling(2.0), 100)
-    np.testing.assert_array_equal(draws(logits, Sampling(2.0, top_p=1), 100), plain)
-
-
-def allowed_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
-    """By sorting, in float64."""
-    p = np.exp((logits - logits.max()) / temperature)
-    order = np.argsort(-p, kind="stable")
-    if top_k is not None:
-        p[order[top_k:]] = 0
-    p /= p.sum()
-    if top_p is not None:
-        n = int(np.searchsorted(np.cumsum(p[order]), top_p)) + 1
-        p[order[n:]] = 0
-    return p / p.sum()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.5},
-        {"temperature": 3.0, "top_k": 4},
-        {"top_p": 0.7},
-        {"temperature": 2.0, "top_k": 6, "top_p": 0.8},
-        {"top_k": 50},
-    ],
-)
-def test_frequencies_are_the_softmax_probabilities(options):
-    logits = np.random.default_rng(2).normal(0, 1.5, 12)
-    tokens = draws(logits, Sampling(**{"temperature": 1.0, **options}), 20_000)
-    expected = allowed_probabilities(logits, **options)
-    assert_frequencies(np.bincount(tokens, minlength=12), expected)
-
-
-def test_two_tokens_in_a_row_have_the_model_s_joint_probabilities():
-    model = random_model("five words", scale=0.5)
-    prompt = [1, 4, 2]
-    rows = generate_ids(
-        model, [prompt] * 4000, max_new_tokens=2, temperature=0.8, batch_size=2000, seed=1
-    )
-    first = allowed_probabilities(next_logits(model, prompt), 0.8)
-    joint = np.concatenate(
-        [first[a] * allowed_probabilities(next_logits(model, [*prompt, a]), 0.8) for a in range(5)]
-    )
-    pairs = np.asarray(rows) @ [5, 1]
-    assert_frequencies(np.bincount(pairs, minlength=25), joint)
-
-
-@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.5, 0.9, 0.999])
-def test_nucleus_is_the_smallest_set_that_reaches_p(top_p):
-    p = jax.nn.softmax(jnp.asarray(np.random.default_rng(3).normal(0, 3, 5000), jnp.float32))
-    edge = float(jax.jit(nucleus_edge, static_argnums=1)(p, top_p))
-    p = np.asarray(p, np.float64)
-    n = int(np.searchsorted(np.cumsum(np.sort(p)[::-1]), top_p)) + 1
-    assert (p >= edge).sum() == n
-    assert edge == np.sort(p)[::-1][n - 1]
-
-
-def test_nucleus_of_everything():
-    p = jnp.asarray([0.0, 0.25, 0.75])
-    assert nucleus_edge(p, 1) <= 0.25
-    assert nucleus_edge(jnp.asarray([0.0, 1.0]), 1.0) == 1
 
 
 def test_smollm2_continues_sentences(smollm2):

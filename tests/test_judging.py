@@ -7,9 +7,8 @@ import shutil
 from dataclasses import asdict
 
 import pytest
-from endpoint_server import completion, failure
+from endpoint_server import completion, failure, shorter
 from omegaconf import OmegaConf
-from test_endpoint import shorter
 from test_language import options, smoke  # noqa: F401
 
 from experiments import judging

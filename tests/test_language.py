@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from experiment_options import ROOT, base_config, committed
 from omegaconf import OmegaConf
-from test_experiments import ROOT, base_config, committed
 
 from experiments import language, language_training, picks, proxy
 from experiments.harness import checked

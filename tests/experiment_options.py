@@ -1,0 +1,27 @@
+"""Options of the experiments: the committed ones, and small ones of the synthetic study."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from experiments import language, synthetic, words
+from experiments.harness import checked
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"n_examples": 40, "dim": 3, "n_labels": 4, "budgets": [4, 12], "replicates": 2}
+
+
+def base_config(name):
+    base = OmegaConf.load(ROOT / f"conf/{name}/config.yaml")
+    return {k: v for k, v in base.items() if k not in ("defaults", "hydra")}
+
+
+def committed(name, experiment):
+    """The options of a committed experiment."""
+    delta = OmegaConf.load(ROOT / f"conf/{name}/experiment/{experiment}.yaml")
+    module = {"language": language, "synthetic": synthetic, "words": words}[name]
+    return checked(OmegaConf.merge(base_config(name), delta), module.Options)
+
+
+def options(**changes):
+    return checked(OmegaConf.create(base_config("synthetic") | changes), synthetic.Options)
