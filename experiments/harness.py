@@ -42,10 +42,13 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
     Raises:
         ValueError: an unknown key, a wrong type or value; the message names it.
     """
+    if not cfg.get("name", "custom"):
+        raise ValueError("name must not be empty: it is the folder of the results")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), cfg))  # pyright: ignore
     except OmegaConfBaseException as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ValueError(key + str(error).splitlines()[0]) from None
 
 
 @contextlib.contextmanager
@@ -80,28 +83,37 @@ def log_to_wandb(
     """Run, with options, curves and figures logged to wandb if its mode is not `disabled`."""
     resolved = OmegaConf.to_container(OmegaConf.structured(options))
     assert isinstance(resolved, dict)
-    with wandb.init(
+    log = wandb.init(
         project=options.wandb.project,
         mode=options.wandb.mode,
         dir=folder,
         name=f"{name}-{options.name}",
         config={str(k): v for k, v in resolved.items()},
         reinit="finish_previous",
-    ) as log:
+    )
+    try:
         rows = run(options, folder)
         draw_all(rows, folder)
         print(f"{folder / RESULTS}: {len(rows):,} rows, figures beside it", file=sys.stderr)
-        if options.wandb.mode == "disabled":
-            return
-        for curve, points in curves(rows).items():
-            for n, value in points:
-                log.log({"n": n, curve: value})
-        keys = sorted({k for row in rows for k in row if k != "setting"})
-        table = wandb.Table(columns=["setting", *keys])
-        for row in rows:
-            table.add_data(json.dumps(row["setting"]), *(row.get(k) for k in keys))
-        log.log({"results": table})
-        log.log({p.stem: wandb.Image(str(p)) for p in sorted(folder.glob("*.png"))})
+        if options.wandb.mode != "disabled":
+            _log(log, rows, folder)
+    except BaseException:  # `with` would print a traceback
+        log.finish(exit_code=1)
+        raise
+    log.finish()
+
+
+def _log(log: wandb.Run, rows: list[Row], folder: Path) -> None:
+    """Curves, table and figures."""
+    for curve, points in curves(rows).items():
+        for n, value in points:
+            log.log({"n": n, curve: value})
+    keys = sorted({k for row in rows for k in row if k != "setting"})
+    table = wandb.Table(columns=["setting", *keys])
+    for row in rows:
+        table.add_data(json.dumps(row["setting"]), *(row.get(k) for k in keys))
+    log.log({"results": table})
+    log.log({p.stem: wandb.Image(str(p)) for p in sorted(folder.glob("*.png"))})
 
 
 def curves(rows: list[Row]) -> dict[str, list[tuple[int, float]]]:

@@ -62,8 +62,8 @@ def run(options: Options, folder: Path) -> list[Row]:
             todo = [cell for cell in cells(own) if not results.has(at | cell._asdict())]
             if not todo:
                 continue
-            model, proxy = load(own.model), load(own.proxy) if own.proxy else None
             pool = pool_of(own, replicate)
+            model, proxy = load(own.model), load(own.proxy) if own.proxy else None
             _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
             prepared = prepare(own, model, pool, f"{label}, replicate {replicate}", proxy)
             trained: dict[bytes, Row] = {}  # by what was chosen: the same rows are the same run

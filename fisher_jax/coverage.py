@@ -144,6 +144,8 @@ def badge(
     p: Any = csr_array(probabilities) if is_sparse else np.asarray(probabilities)
     if p.ndim != 2 or p.shape[0] != len(x):
         raise ValueError(f"probabilities must be (T, L) with T = {len(x)}, got shape {p.shape}")
+    if not np.isfinite(p.data if is_sparse else p).all():
+        raise ValueError("probabilities must be finite numbers")
     likeliest = (np.arange(len(x)), p.argmax(axis=1))
     a: Any = p.astype(x.dtype)  # a copy
     if is_sparse:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
                 )
             tokens, offsets = (np.asarray(file.get_tensor(n)) for n in ("tokens", "offsets"))
         return TokenEmbeddings(tokens, offsets)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # numpy has no float8
         raise PoolError(
             f"{path} is not readable as safetensors ({error}): write it with "
             "safetensors.numpy.save_file"
@@ -250,7 +251,10 @@ def _read_parquet(
     path: Path, text_column: str | None, needs_text: bool, is_written: bool
 ) -> PoolFile:
     try:
-        table = pq.read_table(path)
+        names = Counter(pq.read_schema(path).names)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise PoolError(f"{path} has several columns {twice[0]!r}: rename or drop one")
+        table = _without_views(pq.read_table(path))
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         reason = one_line(error)
@@ -268,6 +272,13 @@ def _read_parquet(
         for i, row in enumerate(zip(*values, strict=True))
     ]
     return PoolFile(path, "parquet", table, rows)
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """String and binary views as plain columns: Arrow can't take rows of views."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -> tuple[str, ...]:
@@ -297,6 +308,8 @@ def _as_table(pool: PoolFile | None, order: Sequence[int], out: Path) -> pa.Tabl
     records = pool.records(range(len(pool)))  # all, so that types don't depend on the choice
     columns = dict.fromkeys(name for record in records for name in record)
     try:
+        if not columns:
+            raise PoolError(f"{out} can't hold {pool.path}'s empty rows: write a .jsonl instead")
         table = pa.table({name: [record.get(name) for record in records] for name in columns})
         pq.write_table(table.slice(0, 0), pa.BufferOutputStream())  # not every type has a form
         return table.take(pa.array(order, pa.int64()))
@@ -316,7 +329,8 @@ def _as_json_lines(pool: PoolFile | None, order: Sequence[int], out: Path) -> li
             json.dumps(record, ensure_ascii=False, allow_nan=False, default=_as_json)
             for record in pool.records(order)
         ]
-    except (TypeError, ValueError, OverflowError) as error:  # bytes, NaN, the year 10000
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        # bytes, NaN, the year 10000, a type that Arrow can't take from
         raise PoolError(
             f"{out} can't hold {pool.path}'s columns ({error}): write a .parquet instead"
         ) from None

@@ -18,7 +18,12 @@ def kernel_density(
     sketch (Sachdeva et al. 2024, Algorithm 2). The source tunes r; here it is `bandwidth` times
     the median distance of 1,000 random pairs. Its expectation is `exact_kernel_density`, but for
     chance collisions of 1 / B.
+
+    Raises:
+        ValueError: a bandwidth, n_hashes or n_buckets out of range.
     """
+    if n_hashes < 1 or n_buckets < 1:
+        raise ValueError(f"n_hashes and n_buckets must be at least 1, got {n_hashes}, {n_buckets}")
     rng = np.random.default_rng(seed)
     r = _distance_scale(points, bandwidth, seed)
     total = np.zeros(len(points))

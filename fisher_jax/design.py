@@ -44,6 +44,8 @@ class TokenEmbeddings:
         tokens, offsets = np.asarray(self.tokens), np.asarray(self.offsets)
         if tokens.ndim != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens must be (T, D) with D >= 1, got shape {tokens.shape}")
+        if np.iscomplexobj(tokens):
+            raise ValueError(f"tokens must be real numbers, got {tokens.dtype}")
         if tokens.dtype not in (np.float32, np.float64):
             tokens = tokens.astype(np.float32)
         if offsets.ndim != 1 or len(offsets) < 2 or not np.issubdtype(offsets.dtype, np.integer):
@@ -111,8 +113,8 @@ class TokenEmbeddings:
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)
-        squares = [np.vdot(part, part) for part in np.array_split(flat, len(flat) // (1 << 20) + 1)]
-        return float(np.sum(np.asarray(squares, np.float64))) / len(self.tokens)
+        parts = np.array_split(flat, len(flat) // (1 << 20) + 1)  # float32's range is too small
+        return sum(float(np.vdot(x, x)) for x in map(np.float64, parts)) / len(self.tokens)
 
     def pooled(self, pooling: Pooling) -> Float[np.ndarray, "N D"]:
         """One vector an example: the mean of its tokens, the last one, or RDS+'s weighted mean.
@@ -169,6 +171,19 @@ class TokenEmbeddings:
             factors = np.linalg.qr(self.tokens[rows], mode="r")
             tokens[offsets[members][:, None] + np.arange(dim)] = factors
         return TokenEmbeddings(tokens, offsets)
+
+
+def check_pool(emb: object) -> None:
+    """Refuse what is not embedded.
+
+    Raises:
+        ValueError: no TokenEmbeddings.
+    """
+    if not isinstance(emb, TokenEmbeddings):
+        raise ValueError(
+            f"emb must be TokenEmbeddings, got {type(emb).__name__}: "
+            "TokenEmbeddings.from_list takes one (M, D) array an example"
+        )
 
 
 def check_targets(emb: TokenEmbeddings, targets: object) -> None:

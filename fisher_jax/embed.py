@@ -1,6 +1,7 @@
 """Texts to token embeddings: length buckets, full batches, one compiled program a bucket."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.progress import OnProgress
 from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row, row_of
@@ -49,7 +51,7 @@ class TokenizedRows(NamedTuple):
 
 def embed(
     texts: Sequence[str | Mapping[str, Any]],
-    model: str | LanguageModel = "smollm2-135m",
+    model: str | os.PathLike[str] | LanguageModel = "smollm2-135m",
     *,
     max_length: int | None = None,
     batch_tokens: int | None = None,
@@ -67,9 +69,9 @@ def embed(
     completion count.
 
     Args:
-        texts: strings, or mappings with `prompt` and `completion` strings; chats as lists of
-            messages in their place, or as `messages`, see `fisher_jax.chat.written`.
-        model: a name as `fisher_jax.models.load.load_model` takes it, or a loaded model.
+        texts: strings, or mappings with `text`, or `prompt` and `completion` strings; chats as
+            lists of messages in their place, or as `messages`, see `fisher_jax.chat.written`.
+        model: a name or path as `fisher_jax.models.load.load_model` takes it, or a loaded model.
         max_length: tokens a row may have, longer ones are cut; default the model's context.
         batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
         dtype: "float32" or "bfloat16", for a model given by name.
@@ -83,10 +85,10 @@ def embed(
     Raises:
         ValueError: a row with nothing to predict, an argument out of range, or no such model.
     """
-    if isinstance(texts, str):
-        raise ValueError("texts must be a list of rows, got one string")
+    check_rows(texts)
     _check_normalize(normalize)
-    language_model = load_model(model, dtype) if isinstance(model, str) else model
+    by_name = isinstance(model, (str, os.PathLike))
+    language_model = load_model(os.fspath(model), dtype) if by_name else model
     rows = [_as_row(text, i) for i, text in enumerate(texts)]
     tokenized = tokenize(language_model, rows, max_length, positions, "texts: row {}".format)
     empty = np.flatnonzero(tokenized.counted == 0)
@@ -123,7 +125,7 @@ def tokenize(
             f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"
         )
     limit = model.context if max_length is None else max_length
-    if not 2 <= limit <= model.context:
+    if not isinstance(limit, int) or not 2 <= limit <= model.context:
         raise ValueError(
             f"max_length must be from 2 to {model.context}, the context of {model.name}, "
             f"got {limit}"
@@ -174,7 +176,7 @@ def forward(
     padded on the right, where causal attention can't see the padding.
 
     Raises:
-        ValueError: batch_tokens below 1.
+        ValueError: batch_tokens below 1, or a model whose embeddings are not finite.
     """
     if batch_tokens is None:
         batch_tokens = default_batch_tokens()
@@ -195,6 +197,11 @@ def forward(
             for slot, i in enumerate(chosen):
                 ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
             hidden_BxTxD = np.asarray(_hidden(graph, weights, ids_BxT))
+            if not np.isfinite(hidden_BxTxD).all():
+                raise ModelError(
+                    f"{model.name} gives embeddings that are not finite: its weights are damaged, "
+                    "or too large for this dtype"
+                )
             for slot, i in enumerate(chosen):
                 states = hidden_BxTxD[slot, rows.first[i] - 1 : fed[i]]
                 tokens_TxD[offsets[i] : offsets[i + 1]] = states
@@ -236,7 +243,7 @@ def standardize(
     In place; others are centred and divided by the same numbers ("unit": each by its own norm).
 
     Raises:
-        ValueError: an unknown `normalize`.
+        ValueError: an unknown `normalize`, or numbers too large to square.
     """
     _check_normalize(normalize)
     if center:
@@ -245,10 +252,12 @@ def standardize(
             part -= mean
     if normalize == "unit":
         for part in (tokens_TxD, *others):
-            norms_T = np.sqrt(np.einsum("td,td->t", part, part))[:, None]
-            part /= np.maximum(norms_T, np.finfo(part.dtype).tiny)
+            norms_T = np.sqrt(np.einsum("td,td->t", part, part, dtype=np.float64))[:, None]
+            _check_finite(norms_T)
+            part /= np.maximum(norms_T, np.finfo(part.dtype).tiny).astype(part.dtype)
     if normalize == "rms":
         scale = np.einsum("td,td->", tokens_TxD, tokens_TxD, dtype=np.float64, casting="safe")
+        _check_finite(scale)
         if scale > 0:
             for part in (tokens_TxD, *others):
                 part /= np.sqrt(scale / len(tokens_TxD)).astype(tokens_TxD.dtype)
@@ -260,6 +269,24 @@ def _hidden(graph: nnx.GraphDef, weights: nnx.State, ids_BxT: Int[Array, "B T"])
     return nnx.merge(graph, weights)(ids_BxT).astype(jnp.float32)
 
 
+def check_rows(texts: object) -> None:
+    """Refuse one string, and tables, of which one would go over the columns.
+
+    Raises:
+        ValueError: it is one of them.
+    """
+    if isinstance(texts, (str, Mapping)) or hasattr(texts, "columns"):
+        raise ValueError(
+            f"texts must be a list of rows, got one {type(texts).__name__}: of a table pass the "
+            "column's values, or a list of mappings"
+        )
+
+
+def _check_finite(norms: np.ndarray | np.floating) -> None:
+    if not np.isfinite(norms).all():
+        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
+
+
 def _check_normalize(normalize: str) -> None:
     if normalize not in ("rms", "unit", "none"):
         raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
@@ -269,9 +296,9 @@ def _as_row(text: str | Mapping[str, Any], i: int) -> Row | Chat:
     where = f"texts: row {i}"
     if isinstance(text, str):
         return row_of([text], ["text"], where)
-    for columns in (["messages"], ["prompt", "completion"]):
+    for columns in (["text"], ["messages"], ["prompt", "completion"]):
         if isinstance(text, Mapping) and {*columns} <= {*text}:
             return row_of([text[column] for column in columns], columns, where)
     raise PoolError(
-        f"{where} is neither a string nor a mapping with prompt and completion, or with messages"
+        f"{where} is neither a string nor a mapping with text, messages, or prompt and completion"
     )

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
+from fisher_jax import interruption
 from fisher_jax.arguments import NAME
 from fisher_jax.budget import budget_in_examples
 from fisher_jax.progress import OnProgress
@@ -26,6 +27,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[OnProgress]:
     with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, mininterval=0.3) as bar:
 
         def show(done: int) -> None:
+            interruption.check()
             bar.update(done - bar.n)
 
         yield show

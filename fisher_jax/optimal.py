@@ -149,8 +149,12 @@ def exact_information(
     A row of M tokens becomes M L rows of width D (L - 1): for small problems.
     """
     theta = np.asarray(theta)
-    if theta.ndim != 2 or theta.shape[0] != emb.dim:
-        raise ValueError(f"theta must be (D, L) with D = {emb.dim}, got shape {theta.shape}")
+    if theta.ndim != 2 or theta.shape[0] != emb.dim or theta.shape[1] < 2:
+        raise ValueError(
+            f"theta must be (D, L) with D = {emb.dim} and L >= 2, got shape {theta.shape}"
+        )
+    if not np.isfinite(theta).all():
+        raise ValueError("theta must be finite numbers")
     lifted = TokenEmbeddings(information_rows(theta, emb.tokens), emb.offsets * theta.shape[1])
     per = np.ones(len(emb))
     return greedily(lifted, budget, per, ridge=ridge, on_progress=on_progress).ranking

@@ -57,6 +57,7 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
         )
     if file is not None:
         check_columns_fit(args.out, file)
+    _check_enough(args, len(emb))
     announce(args, emb.lengths, emb.lengths, emb.dim, [])
     facts = {"embeddings": str(args.embeddings), "embeddings_sha256": file_sha256(args.embeddings)}
     if args.pool is not None:
@@ -83,10 +84,12 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
             _check_prompts(task, "--positions prompt")
     with timed("deduplicate"):
         unique = _without_copies(args.deduplicate, file.rows or ())
+        _check_enough(args, len(unique))
     with timed("load_model"):
         model = load_model(args.model, args.dtype)
     with timed("tokenize"):
         rows = _usable(args, model, file, unique)
+        _check_enough(args, len(rows.at))
         wanted = None if task is None else _usable(args, model, task, np.arange(len(task)))
         costs = rows.tokens.counted
         if args.positions == "prompt":
@@ -149,6 +152,14 @@ class _Rows(NamedTuple):
 def _read_task(args: argparse.Namespace) -> PoolFile:
     is_text = args.targets.suffix.lower() == ".txt"
     return read_pool(args.targets, None if is_text else args.text_column)
+
+
+def _check_enough(args: argparse.Namespace, rows: int) -> None:
+    if args.n_samples is not None and args.n_samples > rows:
+        raise ValueError(
+            f"--n-samples {args.n_samples}: {args.pool or args.embeddings} has "
+            f"{counted(rows, 'row')} to choose from, ask for at most that"
+        )
 
 
 def _check_prompts(file: PoolFile, what: str) -> None:

@@ -1,8 +1,8 @@
 """Select the examples that carry the most information: `select`, `Selection`, `FisherSelector`."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from fisher_jax import greedy
-from fisher_jax.budget import Budget
+from fisher_jax.budget import Budget, check_numbers
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.greedy import Method
 from fisher_jax.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
+LEAST_RIDGE = 1e-14  # of the same; below, float64 does too
 REPORTS = 100  # calls of on_progress over a selection
 REFRESH = 8192  # choices between refreshes of the factor of V^-1; float32 drifts 2e-5 in 5,000
 
@@ -62,14 +63,15 @@ def select(
     ranking, the rankings of two budgets need not be nested, and there is no 1 - 1/e.
 
     The precision is that of `emb.tokens`, except that outside
-    1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64.
+    1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64; below 1e-14 that has too
+    few digits as well.
 
     Args:
         emb: the pool.
         n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
             of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
         costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
-        ridge: positive; V = ridge I before the first choice.
+        ridge: positive, at least 1e-14 mean squared norms; V = ridge I before the first choice.
         method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
             (Algorithm 1: every candidate at each step). Same ranking, same gains.
         on_progress: called now and then with the number chosen so far (with `token_budget`, with
@@ -155,11 +157,13 @@ def remaining_gains(
 
 
 class FisherSelector:
-    """`select` with scikit-learn's names.
+    """`select` with scikit-learn's names, for its `clone` too.
 
     Takes the arguments of `select` but `on_progress` and has, after `fit(emb)`, `ranking_`,
     `gains_` and `log_det_`.
     """
+
+    _PARAMETERS = ("n_samples", "fraction", "token_budget", "costs", "ridge", "method")
 
     def __init__(
         self,
@@ -192,18 +196,51 @@ class FisherSelector:
         self.n_examples_in_ = len(emb)
         return self
 
-    def transform(self, rows: np.ndarray | Sequence) -> np.ndarray | list:
-        """The chosen ones of the pool's rows (an array or a sequence), in order of choice.
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments by name."""
+        return {name: getattr(self, name) for name in self._PARAMETERS}
+
+    def set_params(self, **params: Any) -> "FisherSelector":
+        """Change some of them.
 
         Raises:
-            ValueError: before `fit`, or for another number of rows than the pool's.
+            ValueError: a name that is none of them.
+        """
+        for name, value in params.items():
+            if name not in self._PARAMETERS:
+                raise ValueError(
+                    f"FisherSelector has no argument {name!r}; it has {', '.join(self._PARAMETERS)}"
+                )
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None]
+        return f"FisherSelector({', '.join(given)})"
+
+    def transform(self, rows: Any) -> Any:
+        """The chosen ones of the pool's rows, in order of choice.
+
+        Args:
+            rows: an array, a pandas frame or series, an Arrow table, or a sequence, of which the
+                chosen are a list.
+
+        Raises:
+            ValueError: before `fit`, for columns by name instead of rows, or for another number of
+                rows than the pool's.
         """
         if not hasattr(self, "ranking_"):
             raise ValueError("this FisherSelector is not fitted: call fit(emb) first")
+        if isinstance(rows, Mapping):
+            raise ValueError("rows must be a sequence of rows, got a mapping: pass a list of rows")
         if len(rows) != self.n_examples_in_:
             raise ValueError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
         if isinstance(rows, np.ndarray):
             return rows[self.ranking_]
+        if hasattr(rows, "iloc"):  # pandas, whose [] takes labels
+            return rows.iloc[self.ranking_]
+        if type(rows).__module__.startswith("pyarrow"):  # where [] of a table gives a column
+            return rows.take(self.ranking_)
         return [rows[i] for i in self.ranking_]
 
 
@@ -215,6 +252,13 @@ def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddi
     the small matrices on a CPU, gets one thread: its others would spin beside XLA's.
     """
     scale = emb.mean_squared_norm()
+    if not np.isfinite(scale):
+        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
+    if ridge < LEAST_RIDGE * scale:
+        raise ValueError(
+            f"ridge must be at least {LEAST_RIDGE:g} of the mean squared norm of the embeddings, "
+            f"{scale:.3g}, got {ridge}: below it gains are lost to rounding"
+        )
     low, high = FLOAT32_RIDGES
     if scale > 0 and not low <= ridge / scale <= high and emb.tokens.dtype != np.float64:
         emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
@@ -246,6 +290,7 @@ def _checked_ranking(
 
 def check_ridge(ridge: float | int) -> None:
     """Raise a ValueError unless it is a positive number."""
+    check_numbers(ridge=ridge)
     if not (np.isfinite(ridge) and ridge > 0):
         raise ValueError(f"ridge must be a positive number, got {ridge}")
 

@@ -2,7 +2,7 @@
 
 A rule's gains are the information gains of its own sequence, so that curves compare. With
 `token_budget` rows are taken in the rule's order; one that no longer fits is skipped and smaller
-ones go on being taken.
+ones go on being taken (but by `fisher_random`, whose order is a draw).
 """
 
 import inspect
@@ -82,6 +82,9 @@ class Selector:
         self, emb: TokenEmbeddings, budget: Budget, common: dict, options: dict
     ) -> Ranking | Selection:
         check_ridge(common["ridge"])
+        seed = common["seed"]
+        if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+            raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed!r}")
         missing = [n for n in self.needs if options.get(n) is None]
         if missing:
             raise ValueError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")

@@ -17,6 +17,8 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
     rows = shakespeare()
+    if not 1 <= args.n <= len(rows):
+        p.error(f"--n must be from 1 to {len(rows)}, got {args.n}")
     chosen = np.random.default_rng(args.seed).permutation(len(rows))[: args.n]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as temporary, temporary.open("w", encoding="utf-8") as file:

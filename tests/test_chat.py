@@ -139,7 +139,7 @@ def test_python_takes_chats(smollm2):
     emb = fj.embed(rows, smollm2)
     answer = len(smollm2.tokenizer("Monday.<|im_end|>\n")["input_ids"])
     assert emb.lengths[1] == answer < emb.lengths[0] == len(ids_of(smollm2, [ASKS, SAYS])) - 1
-    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with prompt"):
+    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with text"):
         fj.embed(["a text", {"message": []}], smollm2)
 
 

@@ -1,6 +1,8 @@
 """The command `fisher-select`, run in this process except where signals and start-up count."""
 
 import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,6 +356,33 @@ def wait_for(process, is_reached):
         assert process.poll() is None, process.communicate()
         time.sleep(0.003)
     raise AssertionError("the command never got there")
+
+
+def test_an_interruption_that_a_library_swallows_is_not_lost(
+    run, ready, out, monkeypatch, tmp_path
+):
+    def swallowing(*args, **options):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        return fj.select(*args, **options | {"on_progress": None})
+
+    monkeypatch.setattr("fisher_jax.cli.select", swallowing)
+    before = snapshot(tmp_path)
+    code, messages = run(*ready, "-o", out, "--n-samples", K)
+    assert code == 130 and messages.endswith("interrupted, no selection was written\n")
+    assert snapshot(tmp_path) == before
+
+
+def test_nobody_has_to_read_the_messages(ready, out, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as broken:
+        for stream in (None, broken):
+            monkeypatch.setattr(sys, "stderr", stream)
+            assert cli.main([str(word) for word in [*ready, "-o", out, "--n-samples", K]]) == 0
+            assert len(read_rows(out)) == K
+            out.unlink()
+            shutil.rmtree(out.with_name(out.name + ".report"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What `fisher-select` refuses: one line, code 2, and every file as it was."""
 
+import json
 import os
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from command import (
     leave_earlier_results,
     manifest_of,
     read_rows,
+    snapshot,
     write_embeddings,
     write_rows,
 )
 from safetensors.numpy import load_file, save_file
 
-from fisher_jax.report import FILES
+from fisher_jax.report import FILES, write_ranking
 
 GOOD = b'{"text": "a b c d e"}\n'
 
@@ -32,6 +34,12 @@ GOOD = b'{"text": "a b c d e"}\n'
 def parquet(**columns):
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def twice():
+    sink, column = pa.BufferOutputStream(), pa.array(["a b"])
+    pq.write_table(pa.Table.from_arrays([column, column], ["text", "text"]), sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -91,6 +99,7 @@ POOLS = {
     "no rows": ("p.parquet", parquet(text=pa.array([], pa.string())), ["is empty"]),
     "Parquet null": ("p.parquet", parquet(text=["a b", None]), ["row 1", "null"]),
     "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
+    "Parquet names": ("p.parquet", twice(), ["several columns 'text'", "rename or drop one"]),
     "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
 }
 
@@ -124,6 +133,7 @@ MISFITS = {
     "integer out of range": ("p.jsonl", [{"x": 1}, {"x": 10**30}], ".jsonl"),
     "empty object": ("p.jsonl", [{"x": {}}, {"x": {}}], ".jsonl"),
     "lone surrogate": ("p.jsonl", [{"x": "a"}, {"x": "\ud800"}], ".jsonl"),
+    "no columns": ("p.jsonl", [{}, {}], ".jsonl"),
     "bytes": ("p.parquet", {"x": [b"a", b"\xff"]}, ".parquet"),
     "NaN": ("p.parquet", {"x": [0.5, float("nan")]}, ".parquet"),
 }
@@ -149,7 +159,10 @@ def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp
 ARGUMENTS = {
     "K of 0": (["--n-samples", "0"], ["--n-samples must be at least 1", "got 0"]),
     "negative K": (["--n-samples", "-5"], ["--n-samples must be at least 1", "got -5"]),
-    "K above N": (["--n-samples", N + 1], ["n_samples", f"from 1 to {N}", f"got {N + 1}"]),
+    "K above N": (
+        ["--n-samples", N + 1],
+        [f"--n-samples {N + 1}: ", f"emb.safetensors has {N} rows", "ask for at most that"],
+    ),
     "K of half a row": (["--n-samples", "2.5"], ["--n-samples", "invalid int", "2.5", "--help"]),
     "fraction 0": (["--fraction", "0"], ["--fraction must be above 0 and at most 1", "got 0"]),
     "fraction 1.5": (["--fraction", "1.5"], ["--fraction must be above 0 and at most 1", "1.5"]),
@@ -168,6 +181,9 @@ ARGUMENTS = {
     "abbreviation": (["--n-samp", "1"], ["--n-samp", "--help"]),
     "unknown choice": (["--n-samples", "1", "--on-empty", "keep"], ["--on-empty", "keep", "skip"]),
     "ridge 0": (["--n-samples", "1", "--ridge", "0"], ["--ridge must be a positive number"]),
+    "ridge 1e-15": (["--n-samples", "1", "--ridge", "1e-15"], ["--ridge must be at least 1e-14"]),
+    "no name": (["--n-samples", "1", "--report-dir", ""], ["--report-dir", "it is empty"]),
+    "no UTF-8": (["--n-samples", "1", "--report-dir", "\udcff"], ["not UTF-8: rename it first"]),
     "ridge inf": (["--n-samples", "1", "--ridge", "inf"], ["--ridge must be a positive number"]),
     "batch 0": (["--n-samples", "1", "--batch-tokens", "0"], ["--batch-tokens", "at least 1"]),
     "seed -1": (["--n-samples", "1", "--seed", "-1"], ["--seed", "from 0"]),
@@ -212,6 +228,18 @@ def test_an_earlier_output_is_replaced_only_when_asked(run, refused, ready, out)
     assert manifest_of(out)["result"]["selected_rows"] == K
 
 
+def test_an_output_that_comes_while_we_work_is_kept(run, ready, out, monkeypatch, tmp_path):
+    def meanwhile(*args):
+        write_ranking(*args)
+        out.write_bytes(EARLIER)
+
+    monkeypatch.setattr("fisher_jax.cli.write_ranking", meanwhile)
+    before = snapshot(tmp_path)
+    code, messages = run(*ready, "-o", out, "--n-samples", K)
+    assert code == 2 and f"{out} exists: name another output" in messages
+    assert snapshot(tmp_path) == before | {out: EARLIER}
+
+
 def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     budget = ["--n-samples", "1", "--overwrite"]
     words = ["OUT must end in .jsonl or .parquet"]
@@ -228,6 +256,11 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     report.write_bytes(EARLIER)
     refused([*ready, "-o", out, *budget], [report, "not a folder", "name another"])
     report.unlink()
+    report.symlink_to(out.parent / "nowhere")
+    refused([*ready, "-o", out, *budget], [report, "not a folder", "name another"])
+    report.unlink()
+    long = out.with_name("x" * 240 + ".jsonl")
+    refused([*ready, "-o", long, *budget], ["can't write xxx", "choose another place or name"])
     out.write_bytes(EARLIER)
     (report / "report.html").mkdir(parents=True)
     refused([*ready, "-o", out, *budget], [report / "report.html", "is a folder"])
@@ -271,7 +304,7 @@ def test_no_input_is_ever_replaced(refused, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder no one can write to")
 def test_a_place_that_cannot_be_written_to_is_refused(refused, ready, out):
     budget = ["--n-samples", "1"]
-    words = ["can't write into /proc", "choose another place"]
+    words = ["can't write", "into /proc (", "choose another place"]
     refused([*ready, "-o", "/proc/chosen.jsonl", *budget], words)
     refused([*ready, "-o", out, "--report-dir", "/proc/new/report", *budget], words)
 
@@ -304,6 +337,15 @@ def test_embeddings_that_cannot_be_used_are_refused(refused, out, tmp_path):
     tokens[2, 1] = np.inf
     save_file({"tokens": tokens, "offsets": offsets}, emb)
     refused(argv, [emb, "example 1 has a non-finite number", "drop the example or mend"])
+    save_file({"tokens": tokens.astype(np.complex64), "offsets": offsets}, emb)
+    refused(argv, [emb, "tokens must be real numbers, got complex64"])
+    header = {
+        "tokens": {"dtype": "F8_E4M3", "shape": [2, 1], "data_offsets": [0, 2]},
+        "offsets": {"dtype": "I64", "shape": [2], "data_offsets": [2, 18]},
+    }
+    text = json.dumps(header).encode()
+    emb.write_bytes(len(text).to_bytes(8, "little") + text + bytes(18))
+    refused(argv, [emb, "not readable as safetensors", "float8"])
 
 
 def test_embeddings_of_another_pool_are_refused(refused, ready, out, tmp_path):
@@ -327,6 +369,8 @@ def test_models_that_cannot_be_had_are_refused(refused, llama, out, tmp_path):
     argv = [pool, "-o", out, "--n-samples", "1", "--model"]
     refused([*argv, "smollm3"], ["no model 'smollm3'", "hub name such as"])
     refused([*argv, tmp_path / "no.gguf"], ["no model file", tmp_path / "no.gguf"])
+    file = llama / "model.safetensors"
+    refused([*argv, file], [f"{file} is a file: name its folder, {llama}"])
     folder = copy(llama, tmp_path / "llama")
     (folder / "config.json").unlink()
     refused([*argv, folder], [folder, "no config.json", "save_pretrained"])
@@ -348,6 +392,19 @@ def test_weights_that_do_not_match_are_refused(change, refused, llama, out, tmp_
         words = ["tensor norm.weight has shape (9,)", "asks for (8,)"]
     save_file(weights, folder / "model.safetensors")
     refused([pool, "-o", out, "--n-samples", "1", "--model", folder], [folder, *words, "config"])
+
+
+def test_weights_that_are_no_numbers_are_told(run, llama, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
+    folder = copy(llama, tmp_path / "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][2] = np.nan
+    save_file(weights, folder / "model.safetensors")
+    argv = [pool, "-o", out, "--n-samples", "1", "--model", folder]
+    before = snapshot(tmp_path)
+    code, messages = run(*argv)
+    assert code == 2 and snapshot(tmp_path) == before
+    assert f"{folder} gives embeddings that are not finite: its weights are damaged" in messages
 
 
 @pytest.mark.parametrize("cut", ["header", "tensors"])

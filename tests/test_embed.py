@@ -3,13 +3,14 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fisher_jax.embed import embed, tokenize
+from fisher_jax.embed import check_rows, embed, tokenize
 from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import load_model
 from fisher_jax.rows import PromptCompletion
@@ -230,13 +231,26 @@ def test_a_row_with_nothing_to_predict_is_named(model, rows, i):
 
 
 def test_a_row_without_a_completion_is_named(model):
-    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with prompt"):
+    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with text"):
         embed(["to be", {"prompt": "to be"}], model)
 
 
 def test_one_string_is_refused_before_any_work():
-    with pytest.raises(ValueError, match="texts must be a list of rows, got one string"):
+    with pytest.raises(ValueError, match="texts must be a list of rows, got one str"):
         embed("a b", "no model")
+
+
+def test_columns_are_no_rows():
+    for table in ({"text": ["a b"]}, pd.DataFrame({"text": ["a b"]})):
+        with pytest.raises(ValueError, match=r"got one \w+: of a table pass the column's values"):
+            check_rows(table)
+
+
+def test_rows_and_models_may_come_as_they_do_on_disk(model, tmp_path):
+    folder = save_folder(tmp_path / "words", adds_bos=True)
+    expected = embed(["to be or", "not to"], str(folder))
+    got = embed([{"text": "to be or", "id": 7}, {"text": "not to"}], folder)
+    np.testing.assert_array_equal(got.tokens, expected.tokens)
 
 
 def test_no_rows_are_refused(model):

@@ -14,7 +14,7 @@ from experiment_options import ROOT, SMALL, base_config, committed, options
 from omegaconf import OmegaConf
 
 from experiments import language, synthetic, words
-from experiments.harness import checked, reporting
+from experiments.harness import checked, log_to_wandb, reporting
 from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
 from fisher_jax.design import TokenEmbeddings
 
@@ -101,6 +101,8 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
     ("key", "value", "said"),
     [
         ("dim", -1, "dim must be above 0"),
+        ("dim", "abc", "dim: Value 'abc'"),
+        ("name", "", "name must not be empty"),
         ("ridge", float("inf"), "ridge must be above 0 and finite, got inf"),
         ("seed", -1, "seed must be at least 0, got -1"),
         ("selectors", [], "selectors must be one or more, each once"),
@@ -159,6 +161,19 @@ def test_what_goes_wrong_is_told_in_a_line(error, code, said, capsys):
         raise error
     said = said.format(CPU="JAX_PLATFORMS=cpu")
     assert ended.value.code == code and capsys.readouterr().err.endswith(said)
+
+
+def test_a_run_that_fails_prints_no_traceback_and_blocks_no_other(tmp_path, capsys):
+    def failing(options, folder):
+        Results(folder, asdict(options), options.overwrite)
+        raise ValueError("no such corpus")
+
+    with pytest.raises(ValueError, match="no such corpus"):
+        log_to_wandb("synthetic", options(**SMALL), tmp_path, failing)
+    assert "Traceback" not in capsys.readouterr().err
+    other = asdict(options(**SMALL, seed=1))
+    assert Results(tmp_path, other, overwrite=False).rows == []
+    assert OmegaConf.load(tmp_path / RESOLVED).seed == 1
 
 
 def test_the_command_says_so_in_a_line_before_any_work(tmp_path):

@@ -115,7 +115,7 @@ def test_ask_llm_asks_an_endpoint(run, out, tmp_path, problem, llama, serve):
             ["--endpoint", "http://me:word@localhost:1/v1", "--endpoint-model", "m"],
             "--endpoint: base_url must hold no key or password",
         ),
-        (["--endpoint", "http://localhost:1/v1", "--endpoint-model", ""], "give both"),
+        (["--endpoint", "http://localhost:1/v1", "--endpoint-model", ""], "it is empty"),
         (
             ["--endpoint", "http://x", "--endpoint-model", "m", "--selector", "el2n"],
             "--endpoint goes with --selector ask_llm",

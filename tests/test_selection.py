@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ from references import algorithm_1, cost_benefit, f, random_pool
 
 import fisher_jax as fj
 from fisher_jax import greedy, selection
-from fisher_jax.budget import Budget, budget_in_examples, take
+from fisher_jax.budget import Budget, budget_in_examples, check_numbers, take
+from fisher_jax.design import check_pool
 from fisher_jax.selection import remaining_gains
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
@@ -242,20 +245,62 @@ def test_remaining_gains_are_differences_of_log_determinants():
         ({"n_samples": 5}, "from 1 to 4"),
         ({"fraction": 0.0}, "above 0"),
         ({"fraction": 1.1}, "at most 1"),
-        ({"fraction": float("nan")}, "above 0"),
+        ({"fraction": float("nan")}, "fraction must be a number, got nan"),
         ({"token_budget": 1}, "buys nothing: the cheapest example costs 2"),
-        ({"token_budget": float("nan")}, "buys nothing"),
+        ({"token_budget": float("nan")}, "token_budget must be a number, got nan"),
         ({"token_budget": 9, "costs": [1.0]}, "one number an example"),
         ({"token_budget": 9, "costs": [1.0, 0.0, 1.0, 1.0]}, "example 1 has 0.0"),
         ({"n_samples": 1, "costs": [1.0] * 4}, "costs goes with token_budget"),
         ({"n_samples": 1, "ridge": 0.0}, "ridge"),
         ({"n_samples": 1, "ridge": float("nan")}, "ridge"),
+        ({"n_samples": 1, "ridge": 1e-15}, "ridge must be at least 1e-14 of the mean squared norm"),
     ],
 )
 def test_bad_arguments_say_what_is_needed(arguments, message):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3))
     with pytest.raises(ValueError, match=message):
         fj.select(emb, **arguments)
+
+
+@pytest.mark.parametrize("value", ["0.5", [3], np.arange(2), float("nan")])
+def test_what_is_no_number_is_named(value):
+    check_numbers(n_samples=np.int64(3), fraction=None, ridge=np.float32(1))
+    with pytest.raises(
+        ValueError, match=f"fraction must be a number, got {re.escape(repr(value))}"
+    ):
+        check_numbers(n_samples=3, fraction=value)
+
+
+def test_arrays_are_told_how_to_become_a_pool():
+    examples = random_pool(0, 4, [2], 3)
+    for given in (examples, examples[0]):
+        with pytest.raises(ValueError, match=r"emb must be TokenEmbeddings, got .*from_list"):
+            check_pool(given)
+
+
+def test_gains_hold_at_the_smallest_ridge():
+    rng = np.random.default_rng(0)
+    scale = (1.0 + np.arange(24)) ** -1.5
+    examples = [rng.standard_normal((2, 24)) * scale for _ in range(30)]
+    emb = fj.TokenEmbeddings.from_list(examples)
+    ridge = 1.1e-14 * emb.mean_squared_norm()
+    got = fj.select(emb, n_samples=12, ridge=ridge)
+    assert len(set(got.ranking)) == 12
+    x = np.concatenate([examples[i] for i in got.ranking])
+    log_det = np.sum(np.log1p(np.linalg.svd(x, compute_uv=False) ** 2 / ridge))
+    assert got.log_det == pytest.approx(log_det, rel=1e-5)
+
+
+def test_squares_that_float32_cannot_hold_are_told_or_held():
+    examples = random_pool(0, 6, [2], 3)
+    expected = fj.select(fj.TokenEmbeddings.from_list(examples), n_samples=6).ranking
+    for size in (1e-25, 1e25):
+        scaled = fj.TokenEmbeddings.from_list([np.float32(x * size) for x in examples])
+        got = fj.select(scaled, n_samples=6, ridge=size**2).ranking
+        np.testing.assert_array_equal(got, expected)
+    large = fj.TokenEmbeddings.from_list([np.float64(x) * 1e160 for x in examples])
+    with pytest.raises(ValueError, match="squared norms overflow"):
+        fj.select(large, n_samples=1)
 
 
 def test_an_infinite_budget_is_the_whole_pool():
@@ -293,27 +338,6 @@ def test_progress_is_told_and_ends_at_the_budget():
     assert seen == sorted(seen)
     assert seen[-1] == 250
     assert len(seen) > 50
-
-
-def test_fisher_selector_has_scikit_learns_manners():
-    examples = random_pool(1, 10, [2, 4], 3)
-    emb = fj.TokenEmbeddings.from_list(examples)
-    rows = [{"text": str(i)} for i in range(10)]
-    selector = fj.FisherSelector(n_samples=4)
-    with pytest.raises(ValueError, match="not fitted"):
-        selector.transform(rows)
-    expected = fj.select(emb, n_samples=4)
-    assert selector.fit(emb) is selector
-    np.testing.assert_array_equal(selector.ranking_, expected.ranking)
-    np.testing.assert_array_equal(selector.gains_, expected.gains)
-    assert selector.log_det_ == expected.log_det
-    assert selector.transform(rows) == [rows[i] for i in expected.ranking]
-    paid = {"token_budget": 3, "costs": 1.0 + np.arange(len(emb)) % 3}
-    by_cost = fj.select(emb, **paid).ranking
-    np.testing.assert_array_equal(fj.FisherSelector(**paid).fit(emb).ranking_, by_cost)
-    np.testing.assert_array_equal(selector.transform(np.arange(10)), expected.ranking)
-    with pytest.raises(ValueError, match="9 rows, but the pool had 10"):
-        selector.transform(rows[:9])
 
 
 def test_the_same_call_gives_the_same_bytes():

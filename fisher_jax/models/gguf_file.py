@@ -121,6 +121,11 @@ class GGUFFile:
 
     def config(self) -> LlamaConfig | GPT2Config:
         """The sizes in the metadata."""
+        if self.architecture not in ("llama", "gpt2"):
+            raise ModelError(
+                f"{self.path}: architecture {self.architecture!r} is not supported, "
+                "only llama and gpt2 are"
+            )
         tensors = {t.name: t for t in self._reader.tensors}
         if "token_embd.weight" not in tensors:
             raise ModelError(f"{self.path} lacks tensor token_embd.weight: get a complete GGUF")
@@ -145,11 +150,6 @@ class GGUFFile:
         if self.architecture == "gpt2":
             epsilon = self.field("gpt2.attention.layer_norm_epsilon")
             return checked_sizes(GPT2Config(**sizes, norm_eps=epsilon), self.path)
-        if self.architecture != "llama":
-            raise ModelError(
-                f"{self.path}: architecture {self.architecture!r} is not supported, "
-                "only llama and gpt2 are"
-            )
         scaling = self.field("llama.rope.scaling.type", "linear")  # llama.cpp's default
         factor = self.field("llama.rope.scaling.factor", 1.0) or 1.0
         if scaling not in ("none", "linear") or "rope_freqs.weight" in tensors:

@@ -113,6 +113,8 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
     else:
+        if path.is_file():
+            raise ModelError(f"{path} is a file: name its folder, {path.parent}, or a .gguf file")
         is_local = path.is_dir()
         folder = path if is_local else _download(name, ["config.json"])
         read_config(folder)  # first, for the clearest message where this is no model of ours
