@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.figures import draw_all
 from experiments.results import RESULTS, Row
 from fisher_jax.errors import FAILURES, tell
+from fisher_jax.interruption import leave
 
 Config = TypeVar("Config")
 
@@ -74,7 +75,10 @@ def start(name: str) -> None:
         with reporting(command):
             log_to_wandb(name, checked(cfg, module.Options), folder, module.run)
 
-    hydra.main(str(CONF / name), "config", version_base="1.3")(main)()
+    try:
+        hydra.main(str(CONF / name), "config", version_base="1.3")(main)()
+    except SystemExit as ended:
+        leave(ended.code)
 
 
 def log_to_wandb(

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def process() -> NoReturn:
     """The command as a process of its own."""
-    interruption.run(main)
+    interruption.leave(main())
 
 
 def _run(args: argparse.Namespace) -> None:

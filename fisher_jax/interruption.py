@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -27,12 +26,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """`main` as a process, which ends at once if interrupted: XLA may still be at work."""
-    code = main()
+def leave(code: int | str | None) -> NoReturn:
+    """End the process: at once where it was interrupted, since XLA may still be at work."""
     if code == INTERRUPTED:
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(INTERRUPTED)
     sys.exit(code)
 
 

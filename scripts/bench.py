@@ -198,8 +198,8 @@ def growth(*, quick: bool) -> dict:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     slopes = []
     for axis, x, y, label in (
-        (axes[0], sizes, by_size, "pool N (n = 500)"),
-        (axes[1], budgets, by_budget, "choices n (N = 5,000)"),
+        (axes[0], sizes, by_size, "pool N (n = 500, D = 128)"),
+        (axes[1], budgets, by_budget, "choices n (N = 5,000, D = 128)"),
     ):
         slopes.append(float(np.polyfit(np.log(x), np.log(y), 1)[0]))
         axis.loglog(x, y, "o-", color="black")
