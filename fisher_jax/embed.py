@@ -125,7 +125,7 @@ def tokenize(
             f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"
         )
     limit = model.context if max_length is None else max_length
-    if not isinstance(limit, int) or not 2 <= limit <= model.context:
+    if not isinstance(limit, int | np.integer) or not 2 <= limit <= model.context:
         raise ValueError(
             f"max_length must be from 2 to {model.context}, the context of {model.name}, "
             f"got {limit}"
