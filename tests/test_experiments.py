@@ -92,8 +92,8 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
     again = command("synthetic", "experiment=smoke", f"hydra.run.dir={smoke}")
     assert again.returncode == 0 and (smoke / "results.jsonl").read_bytes() == before
     assert "selecting" not in again.stderr
-    other = command("synthetic", "experiment=smoke", "seed=1", f"hydra.run.dir={smoke}")
-    assert other.returncode == 2 and "overwrite=true" in other.stderr
+    with pytest.raises(ValueError, match="pass overwrite=true"):
+        synthetic.run(replace(committed("synthetic", "smoke"), seed=1), smoke)
     assert (smoke / "results.jsonl").read_bytes() == before
 
 
