@@ -201,6 +201,12 @@ def test_wrong_arguments_are_refused(name, refused, ready, out):
     refused([*ready, "-o", out, "--overwrite", *argv], words)
 
 
+def test_too_many_choices_are_refused_before_a_model_is_loaded(refused, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": text} for text in ("a b", "a b", "b c")])
+    argv = [pool, "-o", out, "--model", "none", "--deduplicate", "exact", "--n-samples", "3"]
+    refused(argv, [f"--n-samples 3: {pool} has 2 rows to choose from"])
+
+
 def test_no_output_no_pool_and_no_model_are_refused(refused, ready, out, tmp_path):
     pool = write_rows(tmp_path / "p.jsonl", [{"text": "a b"}])
     refused([*ready, "--n-samples", "1"], ["-o/--out", "--help"])

@@ -137,6 +137,16 @@ def test_parquet_with_bytes_stays_parquet(choose, tmp_path):
     assert pq.read_table(out).column("x").to_pylist() == [bytes([i, 255]) for i in ranking["index"]]
 
 
+def test_parquet_with_views_gives_plain_columns(choose, tmp_path):
+    pool, words = tmp_path / "p.parquet", [f"row {i}" for i in range(N)]
+    pq.write_table(pa.table({"x": pa.array(words, pa.string_view())}), pool)
+    out, ranking = choose(pool, "chosen.parquet")
+    expected = [words[i] for i in ranking["index"]]
+    assert pq.read_table(out).column("x").to_pylist() == expected
+    out, _ = choose(pool, "chosen.jsonl")
+    assert [json.loads(line)["x"] for line in out.read_text().splitlines()] == expected
+
+
 def test_parquet_with_times_that_python_lacks_stays_parquet(choose, tmp_path):
     pool = tmp_path / "p.parquet"
     times = pa.array([2**50 + i for i in range(N)], pa.timestamp("ms"))  # in 35,000 years
