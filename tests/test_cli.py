@@ -358,18 +358,22 @@ def wait_for(process, is_reached):
     raise AssertionError("the command never got there")
 
 
+@pytest.mark.parametrize("where", ["select", "write_ranking"])
 def test_an_interruption_that_a_library_swallows_is_not_lost(
-    run, ready, out, monkeypatch, tmp_path
+    where, run, ready, out, monkeypatch, tmp_path
 ):
+    real = getattr(cli, where)
+
     def swallowing(*args, **options):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        return fj.select(*args, **options | {"on_progress": None})
+        return real(*args, **{k: v for k, v in options.items() if k != "on_progress"})
 
-    monkeypatch.setattr("fisher_jax.cli.select", swallowing)
+    monkeypatch.setattr(cli, where, swallowing)
     before = snapshot(tmp_path)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 130 and messages.endswith("interrupted, no selection was written\n")
+    assert ("uniform draws" in messages) == (where == "write_ranking")  # at the next step
     assert snapshot(tmp_path) == before
 
 
