@@ -16,8 +16,10 @@ from fisher_jax.buckets import ladder
 from fisher_jax.design import TokenEmbeddings, information_gain, whitened_gain
 from fisher_jax.linalg import HIGHEST, update_root
 
-CHUNK_ROWS = 128  # token rows evaluated at once: large enough for the matrix unit, small enough
-MAX_BUCKETS = 8  # that few candidates are evaluated in vain
+MIN_ROWS, MAX_ROWS = 128, 1024  # token rows evaluated at once: large enough for the matrix unit
+BATCH_PRODUCTS = 1 << 24  # and for what every batch costs besides, small enough that few
+BATCHES = 64  # candidates are evaluated in vain
+MAX_BUCKETS = 8
 BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
 FEW_BUCKETS = 3  # of what runs seldom, where one more to compile costs more than padding
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
@@ -36,9 +38,9 @@ class Bucket(NamedTuple):
     batch: int
 
     @classmethod
-    def of(cls, start: int, stop: int, length: int) -> "Bucket":
-        """With about CHUNK_ROWS rows in a batch."""
-        return cls(start, stop, length, min(stop - start, max(1, CHUNK_ROWS // length)))
+    def of(cls, start: int, stop: int, length: int, rows: int) -> "Bucket":
+        """With about `rows` rows in a batch."""
+        return cls(start, stop, length, min(stop - start, max(1, rows // length)))
 
 
 class Pool(NamedTuple):
@@ -78,8 +80,9 @@ def make_pool(
     bucket_of = np.searchsorted(steps, lengths)
     order = np.argsort(bucket_of, kind="stable")
     edges = np.searchsorted(bucket_of[order], np.arange(len(steps) + 1))
+    rows = batch_rows(*emb.tokens.shape)
     buckets = tuple(
-        Bucket.of(int(a), int(b), int(length))
+        Bucket.of(int(a), int(b), int(length), rows)
         for a, b, length in zip(edges[:-1], edges[1:], steps, strict=True)
     )
     pool = Pool(
@@ -93,14 +96,20 @@ def make_pool(
     return pool, buckets
 
 
+def batch_rows(n_tokens: int, dim: int) -> int:
+    """Rows of a batch: many where D is small, as long as the pool has BATCHES of them."""
+    return int(np.clip(min(BATCH_PRODUCTS // dim**2, n_tokens // BATCHES), MIN_ROWS, MAX_ROWS))
+
+
 def merged(buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
     """At most FEW_BUCKETS, of neighbouring ones, that pad their examples with the fewest rows."""
+    rows = max(b.length * b.batch for b in buckets)
     lengths = np.array([b.length for b in buckets])
     steps = ladder(np.repeat(lengths, [b.stop - b.start for b in buckets]), FEW_BUCKETS)
     last = np.searchsorted(lengths, steps)  # of each part
     first = [0, *(last[:-1] + 1)]
     return tuple(
-        Bucket.of(buckets[i].start, buckets[j].stop, buckets[j].length)
+        Bucket.of(buckets[i].start, buckets[j].stop, buckets[j].length, rows)
         for i, j in zip(first, last, strict=True)
     )
 

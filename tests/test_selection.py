@@ -207,8 +207,29 @@ def test_evaluate_gives_a_selections_own_gains_back():
 def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, expected):
     ends = np.cumsum(counts).tolist()
     starts = [0, *ends[:-1]]
-    buckets = tuple(greedy.Bucket.of(*three) for three in zip(starts, ends, lengths, strict=True))
+    buckets = tuple(
+        greedy.Bucket.of(*three, rows=128) for three in zip(starts, ends, lengths, strict=True)
+    )
     assert [b[:3] for b in greedy.merged(buckets)] == expected
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "dim", "rows"),
+    [(100_000, 576, 128), (1_600_000, 128, 1024), (20_000, 128, 312), (100, 1, 128)],
+)
+def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(n_tokens, dim, rows):
+    assert greedy.batch_rows(n_tokens, dim) == rows
+
+
+def test_large_batches_choose_as_the_naive_method():
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 20, 3000)
+    tokens = rng.standard_normal((lengths.sum(), 8)).astype(np.float32)
+    emb = fj.TokenEmbeddings(tokens, np.concatenate([[0], lengths.cumsum()]))
+    assert greedy.batch_rows(*tokens.shape) > 400
+    lazy, naive = (fj.select(emb, n_samples=60, method=method) for method in ("lazy", "naive"))
+    np.testing.assert_array_equal(lazy.ranking, naive.ranking)
+    np.testing.assert_allclose(lazy.gains, naive.gains, rtol=1e-5)
 
 
 def test_values_over_many_lengths_are_those_of_the_definition():
