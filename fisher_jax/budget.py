@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -71,14 +71,17 @@ class Budget(NamedTuple):
         return int(np.searchsorted(np.cumsum(np.sort(self.costs)), self.total, side="right"))
 
 
-def check_numbers(**values: object) -> None:
+def check_numbers(**values: Any) -> None:
     """Raise a ValueError for the first that is neither a number nor None.
 
     Raises:
         ValueError: it is a string, an array, NaN, ...; the message names it.
     """
     for name, value in values.items():
-        if value is not None and (not isinstance(value, numbers.Real) or value != value):
+        is_number = isinstance(value, numbers.Real)
+        if hasattr(value, "dtype"):  # NumPy's and JAX's
+            is_number = np.ndim(value) == 0 and value.dtype.kind in "iuf"
+        if value is not None and (not is_number or value != value):
             raise ValueError(f"{name} must be a number, got {value!r}")
 
 

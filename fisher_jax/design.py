@@ -186,6 +186,16 @@ def check_pool(emb: object) -> None:
         )
 
 
+def check_squares(norms: float | np.ndarray) -> None:
+    """Refuse embeddings whose squared norms are too large for their numbers.
+
+    Raises:
+        ValueError: one of the norms is infinite.
+    """
+    if not np.isfinite(norms).all():
+        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
+
+
 def check_targets(emb: TokenEmbeddings, targets: object) -> None:
     """Refuse a task's rows that are not embedded as the pool is.
 

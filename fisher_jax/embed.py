@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, check_squares
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.progress import OnProgress
@@ -186,28 +186,31 @@ def forward(
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
     graph, weights = nnx.split(model.module)
     steps = np.minimum(ladder(fed, MAX_BUCKETS, LENGTH_STEP), model.context)
-    done = 0
+    batches = []
     for length, lower in zip(steps, [0, *steps[:-1]], strict=True):
         (members,) = np.nonzero((fed > lower) & (fed <= length))
         n_batches = -(-len(members) // max(1, batch_tokens // int(length)))
-        batch = -(-len(members) // n_batches)  # equal batches: one shape, little padding
-        for begin in range(0, len(members), batch):
-            chosen = members[begin : begin + batch]
-            ids_BxT = np.zeros((batch, length), np.int32)
-            for slot, i in enumerate(chosen):
-                ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
-            hidden_BxTxD = np.asarray(_hidden(graph, weights, ids_BxT))
-            if not np.isfinite(hidden_BxTxD).all():
-                raise ModelError(
-                    f"{model.name} gives embeddings that are not finite: its weights are damaged, "
-                    "or too large for this dtype"
-                )
-            for slot, i in enumerate(chosen):
-                states = hidden_BxTxD[slot, rows.first[i] - 1 : fed[i]]
-                tokens_TxD[offsets[i] : offsets[i + 1]] = states
-            done += len(chosen)
-            if on_progress is not None:
-                on_progress(done)
+        size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
+        starts = range(0, len(members), size)
+        batches += [((size, length), members[begin : begin + size]) for begin in starts]
+    done = 0
+    for k in np.random.default_rng(0).permutation(len(batches)):  # so that the rate is steady
+        shape, chosen = batches[k]
+        ids_BxT = np.zeros(shape, np.int32)
+        for slot, i in enumerate(chosen):
+            ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
+        hidden_BxTxD = np.asarray(_hidden(graph, weights, ids_BxT))
+        if not np.isfinite(hidden_BxTxD).all():
+            raise ModelError(
+                f"{model.name} gives embeddings that are not finite: its weights are damaged, "
+                "or too large for this dtype"
+            )
+        for slot, i in enumerate(chosen):
+            states = hidden_BxTxD[slot, rows.first[i] - 1 : fed[i]]
+            tokens_TxD[offsets[i] : offsets[i + 1]] = states
+        done += len(chosen)
+        if on_progress is not None:
+            on_progress(done)
     return tokens_TxD
 
 
@@ -253,11 +256,11 @@ def standardize(
     if normalize == "unit":
         for part in (tokens_TxD, *others):
             norms_T = np.sqrt(np.einsum("td,td->t", part, part, dtype=np.float64))[:, None]
-            _check_finite(norms_T)
+            check_squares(norms_T)
             part /= np.maximum(norms_T, np.finfo(part.dtype).tiny).astype(part.dtype)
     if normalize == "rms":
         scale = np.einsum("td,td->", tokens_TxD, tokens_TxD, dtype=np.float64, casting="safe")
-        _check_finite(scale)
+        check_squares(scale)
         if scale > 0:
             for part in (tokens_TxD, *others):
                 part /= np.sqrt(scale / len(tokens_TxD)).astype(tokens_TxD.dtype)
@@ -280,11 +283,6 @@ def check_rows(texts: object) -> None:
             f"texts must be a list of rows, got one {type(texts).__name__}: of a table pass the "
             "column's values, or a list of mappings"
         )
-
-
-def _check_finite(norms: np.ndarray | np.floating) -> None:
-    if not np.isfinite(norms).all():
-        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
 
 
 def _check_normalize(normalize: str) -> None:

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from fisher_jax import greedy
 from fisher_jax.budget import Budget, check_numbers
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, check_squares
 from fisher_jax.greedy import Method
 from fisher_jax.progress import OnProgress
 
@@ -252,8 +252,7 @@ def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddi
     the small matrices on a CPU, gets one thread: its others would spin beside XLA's.
     """
     scale = emb.mean_squared_norm()
-    if not np.isfinite(scale):
-        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
+    check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
         raise ValueError(
             f"ridge must be at least {LEAST_RIDGE:g} of the mean squared norm of the embeddings, "

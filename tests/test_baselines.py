@@ -2,7 +2,7 @@ import inspect
 
 import numpy as np
 import pytest
-from references import N
+from references import DIM, N
 from scipy.special import softmax
 
 import fisher_jax as fj
@@ -80,3 +80,22 @@ def test_uniform_draws_every_row_equally_often(emb):
 def test_longest_goes_by_length_and_then_index(emb):
     ranking = SELECTORS["longest"](emb, n_samples=N).ranking
     assert ranking.tolist() == sorted(range(N), key=lambda i: (-emb.lengths[i], i))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_is_a_whole_number_from_zero(emb, seed):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0"):
+        SELECTORS["uniform"](emb, n_samples=2, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("theta", "message"),
+    [
+        (np.ones((DIM, 1)), "L >= 2, got shape"),
+        (np.ones((DIM + 1, 3)), f"D = {DIM}"),
+        (np.full((DIM, 3), np.inf), "theta must be finite"),
+    ],
+)
+def test_a_theta_that_no_model_has_is_refused(emb, theta, message):
+    with pytest.raises(ValueError, match=message):
+        SELECTORS["exact_information"](emb, n_samples=2, theta=theta)

@@ -23,6 +23,7 @@ from fisher_jax.corpora import (
     stories,
 )
 from fisher_jax.rows import PoolError, PromptCompletion
+from scripts import shakespeare as script
 
 PLAY = r"""# A Play
 
@@ -340,3 +341,23 @@ def test_the_files_are_read_whole(name, n_rows, n_groups):
     assert len(rows) == n_rows and len({p.group for p in rows}) == n_groups
     texts = [p.row for p in rows if isinstance(p.row, str)]
     assert not [text for text in texts if "_" in text or "  " in text or ":\n" in text]
+
+
+def test_the_pools_script_draws_without_repeats_and_no_more_than_there_are(
+    monkeypatch, capsys, tmp_path
+):
+    out, rows = tmp_path / "pool.jsonl", [{"text": str(i)} for i in range(5)]
+    monkeypatch.setattr(script, "shakespeare", lambda: rows)
+
+    def run(n):
+        monkeypatch.setattr("sys.argv", ["shakespeare.py", str(out), "--n", str(n)])
+        script.main()
+
+    for n in (0, 6):
+        with pytest.raises(SystemExit) as refused:
+            run(n)
+        assert refused.value.code == 2 and not out.exists()
+        assert f"--n must be from 1 to 5, got {n}" in capsys.readouterr().err
+    run(4)
+    drawn = [json.loads(line)["text"] for line in out.read_text().splitlines()]
+    assert len(drawn) == len(set(drawn)) == 4 and {*drawn} < {*"01234"}

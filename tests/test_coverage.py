@@ -122,3 +122,11 @@ def test_badge_goes_on_where_all_gradients_are_equal():
     for p in (np.full((8, 2), 0.5), np.ones((8, 2), int)):
         ranking = SELECTORS["badge"](emb, n_samples=4, probabilities=p).ranking
         assert sorted(ranking.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("sparse", [np.asarray, csr_array])
+def test_badge_refuses_probabilities_that_are_not_finite(emb, sparse):
+    p = np.full((len(emb.tokens), 3), 1 / 3)
+    p[5, 1] = np.nan
+    with pytest.raises(ValueError, match="probabilities must be finite"):
+        SELECTORS["badge"](emb, n_samples=4, probabilities=sparse(p))

@@ -1,14 +1,9 @@
-import re
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import algorithm_1, cost_benefit, f, random_pool
+from references import algorithm_1, f, random_pool
 
 import fisher_jax as fj
 from fisher_jax import greedy, selection
-from fisher_jax.budget import Budget, budget_in_examples, check_numbers, take
 from fisher_jax.design import check_pool
 from fisher_jax.selection import remaining_gains
 
@@ -92,29 +87,6 @@ def test_duplicates_are_chosen_lowest_index_first():
             assert copies == sorted(copies)
 
 
-@pytest.mark.parametrize("budget", [7, 40, 200])
-def test_token_budget_is_greedy_by_gain_per_cost_and_never_exceeded(budget):
-    examples = pool(5, 40, [1, 2, 5, 9, 14], 6, np.float64, awkward=False)
-    emb = fj.TokenEmbeddings.from_list(examples)
-    expected, gains = cost_benefit(examples, budget, emb.lengths, 1.0)
-    got = fj.select(emb, token_budget=budget)
-    np.testing.assert_array_equal(got.ranking, expected)
-    np.testing.assert_allclose(got.gains, gains, rtol=1e-9)
-    assert emb.lengths[got.ranking].sum() <= budget
-
-
-def test_costs_may_be_fractions_and_are_added_exactly():
-    examples = pool(6, 30, [2, 3], 5, np.float64, awkward=False)
-    emb = fj.TokenEmbeddings.from_list(examples)
-    costs = np.random.default_rng(0).uniform(0.1, 2.0, 30)
-    expected, _ = cost_benefit(examples, 6.5, costs, 1.0)
-    got = fj.select(emb, token_budget=6.5, costs=costs)
-    np.testing.assert_array_equal(got.ranking, expected)
-    assert costs[got.ranking].sum() <= 6.5
-    everything = fj.select(emb, token_budget=float(np.sum(costs)) + 1e-6, costs=costs)
-    assert len(everything.ranking) == 30
-
-
 def test_gains_never_rise_and_are_never_negative():
     emb = fj.TokenEmbeddings.from_list(pool(1, 120, [1, 4, 9], 12))
     gains = fj.select(emb, n_samples=120).gains
@@ -145,14 +117,6 @@ def test_smaller_budgets_are_prefixes():
     for k in (1, 7, 20):
         part = fj.select(emb, n_samples=k)
         np.testing.assert_array_equal(part.ranking, whole.ranking[:k])
-
-
-@pytest.mark.parametrize(
-    ("fraction", "n", "k"),
-    [(0.1, 25, 3), (0.1, 24, 2), (0.001, 10, 1), (0.5, 5, 3), (1.0, 7, 7), (0.3, 10, 3)],
-)
-def test_fraction_is_rounded_half_up_and_at_least_one(fraction, n, k):
-    assert budget_in_examples(n, None, fraction) == k
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-4, 1e4, 1e6])
@@ -195,32 +159,6 @@ def test_evaluate_gives_a_selections_own_gains_back():
     assert again.log_det == pytest.approx(sel.log_det, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "counts", "expected"),
-    [
-        ([5], [3], [(0, 3, 5)]),
-        ([2, 5], [1, 3], [(0, 1, 2), (1, 4, 5)]),
-        ([2, 5, 9], [1, 3, 4], [(0, 1, 2), (1, 4, 5), (4, 8, 9)]),
-        ([8, 9, 20, 500], [50, 50, 50, 1], [(0, 100, 9), (100, 150, 20), (150, 151, 500)]),
-    ],
-)
-def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, expected):
-    ends = np.cumsum(counts).tolist()
-    starts = [0, *ends[:-1]]
-    buckets = tuple(
-        greedy.Bucket.of(*three, rows=128) for three in zip(starts, ends, lengths, strict=True)
-    )
-    assert [b[:3] for b in greedy.merged(buckets)] == expected
-
-
-@pytest.mark.parametrize(
-    ("n_tokens", "dim", "rows"),
-    [(100_000, 576, 128), (1_600_000, 128, 1024), (20_000, 128, 312), (100, 1, 128)],
-)
-def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(n_tokens, dim, rows):
-    assert greedy.batch_rows(n_tokens, dim) == rows
-
-
 def test_large_batches_choose_as_the_naive_method():
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 20, 3000)
@@ -255,43 +193,6 @@ def test_remaining_gains_are_differences_of_log_determinants():
             assert got[i] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "exactly one of"),
-        ({"n_samples": 2, "fraction": 0.5}, "n_samples=2 and fraction=0.5"),
-        ({"n_samples": 2, "token_budget": 5}, "token_budget=5"),
-        ({"n_samples": 0}, "from 1 to 4"),
-        ({"n_samples": -1}, "from 1 to 4"),
-        ({"n_samples": 5}, "from 1 to 4"),
-        ({"fraction": 0.0}, "above 0"),
-        ({"fraction": 1.1}, "at most 1"),
-        ({"fraction": float("nan")}, "fraction must be a number, got nan"),
-        ({"token_budget": 1}, "buys nothing: the cheapest example costs 2"),
-        ({"token_budget": float("nan")}, "token_budget must be a number, got nan"),
-        ({"token_budget": 9, "costs": [1.0]}, "one number an example"),
-        ({"token_budget": 9, "costs": [1.0, 0.0, 1.0, 1.0]}, "example 1 has 0.0"),
-        ({"n_samples": 1, "costs": [1.0] * 4}, "costs goes with token_budget"),
-        ({"n_samples": 1, "ridge": 0.0}, "ridge"),
-        ({"n_samples": 1, "ridge": float("nan")}, "ridge"),
-        ({"n_samples": 1, "ridge": 1e-15}, "ridge must be at least 1e-14 of the mean squared norm"),
-    ],
-)
-def test_bad_arguments_say_what_is_needed(arguments, message):
-    emb = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3))
-    with pytest.raises(ValueError, match=message):
-        fj.select(emb, **arguments)
-
-
-@pytest.mark.parametrize("value", ["0.5", [3], np.arange(2), float("nan")])
-def test_what_is_no_number_is_named(value):
-    check_numbers(n_samples=np.int64(3), fraction=None, ridge=np.float32(1))
-    with pytest.raises(
-        ValueError, match=f"fraction must be a number, got {re.escape(repr(value))}"
-    ):
-        check_numbers(n_samples=3, fraction=value)
-
-
 def test_arrays_are_told_how_to_become_a_pool():
     examples = random_pool(0, 4, [2], 3)
     for given in (examples, examples[0]):
@@ -324,18 +225,6 @@ def test_squares_that_float32_cannot_hold_are_told_or_held():
         fj.select(large, n_samples=1)
 
 
-def test_an_infinite_budget_is_the_whole_pool():
-    emb, seen = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3)), []
-    ranking = fj.select(emb, token_budget=np.inf, on_progress=seen.append).ranking
-    assert sorted(ranking.tolist()) == [0, 1, 2, 3] and seen[-1] == 8
-    costs = [0.3, 0.2, 0.1]
-    assert np.sum(costs) < np.cumsum(costs[::-1])[-1]  # by rounding
-    thirds = Budget.of(
-        fj.TokenEmbeddings.from_list(random_pool(0, 3, [2], 3)), token_budget=np.inf, costs=costs
-    )
-    assert thirds.most_examples == 3 == len(take(thirds, np.arange(2, -1, -1)))
-
-
 @pytest.mark.parametrize(
     ("ranking", "message"),
     [
@@ -366,64 +255,3 @@ def test_the_same_call_gives_the_same_bytes():
     a, b = (fj.select(emb, n_samples=30) for _ in range(2))
     assert a.ranking.tobytes() == b.ranking.tobytes()
     assert a.gains.tobytes() == b.gains.tobytes()
-
-
-def test_one_trace_a_shape():
-    emb = fj.TokenEmbeddings.from_list(random_pool(3, 33, [2, 5], 11))
-    greedy.advance.clear_cache()
-    for ridge in (1.0, 2.0, 3.0):
-        fj.select(emb, n_samples=20, ridge=ridge, on_progress=lambda _: None)
-    assert greedy.advance._cache_size() == 1
-
-
-def kernels():
-    """Every public kernel with a small example of its arguments."""
-    emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
-    with jax.enable_x64(True):
-        pool, buckets = greedy.make_pool(emb, *np.ones((2, 20)))
-        root = greedy.first_root(8, 1.0, np.float32)
-        state = greedy.start(pool, 1.0, 5.0, buckets)
-    yield "start", lambda pool: greedy.start(pool, 1.0, 5.0, buckets), (pool,)
-    for method in ("lazy", "naive"):
-        yield (
-            f"advance {method}",
-            lambda pool, state, method=method: greedy.advance(pool, state, 5, buckets, method),
-            (pool, state),
-        )
-    yield "all_gains", lambda pool, root: greedy.all_gains(pool, root, buckets), (pool, root)
-    yield (
-        "replay",
-        lambda pool, root, positions: greedy.replay(pool, root, positions, buckets),
-        (pool, root, jnp.arange(5)),
-    )
-
-
-KERNELS = {name: (function, args) for name, function, args in kernels()}
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_kernels_lower_for_every_platform(name):
-    function, args = KERNELS[name]
-    with jax.enable_x64(True):
-        exported = jax.export.export(jax.jit(function), platforms=["cpu", "cuda", "tpu"])(*args)
-    assert exported.platforms == ("cpu", "cuda", "tpu")
-
-
-def dots(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from dots(inner)
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_every_product_of_the_kernels_has_highest_precision(name):
-    function, args = KERNELS[name]
-    with jax.enable_x64(True):
-        found = list(dots(jax.make_jaxpr(function)(*args).jaxpr))
-    assert found
-    for equation in found:
-        assert set(equation.params["precision"]) == {jax.lax.Precision.HIGHEST}, equation
