@@ -28,6 +28,7 @@ from scripts.races import (
     fit_race,
     generation_race,
     has_torch,
+    median_clock,
     training_race,
 )
 
@@ -190,11 +191,11 @@ def growth(*, quick: bool) -> dict:
     for n in tqdm(sizes, desc="growth with N"):
         emb = synthetic_pool(n, dim=128)
         fj.select(emb, n_samples=500)
-        by_size.append(clock(lambda emb=emb: fj.select(emb, n_samples=500)))
+        by_size.append(median_clock(lambda emb=emb: fj.select(emb, n_samples=500)))
     emb = synthetic_pool(5000, dim=128)
     for k in tqdm(budgets, desc="growth with n"):
         fj.select(emb, n_samples=k)
-        by_budget.append(clock(lambda k=k: fj.select(emb, n_samples=k)))
+        by_budget.append(median_clock(lambda k=k: fj.select(emb, n_samples=k)))
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     slopes = []
     for axis, x, y, label in (

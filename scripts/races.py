@@ -16,6 +16,10 @@ def clock(function: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def median_clock(function: Callable[[], object]) -> float:
+    return float(np.median([clock(function) for _ in range(3)]))
+
+
 def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
     """Fits of the softmax model (D = 10, L = 20, 2,000 tokens), ours vmapped.
 
@@ -50,7 +54,7 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
         )
     )
     run(x, labels)
-    ours = float(np.median([clock(lambda: run(x, labels)) for _ in range(3)]))
+    ours = median_clock(lambda: run(x, labels))
     theirs = float(np.mean(seconds)) * n_fits
     return {
         "ours_s": ours,
@@ -96,8 +100,8 @@ def embedding_race() -> dict:
     for b in tqdm(batches[::6], desc="embedding race"):
         run_jax(b)
         run_torch(b)
-        ours = np.median([clock(lambda b=b: run_jax(b)) for _ in range(3)])
-        other = np.median([clock(lambda b=b: run_torch(b)) for _ in range(3)])
+        ours = median_clock(lambda b=b: run_jax(b))
+        other = median_clock(lambda b=b: run_torch(b))
         ratios.append(other / ours)
         ours_s, theirs_s = ours_s + ours, theirs_s + other
     tokens = sum(real[id(b)] for b in batches[::6])

@@ -1,12 +1,8 @@
-"""The command `fisher-select`, run in this process except where signals and start-up count."""
+"""The command `fisher-select`, run in this process except for its start-up."""
 
 import contextlib
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +13,10 @@ from command import (
     K,
     M,
     N,
-    leave_earlier_results,
     manifest_of,
     page_of,
     ranking_of,
     read_rows,
-    snapshot,
     texts,
     write_embeddings,
     write_rows,
@@ -295,7 +289,7 @@ def test_the_same_call_gives_the_same_bytes(run, ready, out, tmp_path):
     assert uniform[0] == uniform[1] != uniform[2]
 
 
-# Start-up and interruptions, in processes of their own
+# Start-up, in a process of its own
 
 
 def test_help_names_every_option():
@@ -329,86 +323,3 @@ def test_help_names_every_option():
         "--version",
     ):
         assert option in done.stdout
-
-
-@contextlib.contextmanager
-def started(argv):
-    """The command in a process, stderr unbuffered; killed if a test gives up."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, the child would too
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fisher_jax.cli", *map(str, argv)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(process, is_reached):
-    for _ in range(30_000):
-        if is_reached():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.003)
-    raise AssertionError("the command never got there")
-
-
-@pytest.mark.parametrize("where", ["select", "write_ranking"])
-def test_an_interruption_that_a_library_swallows_is_not_lost(
-    where, run, ready, out, monkeypatch, tmp_path
-):
-    real = getattr(cli, where)
-
-    def swallowing(*args, **options):
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        return real(*args, **{k: v for k, v in options.items() if k != "on_progress"})
-
-    monkeypatch.setattr(cli, where, swallowing)
-    before = snapshot(tmp_path)
-    code, messages = run(*ready, "-o", out, "--n-samples", K)
-    assert code == 130 and messages.endswith("interrupted, no selection was written\n")
-    assert ("uniform draws" in messages) == (where == "write_ranking")  # at the next step
-    assert snapshot(tmp_path) == before
-
-
-def test_nobody_has_to_read_the_messages(ready, out, monkeypatch):
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as broken:
-        for stream in (None, broken):
-            monkeypatch.setattr(sys, "stderr", stream)
-            assert cli.main([str(word) for word in [*ready, "-o", out, "--n-samples", K]]) == 0
-            assert len(read_rows(out)) == K
-            out.unlink()
-            shutil.rmtree(out.with_name(out.name + ".report"))
-
-
-@pytest.mark.parametrize(
-    ("stage", "number"),
-    [("selecting", signal.SIGINT), ("selecting", signal.SIGHUP), ("writing", signal.SIGTERM)],
-)
-def test_an_interruption_leaves_everything_as_it_was(stage, number, ready, out, tmp_path):
-    if stage == "writing":
-        leave_earlier_results(out)
-    before = snapshot(tmp_path)
-    with started([*ready, "-o", out, "--n-samples", K, "--overwrite"]) as process:
-        if stage == "selecting":
-            assert process.stderr is not None
-            seen = b""
-            while b"selecting" not in seen:
-                seen += (more := process.stderr.read(1))
-                assert more, seen
-        else:
-            wait_for(process, lambda: any(tmp_path.rglob(".*.tmp/*.png")))
-        process.send_signal(number)
-        printed, messages = process.communicate(timeout=100)
-    assert process.returncode == 130
-    assert messages.endswith(b"fisher-select: interrupted, no selection was written\n")
-    assert printed == b""
-    assert snapshot(tmp_path) == before
