@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from experiments.harness import Wandb
@@ -21,6 +20,7 @@ from fisher_jax.baselines import SELECTORS
 from fisher_jax.buckets import ladder
 from fisher_jax.budget import Budget, take
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.linalg import one_blas_thread
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
 
@@ -144,7 +144,7 @@ def study(
     # replicates side by side, one BLAS thread each: their many small products gain by it
     with (
         tqdm(total=total, desc=f"{label}: selecting", unit="selector") as bar,
-        threadpool_limits(1, user_api="blas"),
+        one_blas_thread(),
         ThreadPoolExecutor(os.cpu_count()) as executor,
     ):
         problems, of_replicate = zip(

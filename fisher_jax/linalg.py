@@ -7,8 +7,20 @@ bfloat16, which changes which examples are picked.
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from threadpoolctl import threadpool_limits
 
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def one_blas_thread() -> threadpool_limits:
+    """A context in which OpenBLAS, which factors small matrices on a CPU, has one thread.
+
+    Its others would spin beside XLA's. JAX takes it from SciPy with the first factorisation, and
+    only a library that is loaded can be limited.
+    """
+    import scipy.linalg  # noqa: F401
+
+    return threadpool_limits(1, user_api="blas")
 
 
 def log_det_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, ""]:

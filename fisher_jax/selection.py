@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
 
 from fisher_jax import greedy
 from fisher_jax.budget import Budget, check_numbers
 from fisher_jax.design import TokenEmbeddings, check_squares
 from fisher_jax.greedy import Method
+from fisher_jax.linalg import one_blas_thread
 from fisher_jax.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
@@ -248,8 +248,7 @@ class FisherSelector:
 def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddings]:
     """Precision and threads for a selection.
 
-    float64 must exist for costs and for ridges out of float32's reach. OpenBLAS, which factors
-    the small matrices on a CPU, gets one thread: its others would spin beside XLA's.
+    float64 must exist for costs and for ridges out of float32's reach.
     """
     scale = emb.mean_squared_norm()
     check_squares(scale)
@@ -261,7 +260,7 @@ def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddi
     low, high = FLOAT32_RIDGES
     if scale > 0 and not low <= ridge / scale <= high and emb.tokens.dtype != np.float64:
         emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
-    with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
+    with jax.enable_x64(True), one_blas_thread():
         yield emb
 
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from references import algorithm_1, f, random_pool
@@ -255,3 +259,21 @@ def test_the_same_call_gives_the_same_bytes():
     a, b = (fj.select(emb, n_samples=30) for _ in range(2))
     assert a.ranking.tobytes() == b.ranking.tobytes()
     assert a.gains.tobytes() == b.gains.tobytes()
+
+
+def test_openblas_has_one_thread_from_the_first_selection_on():
+    program = """if True:
+        import numpy as np
+        from threadpoolctl import threadpool_info, threadpool_limits
+        import fisher_jax as fj
+        from fisher_jax.selection import computing
+
+        emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 2)
+        with computing(emb, 1.0):
+            fj.select(emb, n_samples=1)
+            print(*(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"))
+    """
+    run = [sys.executable, "-c", program]
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    threads = subprocess.run(run, capture_output=True, text=True, check=True, env=env).stdout
+    assert {*threads.split()} == {"1"}
