@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import os
 import tempfile
+from os.path import realpath
 from pathlib import Path
 from typing import NoReturn
 
@@ -309,16 +310,16 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if source is not None and source.exists() and out.exists() and out.samefile(source):
             raise ValueError(f"OUT {out} is {source}, which is read: name another file")
     for path in (args.pool, args.embeddings, args.targets, args.report_dir):
-        if args.endpoint and path is not None and path.resolve() == answers_of(args).resolve():
+        if args.endpoint and path is not None and realpath(path) == realpath(answers_of(args)):
             raise ValueError(f"{path} is where the endpoint's answers go: name another OUT")
-    report = args.report_dir.resolve()
-    if out.resolve() in (report, *report.parents):
+    report = Path(realpath(args.report_dir))
+    if Path(realpath(out)) in (report, *report.parents):
         raise ValueError(f"--report-dir {args.report_dir} is OUT or inside it: name another")
     if os.path.lexists(args.report_dir) and not args.report_dir.is_dir():
         raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
-    reports = [args.report_dir / name for name in FILES]
+    reports = {realpath(args.report_dir / name) for name in FILES}
     for path in (args.pool, args.embeddings, args.targets, out):
-        if path is not None and path.resolve() in [report.resolve() for report in reports]:
+        if path is not None and realpath(path) in reports:
             raise ValueError(f"the report would replace {path}: name another --report-dir")
     check_earlier(args)
     for folder, name in (

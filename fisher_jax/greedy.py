@@ -16,9 +16,9 @@ from fisher_jax.buckets import ladder
 from fisher_jax.design import TokenEmbeddings, information_gain, whitened_gain
 from fisher_jax.linalg import HIGHEST, update_root
 
-MIN_ROWS, MAX_ROWS = 128, 1024  # token rows evaluated at once: large enough for the matrix unit
-BATCH_PRODUCTS = 1 << 24  # and for what every batch costs besides, small enough that few
-BATCHES = 64  # candidates are evaluated in vain
+MIN_ROWS, MAX_ROWS = 128, 1024  # of a batch of candidates: small ones evaluate few in vain
+BATCH_PRODUCTS = 1 << 24  # rows D^2 of one that is worth its overhead
+BATCHES = 64  # that a pool has at least, where MIN_ROWS allows it
 MAX_BUCKETS = 8
 BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
 FEW_BUCKETS = 3  # of what runs seldom, where one more to compile costs more than padding
