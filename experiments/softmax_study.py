@@ -270,7 +270,7 @@ def fit_all(
         data["test_x"] = np.stack([p.held_out[0] for p in problems])  # pyright: ignore
         data["test_labels"] = np.stack([p.held_out[1] for p in problems])  # pyright: ignore
     total = sum(len(replicate) for replicate, _, _ in groups)
-    with tqdm(total=total, desc=f"{label}: fitting", unit="fit") as bar:
+    with tqdm(total=total, desc=f"{label}: fitting", unit="fit") as bar, one_blas_thread():
         _Tick.show = bar.update
         results = jax.device_get(
             _fit_groups(
