@@ -116,6 +116,9 @@ def read_pool(
         where = f"{path}, line {number}"
         try:
             record = json.loads(line, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg}, column {error.colno}"
+            raise PoolError(f"{where} is not JSON ({reason}): mend or remove the line") from None
         except (ValueError, RecursionError) as error:
             raise PoolError(f"{where} is not JSON ({error}): mend or remove the line") from None
         if not isinstance(record, dict):

@@ -102,8 +102,11 @@ def batch_rows(n_tokens: int, dim: int) -> int:
 
 
 def merged(buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
-    """At most FEW_BUCKETS, of neighbouring ones, that pad their examples with the fewest rows."""
-    rows = max(b.length * b.batch for b in buckets)
+    """At most FEW_BUCKETS, of neighbouring ones, that pad their examples with the fewest rows.
+
+    Their batches have as many rows as those of `buckets`.
+    """
+    rows = max((b.length * b.batch for b in buckets if b.batch > 1), default=MIN_ROWS)
     lengths = np.array([b.length for b in buckets])
     steps = ladder(np.repeat(lengths, [b.stop - b.start for b in buckets]), FEW_BUCKETS)
     last = np.searchsorted(lengths, steps)  # of each part

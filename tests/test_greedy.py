@@ -13,10 +13,14 @@ pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 @pytest.mark.parametrize(
     ("lengths", "counts", "expected"),
     [
-        ([5], [3], [(0, 3, 5)]),
-        ([2, 5], [1, 3], [(0, 1, 2), (1, 4, 5)]),
-        ([2, 5, 9], [1, 3, 4], [(0, 1, 2), (1, 4, 5), (4, 8, 9)]),
-        ([8, 9, 20, 500], [50, 50, 50, 1], [(0, 100, 9), (100, 150, 20), (150, 151, 500)]),
+        ([5], [3], [(0, 3, 5, 3)]),
+        ([2, 5], [1, 3], [(0, 1, 2, 1), (1, 4, 5, 3)]),
+        ([2, 5, 9], [1, 3, 4], [(0, 1, 2, 1), (1, 4, 5, 3), (4, 8, 9, 4)]),
+        (
+            [8, 9, 20, 500],
+            [50, 50, 50, 1],
+            [(0, 100, 9, 14), (100, 150, 20, 6), (150, 151, 500, 1)],
+        ),
     ],
 )
 def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, expected):
@@ -25,7 +29,7 @@ def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, 
     buckets = tuple(
         greedy.Bucket.of(*three, rows=128) for three in zip(starts, ends, lengths, strict=True)
     )
-    assert [b[:3] for b in greedy.merged(buckets)] == expected
+    assert [tuple(b) for b in greedy.merged(buckets)] == expected
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def test_update_root_is_the_square_root_of_the_new_inverse(dtype, m, d):
     root = np.linalg.cholesky(np.linalg.inv(before))
     with jax.enable_x64(True):
         root_after = update_root(jnp.asarray(root, dtype), jnp.asarray(x @ root, dtype))
+    assert root_after.dtype == dtype
+    square = np.asarray(root_after) @ np.asarray(root_after).T
     expected = np.linalg.inv(before + x.T @ x)
-    np.testing.assert_allclose(
-        np.asarray(root_after @ root_after.T), expected, atol=TOLERANCE[dtype] * 10
-    )
+    np.testing.assert_allclose(square, expected, atol=TOLERANCE[dtype] * 10)
 
 
 @pytest.mark.parametrize(("m", "d"), [(1, 3), (4, 4), (9, 3)])

@@ -37,7 +37,7 @@ POOLS = {
     "broken JSON": (
         "p.jsonl",
         GOOD * 6 + b'{"text": "a"\n' + GOOD,
-        ["line 7", "not JSON", "mend or remove"],
+        ["line 7 is not JSON (", ", column 13)", "mend or remove"],
     ),
     "blank line": ("p.jsonl", GOOD * 2 + b"\n" + GOOD, ["line 3", "not JSON", "remove the line"]),
     "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
