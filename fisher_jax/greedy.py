@@ -42,6 +42,11 @@ class Bucket(NamedTuple):
         """With about `rows` rows in a batch."""
         return cls(start, stop, length, min(stop - start, max(1, rows // length)))
 
+    @property
+    def factored(self) -> int:
+        """How many are factored at once: more would hang where two selections run side by side."""
+        return max(1, MIN_ROWS // self.length)
+
 
 class Pool(NamedTuple):
     """A pool on the device, examples in bucket order; `original` is their place in the pool.
@@ -194,13 +199,17 @@ def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Ar
 
 
 def _chunk_gains(
-    pool: Pool, root: Float[Array, "..."], positions: Int[Array, "B"], length: int
+    pool: Pool, root: Float[Array, "..."], positions: Int[Array, "B"], bucket: Bucket
 ) -> Float[Array, "B"]:
     """The one gain function of both methods. A scalar root is that multiple of the identity."""
-    x_BxMxD = padded_rows(pool, positions, length)
+    x_BxMxD = padded_rows(pool, positions, bucket.length)
     if root.ndim == 0:
-        return jax.vmap(whitened_gain)(x_BxMxD * root)
-    return jax.vmap(information_gain, (0, None))(x_BxMxD, root)
+        whitened_BxMxD = x_BxMxD * root
+    else:
+        whitened_BxMxD = jnp.matmul(x_BxMxD, root, precision=HIGHEST)
+    if len(positions) <= bucket.factored:
+        return jax.vmap(whitened_gain)(whitened_BxMxD)
+    return jax.lax.map(whitened_gain, whitened_BxMxD, batch_size=bucket.factored)
 
 
 @functools.partial(jax.jit, static_argnames=("buckets",))
@@ -219,7 +228,7 @@ def all_gains(
         def evaluate(chunk, gains):
             position = bucket.start + (chunk - first) * bucket.batch
             positions = jnp.minimum(position + jnp.arange(bucket.batch), bucket.stop - 1)
-            own = _chunk_gains(pool, root, positions, bucket.length)
+            own = _chunk_gains(pool, root, positions, bucket)
             return gains.at[positions].set(own)
 
         return evaluate
@@ -281,7 +290,7 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         def evaluate(keys):
             top, offset = jax.lax.top_k(keys[bucket.start : bucket.stop], bucket.batch)
             positions = bucket.start + offset.astype(jnp.int32)
-            gains = _chunk_gains(pool, state.root, positions, bucket.length)
+            gains = _chunk_gains(pool, state.root, positions, bucket)
             positions = jnp.where(top > -jnp.inf, positions, n)  # n: nothing to evaluate
             return jnp.pad(positions, pad, constant_values=n), jnp.pad(gains, pad)
 

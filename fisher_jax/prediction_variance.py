@@ -148,7 +148,7 @@ def _fresh(
             return matmul(y_MxD, y_MxD.T), matmul(matmul(y_MxD, inner_DxD), y_MxD.T)
 
         positions = jnp.arange(bucket.start, bucket.stop)
-        both = jax.lax.map(gram_and_cross, positions, batch_size=bucket.batch)
+        both = jax.lax.map(gram_and_cross, positions, batch_size=bucket.factored)
         if _is_small(bucket):
             both = tuple(jnp.moveaxis(m, 0, 2) for m in both)
         grams.append(both[0])
@@ -216,7 +216,7 @@ def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
         def fall(gram: Array, cross: Array) -> Array:
             if _is_small(bucket):
                 return _fall_of_few(gram, cross)
-            return jax.lax.map(lambda both: _fall(*both), (gram, cross), batch_size=bucket.batch)
+            return jax.lax.map(lambda both: _fall(*both), (gram, cross), batch_size=bucket.factored)
 
         return lambda falls: falls.at[bucket.start : bucket.stop].set(fall(gram, cross))
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +41,21 @@ def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, 
 )
 def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(n_tokens, dim, rows):
     assert greedy.batch_rows(n_tokens, dim) == rows
+
+
+def test_selections_side_by_side_do_not_wait_for_each_other():
+    program = """if True:
+        from concurrent.futures import ThreadPoolExecutor
+        import numpy as np
+        import fisher_jax as fj
+
+        tokens = np.random.default_rng(0).standard_normal((72_000, 64)).astype(np.float32)
+        emb = fj.TokenEmbeddings(tokens, np.arange(0, 72_001, 120))
+        assert fj.greedy.batch_rows(*tokens.shape) == 1024
+        with ThreadPoolExecutor(4) as executor:
+            list(executor.map(lambda _: fj.select(emb, n_samples=5), range(4)))
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
 
 
 def test_one_trace_a_shape():
