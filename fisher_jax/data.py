@@ -116,11 +116,10 @@ def read_pool(
         where = f"{path}, line {number}"
         try:
             record = json.loads(line, parse_constant=_no_constant)
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg}, column {error.colno}"
-            raise PoolError(f"{where} is not JSON ({reason}): mend or remove the line") from None
         except (ValueError, RecursionError) as error:
-            raise PoolError(f"{where} is not JSON ({error}): mend or remove the line") from None
+            is_syntax = isinstance(error, json.JSONDecodeError)
+            reason = f"{error.msg}, column {error.colno}" if is_syntax else error
+            raise PoolError(f"{where} is not JSON ({reason}): mend or remove the line") from None
         if not isinstance(record, dict):
             raise PoolError(f"{where} is {type(record).__name__}, not a JSON object with columns")
         if is_written:
