@@ -339,12 +339,13 @@ def check_earlier(args: argparse.Namespace) -> None:
     """Refuse to replace what is there, unless that was asked for.
 
     Raises:
-        ValueError: an output exists, or is a folder.
+        ValueError: an output exists, or is no file.
     """
     outputs = [args.out, *(args.report_dir / name for name in FILES)]
     existing = [path for path in outputs if path.exists() or path.is_symlink()]
     for path in existing:
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder, not a file: name another output")
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "a pipe or a device"
+            raise ValueError(f"{path} is {what}, not a file: name another output")
     if existing and not args.overwrite:
         raise ValueError(f"{existing[0]} exists: name another output or pass --overwrite")

@@ -146,6 +146,9 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     out.unlink()
     out.symlink_to(out.name)  # to itself
     refused([*ready, "-o", out, *budget[:2]], [out, "exists", "--overwrite"])
+    out.unlink()
+    out.symlink_to(os.devnull)
+    refused([*ready, "-o", out, *budget], [out, "is a pipe or a device", "name another output"])
 
 
 def test_what_cannot_fit_or_start_is_told(refused, run, llama, out, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def started(argv):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, the child would too
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(
-        [sys.executable, "-m", "fisher_jax.cli", *map(str, argv)],
+        [sys.executable, "-m", "fisher_select", *map(str, argv)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
@@ -74,24 +74,34 @@ def test_nobody_has_to_read_the_messages(ready, out, monkeypatch):
 
 @pytest.mark.parametrize(
     ("stage", "number"),
-    [("selecting", signal.SIGINT), ("selecting", signal.SIGHUP), ("writing", signal.SIGTERM)],
+    [
+        ("loading", signal.SIGINT),
+        ("selecting", signal.SIGINT),
+        ("selecting", signal.SIGHUP),
+        ("writing", signal.SIGTERM),
+    ],
 )
-def test_an_interruption_leaves_everything_as_it_was(stage, number, ready, out, tmp_path):
+def test_an_interruption_leaves_everything_as_it_was(
+    stage, number, ready, out, tmp_path, monkeypatch
+):
     if stage == "writing":
         leave_earlier_results(out)
+    if stage == "loading":
+        monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # tells of what is loaded
     before = snapshot(tmp_path)
     with started([*ready, "-o", out, "--n-samples", K, "--overwrite"]) as process:
-        if stage == "selecting":
+        if stage == "writing":
+            wait_for(process, lambda: any(tmp_path.rglob(".*.tmp/*.png")))
+        else:
             assert process.stderr is not None
-            seen = b""
-            while b"selecting" not in seen:
+            seen, awaited = b"", {"loading": b" numpy\n", "selecting": b"selecting"}[stage]
+            while awaited not in seen:
                 seen += (more := process.stderr.read(1))
                 assert more, seen
-        else:
-            wait_for(process, lambda: any(tmp_path.rglob(".*.tmp/*.png")))
         process.send_signal(number)
         printed, messages = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert messages.endswith(b"fisher-select: interrupted, no selection was written\n")
+    assert messages.endswith(b"\nfisher-select: interrupted, no selection was written\n")
+    assert b"Traceback" not in messages
     assert printed == b""
     assert snapshot(tmp_path) == before
