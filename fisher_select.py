@@ -1,23 +1,24 @@
 """The command `fisher-select`: Ctrl-C ends it in a line, also while its libraries load."""
 
+import contextlib
 import os
 import signal
-import sys
 from types import FrameType
 from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command; see `fisher_jax.cli`."""
+    """Run the command as a process of its own; see `fisher_jax.cli`."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
-    from fisher_jax.cli import process  # deferred: it takes seconds
+    from fisher_jax import cli, interruption  # deferred: it takes seconds
 
-    process()
+    interruption.leave(cli.main())
 
 
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:
-    print("\nfisher-select: interrupted, no selection was written", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody has to read it
+        os.write(2, b"\nfisher-select: interrupted, no selection was written\n")
     os._exit(130)
 
 

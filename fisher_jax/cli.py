@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -44,11 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             smaller = "try a smaller --batch-tokens, --max-length or pool"
             return tell(NAME, error, smaller=smaller, interrupted=", no selection was written")
     return 0
-
-
-def process() -> NoReturn:
-    """The command as a process of its own."""
-    interruption.leave(main())
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -152,7 +147,3 @@ def _preview(pool: Pool) -> Callable[[int], str]:
     if file is None:
         return lambda i: f"example {i}"
     return lambda i: file.preview(int(pool.rows[i]))
-
-
-if __name__ == "__main__":
-    process()
