@@ -320,7 +320,7 @@ def _fit_groups(
 
         return run
 
-    # one group after the other, for the reason in `greedy.all_gains`
+    # one group after the other, for the reason in `fisher_jax.platforms.Platform`
     branches = [branch(g) for g in range(len(groups))]
     of_cell = jax.eval_shape(measure, jax.tree.map(lambda x: x[0], groups[0]))
 

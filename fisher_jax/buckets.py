@@ -1,7 +1,24 @@
 """Length buckets: a few padded lengths instead of padding everything to the longest."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Int
+
+
+class Bucket(NamedTuple):
+    """Examples `start:stop` of a pool that is sorted by length are padded to `length` rows."""
+
+    start: int
+    stop: int
+    length: int
+
+
+def bucketed(lengths: Int[np.ndarray, "N"], most: int) -> tuple[Bucket, ...]:
+    """At most `most` buckets of a pool with these ascending lengths."""
+    steps = ladder(lengths, most)
+    stops = np.searchsorted(lengths, steps, side="right").tolist()
+    return tuple(map(Bucket, [0, *stops[:-1]], stops, steps.tolist()))
 
 
 def ladder(lengths: Int[np.ndarray, "N"], most: int, step: int = 1) -> Int[np.ndarray, "S"]:

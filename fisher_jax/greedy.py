@@ -4,6 +4,7 @@ The public door is `fisher_jax.select`; what stands here takes valid input.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,15 +14,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.buckets import ladder
-from fisher_jax.design import TokenEmbeddings, information_gain, whitened_gain
-from fisher_jax.linalg import HIGHEST, update_root
+from fisher_jax.candidates import Batch, batch_gains, batches
+from fisher_jax.design import TokenEmbeddings, whitened_gain
+from fisher_jax.linalg import update_root, whiten
 
-MIN_ROWS, MAX_ROWS = 128, 1024  # of a batch of candidates: small ones evaluate few in vain
-BATCH_PRODUCTS = 1 << 24  # rows D^2 of one that is worth its overhead
-BATCHES = 64  # that a pool has at least, where MIN_ROWS allows it
-MAX_BUCKETS = 8
-BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
-FEW_BUCKETS = 3  # of what runs seldom, where one more to compile costs more than padding
+UPDATE_LENGTHS = 4  # of a chosen row's padding: one more to compile costs more than it saves
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
 
@@ -29,27 +26,15 @@ Method = Literal["lazy", "naive"]
 Number = float | int | Array  # a Python number, traced inside jit
 
 
-class Bucket(NamedTuple):
-    """Examples `start:stop` (in bucket order) are padded to `length` rows, `batch` at a time."""
+class Shapes(NamedTuple):
+    """What is static in the compiled programs: batches of candidates, lengths of a chosen row."""
 
-    start: int
-    stop: int
-    length: int
-    batch: int
-
-    @classmethod
-    def of(cls, start: int, stop: int, length: int, rows: int) -> "Bucket":
-        """With about `rows` rows in a batch."""
-        return cls(start, stop, length, min(stop - start, max(1, rows // length)))
-
-    @property
-    def factored(self) -> int:
-        """How many are factored at once: more would hang where two selections run side by side."""
-        return max(1, MIN_ROWS // self.length)
+    batches: tuple[Batch, ...]
+    lengths: tuple[int, ...]
 
 
 class Pool(NamedTuple):
-    """A pool on the device, examples in bucket order; `original` is their place in the pool.
+    """A pool on the device, examples sorted by length; `original` is their place in the pool.
 
     A choice spends `cost` of the budget; the largest gain divided by `per` is chosen.
     """
@@ -75,51 +60,21 @@ class State(NamedTuple):
     gains: Float[Array, "N"]
 
 
-def make_pool(
-    emb: TokenEmbeddings, costs: np.ndarray, per: np.ndarray
-) -> tuple[Pool, tuple[Bucket, ...]]:
-    """The pool on the device and its buckets; examples longer than D become D rows."""
+def make_pool(emb: TokenEmbeddings, costs: np.ndarray, per: np.ndarray) -> tuple[Pool, Shapes]:
+    """The pool on the device and its shapes; examples longer than D become D rows."""
     emb = emb.at_most_dim_rows()
-    lengths = emb.lengths
-    steps = ladder(lengths, min(MAX_BUCKETS, 1 + emb.tokens.size // BUCKET_SIZE))
-    bucket_of = np.searchsorted(steps, lengths)
-    order = np.argsort(bucket_of, kind="stable")
-    edges = np.searchsorted(bucket_of[order], np.arange(len(steps) + 1))
-    rows = batch_rows(*emb.tokens.shape)
-    buckets = tuple(
-        Bucket.of(int(a), int(b), int(length), rows)
-        for a, b, length in zip(edges[:-1], edges[1:], steps, strict=True)
-    )
+    order = np.argsort(emb.lengths, kind="stable")
+    lengths = emb.lengths[order]
     pool = Pool(
         tokens=jnp.asarray(emb.tokens),
-        start=jnp.asarray(emb.offsets[:-1][order]),
-        length=jnp.asarray(lengths[order], jnp.int32),
+        start=jnp.asarray(emb.offsets[:-1][order], jnp.int32),
+        length=jnp.asarray(lengths, jnp.int32),
         original=jnp.asarray(order, jnp.int32),
         cost=jnp.asarray(costs[order], jnp.float64),
         per=jnp.asarray(per[order], emb.tokens.dtype),
     )
-    return pool, buckets
-
-
-def batch_rows(n_tokens: int, dim: int) -> int:
-    """Rows of a batch: many where D is small, as long as the pool has BATCHES of them."""
-    return int(np.clip(min(BATCH_PRODUCTS // dim**2, n_tokens // BATCHES), MIN_ROWS, MAX_ROWS))
-
-
-def merged(buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
-    """At most FEW_BUCKETS, of neighbouring ones, that pad their examples with the fewest rows.
-
-    Their batches have as many rows as those of `buckets`.
-    """
-    rows = max((b.length * b.batch for b in buckets if b.batch > 1), default=MIN_ROWS)
-    lengths = np.array([b.length for b in buckets])
-    steps = ladder(np.repeat(lengths, [b.stop - b.start for b in buckets]), FEW_BUCKETS)
-    last = np.searchsorted(lengths, steps)  # of each part
-    first = [0, *(last[:-1] + 1)]
-    return tuple(
-        Bucket.of(buckets[i].start, buckets[j].stop, buckets[j].length, rows)
-        for i, j in zip(first, last, strict=True)
-    )
+    steps = tuple(int(length) for length in ladder(lengths, UPDATE_LENGTHS))
+    return pool, Shapes(batches(lengths, emb.dim), steps)
 
 
 def first_root(dim: int, ridge: Number, dtype: DTypeLike) -> Float[Array, "D D"]:
@@ -127,14 +82,14 @@ def first_root(dim: int, ridge: Number, dtype: DTypeLike) -> Float[Array, "D D"]
     return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / jnp.sqrt(ridge), dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("buckets",))
-def start(pool: Pool, ridge: Number, budget: Number, buckets: tuple[Bucket, ...]) -> State:
+@functools.partial(jax.jit, static_argnames=("shapes",))
+def start(pool: Pool, ridge: Number, budget: Number, shapes: Shapes) -> State:
     """Nothing chosen: V = ridge I, and every example's gain evaluated."""
     n, dtype = len(pool.start), pool.tokens.dtype
     root = first_root(pool.tokens.shape[1], ridge, dtype)
     return State(
         root=root,
-        bounds=all_gains(pool, root[0, 0], merged(buckets)),
+        bounds=all_gains(pool, root[0, 0], shapes),
         stamp=jnp.zeros(n, jnp.int32),
         taken=jnp.zeros(n, bool),
         remaining=jnp.asarray(budget, jnp.float64),
@@ -144,16 +99,14 @@ def start(pool: Pool, ridge: Number, budget: Number, buckets: tuple[Bucket, ...]
     )
 
 
-@functools.partial(jax.jit, static_argnames=("buckets", "method"))
-def advance(
-    pool: Pool, state: State, until: Number, buckets: tuple[Bucket, ...], method: Method
-) -> State:
+@functools.partial(jax.jit, static_argnames=("shapes", "method"))
+def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Method) -> State:
     """Choose on, without a word to the host, until `until` are chosen or nothing fits."""
     find = _find_lazy if method == "lazy" else _find_naive
 
     def body(state: State) -> State:
-        state, position = find(pool, state, buckets)
-        return _choose(pool, state, position, merged(buckets))
+        state, position = find(pool, state, shapes)
+        return _choose(pool, state, position, shapes)
 
     def goes_on(state: State) -> Bool[Array, ""]:
         return (state.chosen < until) & jnp.any(is_open(pool, state.taken, state.remaining))
@@ -161,33 +114,37 @@ def advance(
     return jax.lax.while_loop(goes_on, body, state)
 
 
-@functools.partial(jax.jit, static_argnames=("buckets",))
+@functools.partial(jax.jit, static_argnames=("shapes",))
 def replay(
-    pool: Pool,
-    root: Float[Array, "D D"],
-    positions: Int[Array, "K"],
-    buckets: tuple[Bucket, ...],
+    pool: Pool, root: Float[Array, "D D"], positions: Int[Array, "K"], shapes: Shapes
 ) -> tuple[Float[Array, "D D"], Float[Array, "K"]]:
-    """The root after a given sequence (positions in bucket order), and its marginal gains.
+    """The root after a given sequence (positions in `pool`'s order), and its marginal gains.
 
     Positions below 0 are padding.
     """
 
     def gain_and_update(root, position):
-        def branch(bucket: Bucket):
-            def evaluate(root):
-                x_MxD = padded_rows(pool, position[None], bucket.length)[0]
-                whitened_MxD = jnp.matmul(x_MxD, root, precision=HIGHEST)
-                return update_root(root, whitened_MxD), information_gain(x_MxD, root)
+        def join(x_MxD):
+            y_MxD = whiten(x_MxD, root, shapes.batches[0].blocks)
+            return update_root(root, y_MxD, shapes.batches[0].blocks), whitened_gain(y_MxD)
 
-            return evaluate
-
-        branches = [branch(b) for b in buckets]
-        branches.append(lambda root: (root, jnp.zeros((), root.dtype)))
-        which = jnp.where(position < 0, len(buckets), _bucket_of(position, buckets))
-        return jax.lax.switch(which, branches, root)
+        nothing = (root, jnp.zeros((), root.dtype))
+        return jax.lax.cond(
+            position < 0, lambda: nothing, lambda: _with_row(pool, position, shapes, join)
+        )
 
     return jax.lax.scan(gain_and_update, root, positions)
+
+
+def _with_row(pool: Pool, position: Int[Array, ""], shapes: Shapes, function: Callable):
+    """A function of one example's tokens, padded to one of the lengths."""
+
+    def branch(length: int):
+        return lambda: function(padded_rows(pool, position[None], length)[0])
+
+    shorter = [pool.length[position] > length for length in shapes.lengths[:-1]]
+    which = sum(shorter, start=jnp.zeros((), jnp.int32))
+    return jax.lax.switch(which, [branch(length) for length in shapes.lengths])
 
 
 def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
@@ -198,58 +155,31 @@ def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Ar
     return jnp.where((offset < pool.length[positions][:, None])[..., None], x_BxMxD, 0)
 
 
-def _chunk_gains(
-    pool: Pool, root: Float[Array, "..."], positions: Int[Array, "B"], bucket: Bucket
-) -> Float[Array, "B"]:
-    """The one gain function of both methods. A scalar root is that multiple of the identity."""
-    x_BxMxD = padded_rows(pool, positions, bucket.length)
-    if root.ndim == 0:
-        whitened_BxMxD = x_BxMxD * root
-    else:
-        whitened_BxMxD = jnp.matmul(x_BxMxD, root, precision=HIGHEST)
-    if len(positions) <= bucket.factored:
-        return jax.vmap(whitened_gain)(whitened_BxMxD)
-    return jax.lax.map(whitened_gain, whitened_BxMxD, batch_size=bucket.factored)
-
-
-@functools.partial(jax.jit, static_argnames=("buckets",))
-def all_gains(
-    pool: Pool, root: Float[Array, "..."], buckets: tuple[Bucket, ...]
-) -> Float[Array, "N"]:
-    """Gains of all examples, in bucket order.
-
-    Batches come strictly one after the other: in jaxlib 0.10, batched factorisations that the CPU
-    client runs side by side wait for each other's threads for ever where there are few cores.
-    """
-    counts = [-(-(b.stop - b.start) // b.batch) for b in buckets]
-    first = [sum(counts[:k]) for k in range(len(buckets))]
-
-    def branch(bucket: Bucket, first: int):
-        def evaluate(chunk, gains):
-            position = bucket.start + (chunk - first) * bucket.batch
-            positions = jnp.minimum(position + jnp.arange(bucket.batch), bucket.stop - 1)
-            own = _chunk_gains(pool, root, positions, bucket)
-            return gains.at[positions].set(own)
-
-        return evaluate
-
-    branches = [branch(b, f) for b, f in zip(buckets, first, strict=True)]
-
-    def body(chunk, gains):
-        which = sum((chunk >= f for f in first[1:]), start=jnp.zeros((), jnp.int32))
-        return jax.lax.switch(which, branches, chunk, gains)
-
+@functools.partial(jax.jit, static_argnames=("shapes",))
+def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Array, "N"]:
+    """Gains of all examples, in `pool`'s order. A scalar root is that multiple of the identity."""
     gains = jnp.zeros(len(pool.start), pool.tokens.dtype)
-    return jax.lax.fori_loop(0, sum(counts), body, gains)
+    for batch in shapes.batches:
+
+        def evaluate(carry, batch=batch):
+            position, gains = carry
+            positions = position + jnp.arange(batch.width, dtype=jnp.int32)
+            length = jnp.where(positions < batch.stop, pool.length[positions], 0)
+            own, is_in = batch_gains(pool.tokens, pool.start[positions], length, root, batch)
+            at = jnp.where(is_in, positions, len(gains))
+            return position + jnp.sum(is_in, dtype=jnp.int32), gains.at[at].set(own, mode="drop")
+
+        _, gains = jax.lax.while_loop(
+            lambda carry, stop=batch.stop: carry[0] < stop,
+            evaluate,
+            (jnp.asarray(batch.start, jnp.int32), gains),
+        )
+    return gains
 
 
 def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Float[Array, ""]) -> Bool[Array, "N"]:
     """Examples that are not chosen yet and that the rest of the budget pays for."""
     return ~taken & (pool.cost <= remaining)
-
-
-def _bucket_of(position: Int[Array, ""], buckets: tuple[Bucket, ...]) -> Int[Array, ""]:
-    return sum((position >= b.start for b in buckets[1:]), start=jnp.zeros((), jnp.int32))
 
 
 def pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
@@ -258,25 +188,26 @@ def pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
     return jnp.argmin(jnp.where(tied, pool.original, len(keys))).astype(jnp.int32)
 
 
-def _find_naive(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
+def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Array]:
     """Algorithm 1: evaluate every candidate."""
-    gains = all_gains(pool, state.root, buckets)
+    gains = all_gains(pool, state.root, shapes)
     is_candidate = is_open(pool, state.taken, state.remaining)
     keys = jnp.where(is_candidate, gains / pool.per, -jnp.inf)
     return state._replace(bounds=gains), pick(pool, keys)
 
 
-def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[State, Array]:
+def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Array]:
     """Algorithm 2: gains only fall, so an old gain is a bound; evaluate while one is in reach.
 
     Evaluated are all candidates whose bound reaches the best gain evaluated before this choice,
-    less a slack for rounding, a batch of one bucket at a time. A bound that equals the best gain
-    counts too if its index is lower. So the choice is Algorithm 1's, ties included.
+    less a slack for rounding, those of the highest bounds first, a batch at a time. A bound that
+    equals the best gain counts too if its index is lower. So the choice is Algorithm 1's, ties
+    included.
     """
     n, dtype = len(pool.start), state.bounds.dtype
     is_candidate = is_open(pool, state.taken, state.remaining)
     reach = 1 - BOUND_SLACK[dtype.name]
-    width = max(b.batch for b in buckets)
+    width = max(batch.width for batch in shapes.batches)
 
     def in_reach(bounds, stamp, best, index) -> Float[Array, "N"]:
         """Keys of the candidates to evaluate, -inf for the others."""
@@ -284,22 +215,25 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
         near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
         return jnp.where(is_candidate & (stamp != state.chosen) & near, keys, -jnp.inf)
 
-    def branch(bucket: Bucket):
-        pad = (0, width - bucket.batch)
-
+    def branch(batch: Batch):
         def evaluate(keys):
-            top, offset = jax.lax.top_k(keys[bucket.start : bucket.stop], bucket.batch)
-            positions = bucket.start + offset.astype(jnp.int32)
-            gains = _chunk_gains(pool, state.root, positions, bucket)
-            positions = jnp.where(top > -jnp.inf, positions, n)  # n: nothing to evaluate
+            top, offset = jax.lax.top_k(keys[batch.start : batch.stop], batch.width)
+            positions = batch.start + offset.astype(jnp.int32)
+            length = jnp.where(top > -jnp.inf, pool.length[positions], 0)
+            gains, is_in = batch_gains(
+                pool.tokens, pool.start[positions], length, state.root, batch
+            )
+            positions = jnp.where(is_in, positions, n)  # n: nothing was evaluated
+            pad = (0, width - batch.width)
             return jnp.pad(positions, pad, constant_values=n), jnp.pad(gains, pad)
 
         return evaluate
 
     def body(carry):
         bounds, stamp, best, index, keys = carry
-        tops = jnp.stack([jnp.max(keys[b.start : b.stop]) for b in buckets])
-        positions, gains = jax.lax.switch(jnp.argmax(tops), [branch(b) for b in buckets], keys)
+        tops = jnp.stack([jnp.max(keys[batch.start : batch.stop]) for batch in shapes.batches])
+        branches = [branch(batch) for batch in shapes.batches]
+        positions, gains = jax.lax.switch(jnp.argmax(tops), branches, keys)
         bounds = bounds.at[positions].set(gains, mode="drop")
         stamp = stamp.at[positions].set(state.chosen, mode="drop")
         inside = jnp.minimum(positions, n - 1)
@@ -322,20 +256,14 @@ def _find_lazy(pool: Pool, state: State, buckets: tuple[Bucket, ...]) -> tuple[S
     return state._replace(bounds=bounds, stamp=stamp), pick(pool, fresh_keys(bounds, stamp))
 
 
-def _choose(
-    pool: Pool, state: State, position: Int[Array, ""], buckets: tuple[Bucket, ...]
-) -> State:
-    def branch(bucket: Bucket):
-        def update(root):
-            x_MxD = padded_rows(pool, position[None], bucket.length)[0]
-            return update_root(root, jnp.matmul(x_MxD, root, precision=HIGHEST))
+def _choose(pool: Pool, state: State, position: Int[Array, ""], shapes: Shapes) -> State:
+    blocks = shapes.batches[0].blocks
 
-        return update
+    def joined(x_MxD):
+        return update_root(state.root, whiten(x_MxD, state.root, blocks), blocks)
 
     return state._replace(
-        root=jax.lax.switch(
-            _bucket_of(position, buckets), [branch(b) for b in buckets], state.root
-        ),
+        root=_with_row(pool, position, shapes, joined),
         taken=state.taken.at[position].set(True),
         remaining=state.remaining - pool.cost[position],
         chosen=state.chosen + 1,

@@ -4,12 +4,15 @@ Every product asks for `Precision.HIGHEST`: GPUs and TPUs otherwise multiply flo
 bfloat16, which changes which examples are picked.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from threadpoolctl import threadpool_limits
 
 HIGHEST = jax.lax.Precision.HIGHEST
+matmul = functools.partial(jnp.matmul, precision=HIGHEST)
 
 
 def one_blas_thread() -> threadpool_limits:
@@ -26,22 +29,36 @@ def one_blas_thread() -> threadpool_limits:
 def log_det_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, ""]:
     """`log det(I + G)` in nats of a positive semi-definite G (M, M); never negative.
 
-    The Cholesky factor of I + G loses a small G to rounding, so below a norm of eps^(1/4) the
-    series `tr(G) - tr(G^2)/2 + tr(G^3)/3 - tr(G^4)/4` takes its place, whose truncation error is
-    then below eps/5 relative.
+    The Cholesky factor of I + G loses a small G to rounding, so there the `series` takes its place.
     """
-    square_MxM = jnp.matmul(gram_MxM, gram_MxM, precision=HIGHEST)
-    traces = (
-        jnp.trace(gram_MxM),
-        jnp.sum(gram_MxM * gram_MxM),
-        jnp.sum(square_MxM * gram_MxM),
-        jnp.sum(square_MxM * square_MxM),
-    )
-    series = traces[0] - traces[1] / 2 + traces[2] / 3 - traces[3] / 4
-    factor_MxM = cholesky_identity_plus(gram_MxM)
-    exact = 2 * jnp.sum(jnp.log(jnp.diagonal(factor_MxM)))
-    is_small = traces[1] < jnp.finfo(gram_MxM.dtype).eps ** 0.5
-    return jnp.maximum(jnp.where(is_small, series, exact), 0)
+    traces = jnp.sum(trace_terms(gram_MxM), axis=1)
+    exact = jnp.sum(log_det_terms(gram_MxM))
+    return jnp.maximum(jnp.where(is_small(traces[1]), series(traces), exact), 0)
+
+
+def log_det_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "M"]:
+    """M numbers that add to `log det(I + G)`.
+
+    Where G is block diagonal, those of a block add to the block's.
+    """
+    return 2 * jnp.log(jnp.diagonal(cholesky_identity_plus(gram_MxM)))
+
+
+def trace_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "4 M"]:
+    """Numbers whose sums over M are `tr(G)`, `tr(G^2)`, `tr(G^3)`, `tr(G^4)`; of blocks likewise."""
+    square_MxM = matmul(gram_MxM, gram_MxM)
+    powers = [gram_MxM * gram_MxM, square_MxM * gram_MxM, square_MxM * square_MxM]
+    return jnp.stack([jnp.diagonal(gram_MxM), *(jnp.sum(p, axis=1) for p in powers)])
+
+
+def series(traces: Float[Array, "4 *B"]) -> Float[Array, "*B"]:
+    """`log det(I + G)` of a small G: `tr(G) - tr(G^2)/2 + tr(G^3)/3 - tr(G^4)/4`."""
+    return traces[0] - traces[1] / 2 + traces[2] / 3 - traces[3] / 4
+
+
+def is_small(squares: Float[Array, "*B"]) -> Array:
+    """By `tr(G^2)`: a norm below eps^(1/4), where the series' error is below eps/5 relative."""
+    return squares < jnp.finfo(squares.dtype).eps ** 0.5
 
 
 def cholesky_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, "M M"]:
@@ -50,19 +67,50 @@ def cholesky_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, "M M"]
     return jax.lax.linalg.cholesky(gram_MxM + eye, symmetrize_input=False)
 
 
+def edges(dim: int, blocks: int) -> list[int]:
+    """Where the block columns of a root begin and end: blocks + 1 numbers from 0 to D."""
+    return [dim * j // blocks for j in range(blocks + 1)]
+
+
+def whiten(
+    x_RxD: Float[Array, "R D"], root_DxD: Float[Array, "D D"], blocks: int
+) -> Float[Array, "R D"]:
+    """`Y = X W`, W upper triangular by blocks: (blocks + 1) / (2 blocks) of the whole product."""
+    edge = edges(len(root_DxD), blocks)
+    columns = zip(edge[:-1], edge[1:], strict=True)
+    return jnp.concatenate([matmul(x_RxD[:, :b], root_DxD[:b, a:b]) for a, b in columns], axis=1)
+
+
 def update_root(
-    root_DxD: Float[Array, "D D"], whitened_MxD: Float[Array, "M D"]
+    root_DxD: Float[Array, "D D"], whitened_MxD: Float[Array, "M D"], blocks: int = 1
 ) -> Float[Array, "D D"]:
     """The square root of V^-1 after rows X join V, in O(M D^2).
 
-    With `W W^T = V^-1` and `Y = X W`, returns W' with `W' W'^T = (V + X^T X)^-1`:
-    `W' = W (I - Y^T C^-T (C + I)^-1 Y)`, `C C^T = I + Y Y^T` (Andrews' square-root filter, 1968).
+    With `W W^T = V^-1` and `Y = X W`, returns W' with `W' W'^T = (V + X^T X)^-1`. One block:
+    `W' = W A(Y)`, `A(Z) = I - Z^T C^-T (C + I)^-1 Z`, `C C^T = I + Z Z^T` (Andrews' square-root
+    filter, 1968). Of several, W is upper triangular by blocks and so is W': with the blocks before
+    j in B = I + sum_i Y_i Y_i^T and K = sum_i W_i Y_i^T,
+    `W'_j = (W_j - K B^-1 Y_j) A(B^-1/2 Y_j)`, so that `W'^T V' W' = I` block by block.
     """
-    gram_MxM = jnp.matmul(whitened_MxD, whitened_MxD.T, precision=HIGHEST)
-    factor_MxM = cholesky_identity_plus(gram_MxM)
-    eye = jnp.eye(gram_MxM.shape[0], dtype=gram_MxM.dtype)
-    solve = jax.lax.linalg.triangular_solve
-    inner_MxD = solve(factor_MxM + eye, whitened_MxD, left_side=True, lower=True)
-    inner_MxD = solve(factor_MxM, inner_MxD, left_side=True, lower=True, transpose_a=True)
-    cross_DxM = jnp.matmul(root_DxD, whitened_MxD.T, precision=HIGHEST)
-    return root_DxD - jnp.matmul(cross_DxM, inner_MxD, precision=HIGHEST)
+    solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
+    eye = jnp.eye(len(whitened_MxD), dtype=root_DxD.dtype)
+    before_MxM, cross_DxM = None, None  # the factor of B, and K
+    edge, columns = edges(len(root_DxD), blocks), []
+    for begin, end in zip(edge[:-1], edge[1:], strict=True):
+        y_MxB, w_DxB = whitened_MxD[:, begin:end], root_DxD[:end, begin:end]
+        z_MxB, column_DxB = y_MxB, w_DxB
+        if before_MxM is not None:
+            z_MxB = solve(before_MxM, y_MxB)
+            inner_MxB = solve(before_MxM, z_MxB, transpose_a=True)
+            column_DxB = w_DxB.at[:begin].add(-matmul(cross_DxM, inner_MxB))
+        factor_MxM = cholesky_identity_plus(matmul(z_MxB, z_MxB.T))
+        inner_MxB = solve(factor_MxM, solve(factor_MxM + eye, z_MxB), transpose_a=True)
+        column_DxB -= matmul(matmul(column_DxB, z_MxB.T), inner_MxB)
+        columns.append(jnp.pad(column_DxB, ((0, len(root_DxD) - end), (0, 0))))
+        if end < len(root_DxD):
+            added_DxM = matmul(w_DxB, y_MxB.T)
+            before_MxM = factor_MxM if before_MxM is None else matmul(before_MxM, factor_MxM)
+            if cross_DxM is not None:
+                added_DxM = added_DxM.at[:begin].add(cross_DxM)
+            cross_DxM = added_DxM
+    return jnp.concatenate(columns, axis=1)

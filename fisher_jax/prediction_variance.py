@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax import greedy
+from fisher_jax.buckets import Bucket, bucketed
 from fisher_jax.budget import Budget, Ranking
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.greedy import Bucket, Number, Pool
-from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
+from fisher_jax.greedy import Number, Pool
+from fisher_jax.linalg import cholesky_identity_plus, matmul, update_root
+from fisher_jax.platforms import here
 from fisher_jax.progress import OnProgress
 from fisher_jax.selection import computing
 
@@ -20,8 +22,10 @@ REFRESH = 64  # choices between evaluations from the root; the updates between t
 MOST_BYTES = 8 << 30
 BLOCK = 8  # tokens of the chosen row that are added at once
 UNROLLED = 16  # rows of a Gram matrix up to which elimination is written out
+MAX_BUCKETS = 8
+BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
+FACTORED_ROWS = 128  # of Gram matrices that are factored at once on a CPU, see `Platform`
 
-matmul = functools.partial(jnp.matmul, precision=HIGHEST)
 solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
 
 
@@ -79,7 +83,9 @@ def least_variance(
         )
     capacity, count = budget.most_examples, 0
     with computing(emb, ridge) as emb:
-        pool, buckets = greedy.make_pool(emb, budget.costs, per)
+        pool, _ = greedy.make_pool(emb, budget.costs, per)
+        n_buckets = min(MAX_BUCKETS, 1 + emb.tokens.size // BUCKET_SIZE)
+        buckets = bucketed(np.asarray(pool.length), n_buckets)
         wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
         sigma = _second_moment(wanted, float(len((targets or emb).tokens)))
         root = greedy.first_root(emb.dim, ridge, pool.tokens.dtype)
@@ -108,6 +114,13 @@ def least_variance(
 @jax.jit
 def _second_moment(tokens_TxD: Float[Array, "T D"], n_tokens: Number) -> Float[Array, "D D"]:
     return matmul(tokens_TxD.T, tokens_TxD) / n_tokens
+
+
+def _at_once(bucket: Bucket) -> int:
+    """Rows of a bucket whose Gram matrices are factored together."""
+    if here().factors_together:
+        return bucket.stop - bucket.start
+    return max(1, FACTORED_ROWS // bucket.length)
 
 
 def _is_small(bucket: Bucket) -> bool:
@@ -148,7 +161,7 @@ def _fresh(
             return matmul(y_MxD, y_MxD.T), matmul(matmul(y_MxD, inner_DxD), y_MxD.T)
 
         positions = jnp.arange(bucket.start, bucket.stop)
-        both = jax.lax.map(gram_and_cross, positions, batch_size=bucket.factored)
+        both = jax.lax.map(gram_and_cross, positions, batch_size=_at_once(bucket))
         if _is_small(bucket):
             both = tuple(jnp.moveaxis(m, 0, 2) for m in both)
         grams.append(both[0])
@@ -210,13 +223,13 @@ def _add(
 
 
 def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
-    """The fall of every row, in bucket order, a bucket at a time as in `greedy.all_gains`."""
+    """The fall of every row, in bucket order, a bucket at a time, for the reason in `Platform`."""
 
     def branch(bucket: Bucket, gram: Array, cross: Array):
         def fall(gram: Array, cross: Array) -> Array:
             if _is_small(bucket):
                 return _fall_of_few(gram, cross)
-            return jax.lax.map(lambda both: _fall(*both), (gram, cross), batch_size=bucket.factored)
+            return jax.lax.map(lambda both: _fall(*both), (gram, cross), batch_size=_at_once(bucket))
 
         return lambda falls: falls.at[bucket.start : bucket.stop].set(fall(gram, cross))
 

@@ -104,11 +104,11 @@ def greedily(
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
     with computing(emb, ridge) as emb:
-        pool, buckets = greedy.make_pool(emb, budget.costs, per)
-        state = greedy.start(pool, ridge, budget.total, buckets)
+        pool, shapes = greedy.make_pool(emb, budget.costs, per)
+        state = greedy.start(pool, ridge, budget.total, shapes)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
-            state = greedy.advance(pool, state, until, buckets, method)
+            state = greedy.advance(pool, state, until, shapes, method)
             count = int(state.chosen)
             if on_progress is not None:
                 on_progress(int(budget.total - state.remaining))
@@ -298,8 +298,7 @@ def _replay(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Marginal gains along a sequence and, if asked for, every example's gain after it."""
     with computing(emb, ridge) as emb:
-        pool, buckets = greedy.make_pool(emb, *np.ones((2, len(emb))))
-        buckets = greedy.merged(buckets)
+        pool, shapes = greedy.make_pool(emb, *np.ones((2, len(emb))))
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):
@@ -308,9 +307,9 @@ def _replay(
             positions = place[order[begin : begin + REFRESH]]
             padded = np.full(1 << (len(positions) - 1).bit_length(), -1, np.int32)
             padded[: len(positions)] = positions  # a few lengths, so a few compilations
-            root, gains = greedy.replay(pool, root, jnp.asarray(padded), buckets)
+            root, gains = greedy.replay(pool, root, jnp.asarray(padded), shapes)
             parts.append(np.asarray(gains)[: len(positions)])
-        rest = np.array(greedy.all_gains(pool, root, buckets))[place] if with_rest else np.empty(0)
+        rest = np.array(greedy.all_gains(pool, root, shapes))[place] if with_rest else np.empty(0)
     return np.concatenate(parts), rest
 
 

@@ -8,39 +8,26 @@ import pytest
 from references import random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy
+from fisher_jax import greedy, platforms
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 
 
 @pytest.mark.parametrize(
-    ("lengths", "counts", "expected"),
-    [
-        ([5], [3], [(0, 3, 5, 3)]),
-        ([2, 5], [1, 3], [(0, 1, 2, 1), (1, 4, 5, 3)]),
-        ([2, 5, 9], [1, 3, 4], [(0, 1, 2, 1), (1, 4, 5, 3), (4, 8, 9, 4)]),
-        (
-            [8, 9, 20, 500],
-            [50, 50, 50, 1],
-            [(0, 100, 9, 14), (100, 150, 20, 6), (150, 151, 500, 1)],
-        ),
-    ],
+    ("n_tokens", "dim", "longest", "rows"),
+    [(105_000, 576, 64, 256), (1_600_000, 128, 64, 8192), (100, 1, 1, 8192), (100, 4096, 64, 128)],
 )
-def test_merged_buckets_are_few_and_keep_a_rare_long_row_apart(lengths, counts, expected):
-    ends = np.cumsum(counts).tolist()
-    starts = [0, *ends[:-1]]
-    buckets = tuple(
-        greedy.Bucket.of(*three, rows=128) for three in zip(starts, ends, lengths, strict=True)
-    )
-    assert [tuple(b) for b in greedy.merged(buckets)] == expected
+def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(
+    monkeypatch, n_tokens, dim, longest, rows
+):
+    monkeypatch.undo()  # of small_buckets
+    assert platforms.batch_rows(n_tokens, dim, longest) == rows
 
 
-@pytest.mark.parametrize(
-    ("n_tokens", "dim", "rows"),
-    [(100_000, 576, 128), (1_600_000, 128, 1024), (20_000, 128, 312), (100, 1, 128)],
-)
-def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(n_tokens, dim, rows):
-    assert greedy.batch_rows(n_tokens, dim) == rows
+def test_batches_leave_most_of_the_memory_free(monkeypatch):
+    monkeypatch.setattr(platforms, "memory", lambda: 8 * 4 * (2 * 100 + 56) * 1000)
+    monkeypatch.setattr(platforms, "here", lambda: platforms.PLATFORMS["gpu"])
+    assert platforms.batch_rows(10**6, 100, 56) == 512
 
 
 def test_selections_side_by_side_do_not_wait_for_each_other():
@@ -51,7 +38,7 @@ def test_selections_side_by_side_do_not_wait_for_each_other():
 
         tokens = np.random.default_rng(0).standard_normal((72_000, 64)).astype(np.float32)
         emb = fj.TokenEmbeddings(tokens, np.arange(0, 72_001, 120))
-        assert fj.greedy.batch_rows(*tokens.shape) == 1024
+        assert fj.platforms.batch_rows(*tokens.shape, 64) >= 1024
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(lambda _: fj.select(emb, n_samples=5), range(4)))
     """
@@ -70,20 +57,20 @@ def kernels():
     """Every public kernel with a small example of its arguments."""
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
     with jax.enable_x64(True):
-        pool, buckets = greedy.make_pool(emb, *np.ones((2, 20)))
+        pool, shapes = greedy.make_pool(emb, *np.ones((2, 20)))
         root = greedy.first_root(8, 1.0, np.float32)
-        state = greedy.start(pool, 1.0, 5.0, buckets)
-    yield "start", lambda pool: greedy.start(pool, 1.0, 5.0, buckets), (pool,)
+        state = greedy.start(pool, 1.0, 5.0, shapes)
+    yield "start", lambda pool: greedy.start(pool, 1.0, 5.0, shapes), (pool,)
     for method in ("lazy", "naive"):
         yield (
             f"advance {method}",
-            lambda pool, state, method=method: greedy.advance(pool, state, 5, buckets, method),
+            lambda pool, state, method=method: greedy.advance(pool, state, 5, shapes, method),
             (pool, state),
         )
-    yield "all_gains", lambda pool, root: greedy.all_gains(pool, root, buckets), (pool, root)
+    yield "all_gains", lambda pool, root: greedy.all_gains(pool, root, shapes), (pool, root)
     yield (
         "replay",
-        lambda pool, root, positions: greedy.replay(pool, root, positions, buckets),
+        lambda pool, root, positions: greedy.replay(pool, root, positions, shapes),
         (pool, root, jnp.arange(5)),
     )
 

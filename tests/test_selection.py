@@ -7,7 +7,7 @@ import pytest
 from references import algorithm_1, f, random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy, selection
+from fisher_jax import greedy, platforms, selection
 from fisher_jax.design import check_pool
 from fisher_jax.selection import remaining_gains
 
@@ -163,12 +163,13 @@ def test_evaluate_gives_a_selections_own_gains_back():
     assert again.log_det == pytest.approx(sel.log_det, rel=1e-6)
 
 
-def test_large_batches_choose_as_the_naive_method():
+def test_large_batches_choose_as_the_naive_method(monkeypatch):
+    monkeypatch.undo()  # of small_buckets
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 20, 3000)
     tokens = rng.standard_normal((lengths.sum(), 8)).astype(np.float32)
     emb = fj.TokenEmbeddings(tokens, np.concatenate([[0], lengths.cumsum()]))
-    assert greedy.batch_rows(*tokens.shape) > 400
+    assert platforms.batch_rows(*tokens.shape, 19) > 400
     lazy, naive = (fj.select(emb, n_samples=60, method=method) for method in ("lazy", "naive"))
     np.testing.assert_array_equal(lazy.ranking, naive.ranking)
     np.testing.assert_allclose(lazy.gains, naive.gains, rtol=1e-5)
@@ -177,7 +178,7 @@ def test_large_batches_choose_as_the_naive_method():
 def test_values_over_many_lengths_are_those_of_the_definition():
     examples = random_pool(8, 30, [1, 2, 3, 5, 8, 13], 10)
     emb, chosen = fj.TokenEmbeddings.from_list(examples), [4, 17, 2, 29, 11, 8]
-    assert len(np.unique(emb.lengths)) == 6 > greedy.FEW_BUCKETS
+    assert len(np.unique(emb.lengths)) == 6 > greedy.UPDATE_LENGTHS
     values = [f(examples, chosen[:k], 1.0) for k in range(7)]
     np.testing.assert_allclose(fj.evaluate(emb, chosen).gains, np.diff(values), rtol=2e-5)
     rest = remaining_gains(emb, chosen)
