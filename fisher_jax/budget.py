@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from fisher_jax.design import TokenEmbeddings, check_pool
 
@@ -64,6 +64,18 @@ class Budget(NamedTuple):
         if token_budget < everything:
             return budget
         return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
+
+    @property
+    def is_whole(self) -> bool:
+        """Costs are whole numbers that int32 can add, as a device without float64 does."""
+        return self.total < 2**31 and bool(np.all(self.costs == np.floor(self.costs)))
+
+    @property
+    def units(self) -> tuple[Num[np.ndarray, "N"], float | int]:
+        """Costs and total as a device adds them, exactly: int32 where they are whole."""
+        if self.is_whole:
+            return self.costs.astype(np.int32), math.floor(self.total)
+        return self.costs, self.total
 
     @property
     def most_examples(self) -> int:

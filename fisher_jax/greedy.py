@@ -4,6 +4,7 @@ The public door is `fisher_jax.select`; what stands here takes valid input.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from fisher_jax.buckets import ladder
 from fisher_jax.candidates import Batch, batch_gains, batches
@@ -43,7 +44,7 @@ class Pool(NamedTuple):
     start: Int[Array, "N"]
     length: Int[Array, "N"]
     original: Int[Array, "N"]
-    cost: Float[Array, "N"]
+    cost: Num[Array, "N"]
     per: Float[Array, "N"]
 
 
@@ -54,7 +55,7 @@ class State(NamedTuple):
     bounds: Float[Array, "N"]
     stamp: Int[Array, "N"]
     taken: Bool[Array, "N"]
-    remaining: Float[Array, ""]
+    remaining: Num[Array, ""]
     chosen: Int[Array, ""]
     ranking: Int[Array, "N"]
     gains: Float[Array, "N"]
@@ -70,29 +71,28 @@ def make_pool(emb: TokenEmbeddings, costs: np.ndarray, per: np.ndarray) -> tuple
         start=jnp.asarray(emb.offsets[:-1][order], jnp.int32),
         length=jnp.asarray(lengths, jnp.int32),
         original=jnp.asarray(order, jnp.int32),
-        cost=jnp.asarray(costs[order], jnp.float64),
+        cost=jnp.asarray(costs[order]),
         per=jnp.asarray(per[order], emb.tokens.dtype),
     )
     steps = tuple(int(length) for length in ladder(lengths, UPDATE_LENGTHS))
     return pool, Shapes(batches(lengths, emb.dim), steps)
 
 
-def first_root(dim: int, ridge: Number, dtype: DTypeLike) -> Float[Array, "D D"]:
+def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
     """W of V = ridge I."""
-    return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / jnp.sqrt(ridge), dtype)
+    return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / math.sqrt(ridge), dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
-def start(pool: Pool, ridge: Number, budget: Number, shapes: Shapes) -> State:
-    """Nothing chosen: V = ridge I, and every example's gain evaluated."""
+def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes) -> State:
+    """Nothing chosen, every example's gain evaluated; `root` as `first_root` gives it."""
     n, dtype = len(pool.start), pool.tokens.dtype
-    root = first_root(pool.tokens.shape[1], ridge, dtype)
     return State(
         root=root,
         bounds=all_gains(pool, root[0, 0], shapes),
         stamp=jnp.zeros(n, jnp.int32),
         taken=jnp.zeros(n, bool),
-        remaining=jnp.asarray(budget, jnp.float64),
+        remaining=jnp.asarray(budget, pool.cost.dtype),
         chosen=jnp.zeros((), jnp.int32),
         ranking=jnp.full(n, -1, jnp.int32),
         gains=jnp.zeros(n, dtype),
@@ -177,7 +177,7 @@ def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Ar
     return gains
 
 
-def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Float[Array, ""]) -> Bool[Array, "N"]:
+def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Num[Array, ""]) -> Bool[Array, "N"]:
     """Examples that are not chosen yet and that the rest of the budget pays for."""
     return ~taken & (pool.cost <= remaining)
 

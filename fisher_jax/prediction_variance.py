@@ -82,8 +82,9 @@ def least_variance(
             "this pool: cut rows (max_length), take fewer, or select by 'fisher'"
         )
     capacity, count = budget.most_examples, 0
-    with computing(emb, ridge) as emb:
-        pool, _ = greedy.make_pool(emb, budget.costs, per)
+    costs, total = budget.units
+    with computing(emb, ridge, budget) as emb:
+        pool, _ = greedy.make_pool(emb, costs, per)
         n_buckets = min(MAX_BUCKETS, 1 + emb.tokens.size // BUCKET_SIZE)
         buckets = bucketed(np.asarray(pool.length), n_buckets)
         wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
@@ -94,7 +95,7 @@ def least_variance(
             grams=(),
             crosses=(),
             taken=jnp.zeros(len(emb), bool),
-            remaining=jnp.asarray(budget.total, jnp.float64),
+            remaining=jnp.asarray(total, pool.cost.dtype),
             chosen=jnp.zeros((), jnp.int32),
             ranking=jnp.full(len(emb), -1, jnp.int32),
         )
@@ -105,7 +106,7 @@ def least_variance(
             state = _advance(pool, state, sigma, until, buckets)
             count = int(state.chosen)
             if on_progress is not None:
-                on_progress(int(budget.total - state.remaining))
+                on_progress(int(total - state.remaining))
             if count < until:
                 break  # nothing that is left fits
         return np.asarray(state.ranking[:count], np.int64)

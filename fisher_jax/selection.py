@@ -103,15 +103,17 @@ def greedily(
     capacity = budget.most_examples
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
-    with computing(emb, ridge) as emb:
-        pool, shapes = greedy.make_pool(emb, budget.costs, per)
-        state = greedy.start(pool, ridge, budget.total, shapes)
+    costs, total = budget.units
+    with computing(emb, ridge, budget) as emb:
+        pool, shapes = greedy.make_pool(emb, costs, per)
+        root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
+        state = greedy.start(pool, root, total, shapes)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, shapes, method)
             count = int(state.chosen)
             if on_progress is not None:
-                on_progress(int(budget.total - state.remaining))
+                on_progress(int(total - state.remaining))
             if count < until:
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
@@ -245,10 +247,16 @@ class FisherSelector:
 
 
 @contextlib.contextmanager
-def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddings]:
+def computing(
+    emb: TokenEmbeddings, ridge: float | int, budget: Budget | None = None
+) -> Iterator[TokenEmbeddings]:
     """Precision and threads for a selection.
 
-    float64 must exist for costs and for ridges out of float32's reach.
+    float64 exists where embeddings are such, for ridges out of float32's reach, and for costs that
+    are no whole numbers.
+
+    Raises:
+        ValueError: a ridge below float64's reach, or float64 on a TPU, which has none.
     """
     scale = emb.mean_squared_norm()
     check_squares(scale)
@@ -260,7 +268,14 @@ def computing(emb: TokenEmbeddings, ridge: float | int) -> Iterator[TokenEmbeddi
     low, high = FLOAT32_RIDGES
     if scale > 0 and not low <= ridge / scale <= high and emb.tokens.dtype != np.float64:
         emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
-    with jax.enable_x64(True), one_blas_thread():
+    is_wide = emb.tokens.dtype == np.float64
+    needs_float64 = is_wide or not (budget is None or budget.is_whole)
+    if needs_float64 and jax.default_backend() == "tpu":
+        raise ValueError(
+            "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
+            f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"
+        )
+    with jax.enable_x64(needs_float64), one_blas_thread():
         yield emb
 
 
@@ -298,7 +313,7 @@ def _replay(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Marginal gains along a sequence and, if asked for, every example's gain after it."""
     with computing(emb, ridge) as emb:
-        pool, shapes = greedy.make_pool(emb, *np.ones((2, len(emb))))
+        pool, shapes = greedy.make_pool(emb, *np.ones((2, len(emb)), np.int32))
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):
