@@ -68,7 +68,7 @@ class Budget(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Costs are whole numbers that int32 can add, as a device without float64 does."""
-        return self.total < 2**31 and bool(np.all(self.costs == np.floor(self.costs)))
+        return self.total < 2**31 - 1 and bool(np.all(self.costs == np.floor(self.costs)))
 
     @property
     def units(self) -> tuple[Num[np.ndarray, "N"], float | int]:

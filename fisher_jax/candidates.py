@@ -1,11 +1,10 @@
 """Gains of a batch of candidates: one product for all lengths, Gram matrices side by side in tiles.
 
 A tile is a square Gram matrix of `length` rows, the longest candidate's. Shorter candidates share
-one: of G = Y Y^T what lies between two of them is set to zero, so that the factor of I + G is theirs
-one after the other. So every batch has one shape, whatever lengths come together.
+one: of G = Y Y^T what lies between two of them is set to zero, so the factor of I + G is theirs one
+after the other. So every batch has one shape, whatever lengths come together.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax

@@ -1,25 +1,26 @@
 """Greedy and lazy greedy maximisation of the information, as one compiled loop.
 
-The public door is `fisher_jax.select`; what stands here takes valid input.
+The public door is `fisher_jax.select`; what stands here takes valid input. On a mesh every device
+runs the loop on its part of the pool; root and ranking are the same everywhere, and a choice costs
+a few numbers and one example's tokens to all.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from fisher_jax.buckets import ladder
-from fisher_jax.candidates import Batch, batch_gains, batches
-from fisher_jax.design import TokenEmbeddings, whitened_gain
+from fisher_jax.candidates import Batch, batch_gains
+from fisher_jax.design import whitened_gain
+from fisher_jax.device_pool import Pool, Shapes, is_open, padded_rows
 from fisher_jax.linalg import update_root, whiten
 
-UPDATE_LENGTHS = 4  # of a chosen row's padding: one more to compile costs more than it saves
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
 
@@ -27,29 +28,11 @@ Method = Literal["lazy", "naive"]
 Number = float | int | Array  # a Python number, traced inside jit
 
 
-class Shapes(NamedTuple):
-    """What is static in the compiled programs: batches of candidates, lengths of a chosen row."""
-
-    batches: tuple[Batch, ...]
-    lengths: tuple[int, ...]
-
-
-class Pool(NamedTuple):
-    """A pool on the device, examples sorted by length; `original` is their place in the pool.
-
-    A choice spends `cost` of the budget; the largest gain divided by `per` is chosen.
-    """
-
-    tokens: Float[Array, "T D"]
-    start: Int[Array, "N"]
-    length: Int[Array, "N"]
-    original: Int[Array, "N"]
-    cost: Num[Array, "N"]
-    per: Float[Array, "N"]
-
-
 class State(NamedTuple):
-    """What a choice changes. `stamp` is the choice before which a bound was last evaluated."""
+    """What a choice changes. `stamp` is the choice before which a bound was last evaluated.
+
+    `evaluated` counts the gains that were evaluated by each device.
+    """
 
     root: Float[Array, "D D"]
     bounds: Float[Array, "N"]
@@ -57,25 +40,9 @@ class State(NamedTuple):
     taken: Bool[Array, "N"]
     remaining: Num[Array, ""]
     chosen: Int[Array, ""]
-    ranking: Int[Array, "N"]
-    gains: Float[Array, "N"]
-
-
-def make_pool(emb: TokenEmbeddings, costs: np.ndarray, per: np.ndarray) -> tuple[Pool, Shapes]:
-    """The pool on the device and its shapes; examples longer than D become D rows."""
-    emb = emb.at_most_dim_rows()
-    order = np.argsort(emb.lengths, kind="stable")
-    lengths = emb.lengths[order]
-    pool = Pool(
-        tokens=jnp.asarray(emb.tokens),
-        start=jnp.asarray(emb.offsets[:-1][order], jnp.int32),
-        length=jnp.asarray(lengths, jnp.int32),
-        original=jnp.asarray(order, jnp.int32),
-        cost=jnp.asarray(costs[order]),
-        per=jnp.asarray(per[order], emb.tokens.dtype),
-    )
-    steps = tuple(int(length) for length in ladder(lengths, UPDATE_LENGTHS))
-    return pool, Shapes(batches(lengths, emb.dim), steps)
+    ranking: Int[Array, "K"]
+    gains: Float[Array, "K"]
+    evaluated: Int[Array, "_"]
 
 
 def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
@@ -83,35 +50,56 @@ def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
     return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / math.sqrt(ridge), dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("shapes",))
-def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes) -> State:
-    """Nothing chosen, every example's gain evaluated; `root` as `first_root` gives it."""
-    n, dtype = len(pool.start), pool.tokens.dtype
-    return State(
-        root=root,
-        bounds=all_gains(pool, root[0, 0], shapes),
-        stamp=jnp.zeros(n, jnp.int32),
-        taken=jnp.zeros(n, bool),
-        remaining=jnp.asarray(budget, pool.cost.dtype),
-        chosen=jnp.zeros((), jnp.int32),
-        ranking=jnp.full(n, -1, jnp.int32),
-        gains=jnp.zeros(n, dtype),
-    )
+@functools.partial(jax.jit, static_argnames=("capacity", "shapes"))
+def start(
+    pool: Pool, root: Float[Array, "D D"], budget: Number, capacity: int, shapes: Shapes
+) -> State:
+    """Nothing chosen, every example's gain evaluated.
+
+    Args:
+        pool, shapes: of `make_pool`.
+        root: of `first_root`.
+        budget: what costs may add to.
+        capacity: choices that may be made.
+    """
+
+    def begin(pool: Pool, root: Array) -> State:
+        n, dtype = len(pool.start), pool.tokens.dtype
+        return State(
+            root=root,
+            bounds=all_gains(pool, root[0, 0], shapes),
+            stamp=jnp.zeros(n, jnp.int32),
+            taken=jnp.zeros(n, bool),
+            remaining=jnp.asarray(budget, pool.cost.dtype),
+            chosen=jnp.zeros((), jnp.int32),
+            ranking=jnp.full(capacity, -1, jnp.int32),
+            gains=jnp.zeros(capacity, dtype),
+            evaluated=jnp.full(1, n, jnp.int32),
+        )
+
+    return _on_devices(begin, shapes)(pool, root)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes", "method"))
 def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Method) -> State:
     """Choose on, without a word to the host, until `until` are chosen or nothing fits."""
     find = _find_lazy if method == "lazy" else _find_naive
+    over = _Over(shapes)
 
-    def body(state: State) -> State:
-        state, position = find(pool, state, shapes)
-        return _choose(pool, state, position, shapes)
+    def has_open(pool: Pool, state: State) -> Bool[Array, ""]:
+        return over.any(is_open(pool, state.taken, state.remaining))
 
-    def goes_on(state: State) -> Bool[Array, ""]:
-        return (state.chosen < until) & jnp.any(is_open(pool, state.taken, state.remaining))
+    def choose_on(pool: Pool, state: State) -> State:
+        def body(carry):
+            state = _choose(pool, *find(pool, carry[0], shapes), shapes)
+            return state, has_open(pool, state)
 
-    return jax.lax.while_loop(goes_on, body, state)
+        def goes_on(carry):
+            return (carry[0].chosen < until) & carry[1]
+
+        return jax.lax.while_loop(goes_on, body, (state, has_open(pool, state)))[0]
+
+    return _on_devices(choose_on, shapes)(pool, state)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
@@ -125,8 +113,8 @@ def replay(
 
     def gain_and_update(root, position):
         def join(x_MxD):
-            y_MxD = whiten(x_MxD, root, shapes.batches[0].blocks)
-            return update_root(root, y_MxD, shapes.batches[0].blocks), whitened_gain(y_MxD)
+            y_MxD = whiten(x_MxD, root, shapes.blocks)
+            return update_root(root, y_MxD, shapes.blocks), whitened_gain(y_MxD)
 
         nothing = (root, jnp.zeros((), root.dtype))
         return jax.lax.cond(
@@ -134,25 +122,6 @@ def replay(
         )
 
     return jax.lax.scan(gain_and_update, root, positions)
-
-
-def _with_row(pool: Pool, position: Int[Array, ""], shapes: Shapes, function: Callable):
-    """A function of one example's tokens, padded to one of the lengths."""
-
-    def branch(length: int):
-        return lambda: function(padded_rows(pool, position[None], length)[0])
-
-    shorter = [pool.length[position] > length for length in shapes.lengths[:-1]]
-    which = sum(shorter, start=jnp.zeros((), jnp.int32))
-    return jax.lax.switch(which, [branch(length) for length in shapes.lengths])
-
-
-def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
-    """The embeddings of some examples, padded with rows of zeros to `length`."""
-    offset = jnp.arange(length)[None]
-    rows = pool.start[positions][:, None] + offset
-    x_BxMxD = pool.tokens.at[rows].get(mode="clip")
-    return jnp.where((offset < pool.length[positions][:, None])[..., None], x_BxMxD, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
@@ -177,26 +146,72 @@ def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Ar
     return gains
 
 
-def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Num[Array, ""]) -> Bool[Array, "N"]:
-    """Examples that are not chosen yet and that the rest of the budget pays for."""
-    return ~taken & (pool.cost <= remaining)
+def pick(
+    pool: Pool, keys: Float[Array, "N"], shapes: Shapes | None = None
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Position and place in the given pool of the largest key.
+
+    Among those that rounding can't tell apart it is the one of the lowest index. On a mesh the
+    position is right on the device that has the example.
+    """
+    over = _Over(shapes)
+    tied = keys >= over.most(keys) * (1 - TIE[keys.dtype.name])
+    places = jnp.where(tied, pool.original, jnp.iinfo(jnp.int32).max)
+    return jnp.argmin(places).astype(jnp.int32), over.least(places)
 
 
-def pick(pool: Pool, keys: Float[Array, "N"]) -> Int[Array, ""]:
-    """Position of the largest key; among those that rounding can't tell apart, lowest index."""
-    tied = keys >= jnp.max(keys) * (1 - TIE[keys.dtype.name])
-    return jnp.argmin(jnp.where(tied, pool.original, len(keys))).astype(jnp.int32)
+class _Over:
+    """Reductions of an array over all of a pool, whichever devices it is on."""
+
+    def __init__(self, shapes: Shapes | None) -> None:
+        mesh = None if shapes is None else shapes.mesh
+        self._axis = None if mesh is None else mesh.axis_names[0]
+
+    def most(self, x: Array) -> Array:
+        local = jnp.max(x)
+        return local if self._axis is None else jax.lax.pmax(local, self._axis)
+
+    def least(self, x: Array) -> Array:
+        local = jnp.min(x)
+        return local if self._axis is None else jax.lax.pmin(local, self._axis)
+
+    def any(self, x: Array) -> Array:
+        return self.most(x.astype(jnp.int32)) > 0
+
+    def owner(self, x: Array, is_owner: Bool[Array, ""]) -> Array:
+        """The array that one of the devices has."""
+        return x if self._axis is None else jax.lax.psum(jnp.where(is_owner, x, 0), self._axis)
 
 
-def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Array]:
+def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[..., State]:
+    """A function of the pool, and of a root or a State, that runs on every device of a mesh."""
+    if shapes.mesh is None:
+        return function
+    part, whole = PartitionSpec(shapes.mesh.axis_names[0]), PartitionSpec()
+    state = State(*[whole] * 9)._replace(bounds=part, stamp=part, taken=part, evaluated=part)
+
+    def run(pool: Pool, other: Any) -> State:
+        mapped = jax.shard_map(
+            function,
+            mesh=shapes.mesh,
+            in_specs=(part, state if isinstance(other, State) else whole),
+            out_specs=state,
+            check_vma=False,
+        )
+        return mapped(pool, other)
+
+    return run
+
+
+def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
     """Algorithm 1: evaluate every candidate."""
     gains = all_gains(pool, state.root, shapes)
     is_candidate = is_open(pool, state.taken, state.remaining)
     keys = jnp.where(is_candidate, gains / pool.per, -jnp.inf)
-    return state._replace(bounds=gains), pick(pool, keys)
+    return state._replace(bounds=gains, evaluated=state.evaluated + len(gains)), keys
 
 
-def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Array]:
+def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
     """Algorithm 2: gains only fall, so an old gain is a bound; evaluate while one is in reach.
 
     Evaluated are all candidates whose bound reaches the best gain evaluated before this choice,
@@ -204,25 +219,26 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Array]:
     equals the best gain counts too if its index is lower. So the choice is Algorithm 1's, ties
     included.
     """
-    n, dtype = len(pool.start), state.bounds.dtype
+    n, dtype, over = len(pool.start), state.bounds.dtype, _Over(shapes)
+    nobody = jnp.iinfo(jnp.int32).max
     is_candidate = is_open(pool, state.taken, state.remaining)
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(batch.width for batch in shapes.batches)
 
-    def in_reach(bounds, stamp, best, index) -> Float[Array, "N"]:
-        """Keys of the candidates to evaluate, -inf for the others."""
+    def in_reach(bounds, stamp, best, index) -> tuple[Array, Array]:
+        """Keys of the candidates to evaluate, -inf for the others, and the largest."""
         keys = bounds / pool.per
         near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
-        return jnp.where(is_candidate & (stamp != state.chosen) & near, keys, -jnp.inf)
+        keys = jnp.where(is_candidate & (stamp != state.chosen) & near, keys, -jnp.inf)
+        return keys, over.most(keys)
 
     def branch(batch: Batch):
         def evaluate(keys):
             top, offset = jax.lax.top_k(keys[batch.start : batch.stop], batch.width)
             positions = batch.start + offset.astype(jnp.int32)
             length = jnp.where(top > -jnp.inf, pool.length[positions], 0)
-            gains, is_in = batch_gains(
-                pool.tokens, pool.start[positions], length, state.root, batch
-            )
+            start = pool.start[positions]
+            gains, is_in = batch_gains(pool.tokens, start, length, state.root, batch)
             positions = jnp.where(is_in, positions, n)  # n: nothing was evaluated
             pad = (0, width - batch.width)
             return jnp.pad(positions, pad, constant_values=n), jnp.pad(gains, pad)
@@ -230,43 +246,69 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Array]:
         return evaluate
 
     def body(carry):
-        bounds, stamp, best, index, keys = carry
+        bounds, stamp, best, index, evaluated, keys, _ = carry
         tops = jnp.stack([jnp.max(keys[batch.start : batch.stop]) for batch in shapes.batches])
         branches = [branch(batch) for batch in shapes.batches]
         positions, gains = jax.lax.switch(jnp.argmax(tops), branches, keys)
         bounds = bounds.at[positions].set(gains, mode="drop")
         stamp = stamp.at[positions].set(state.chosen, mode="drop")
+        evaluated += jnp.sum(positions < n, dtype=jnp.int32)
         inside = jnp.minimum(positions, n - 1)
         ratios = jnp.where(positions < n, gains / pool.per[inside], -jnp.inf)
-        before, best = best, jnp.maximum(best, jnp.max(ratios))
-        index = jnp.minimum(
-            jnp.where(before == best, index, n),
-            jnp.min(jnp.where(ratios == best, pool.original[inside], n)),
-        )
-        return bounds, stamp, best, index, in_reach(bounds, stamp, best, index)
+        before, best = best, jnp.maximum(best, over.most(ratios))
+        first = over.least(jnp.where(ratios == best, pool.original[inside], nobody))
+        index = jnp.minimum(jnp.where(before == best, index, nobody), first)
+        return bounds, stamp, best, index, evaluated, *in_reach(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
         return jnp.where(is_candidate & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
 
-    best = jnp.max(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
-    index = jnp.full((), n, jnp.int32)
-    carry = (state.bounds, state.stamp, best, index, in_reach(*state[1:3], best, index))
-    carry = jax.lax.while_loop(lambda c: jnp.max(c[-1]) > -jnp.inf, body, carry)
-    bounds, stamp, *_ = carry
-    return state._replace(bounds=bounds, stamp=stamp), pick(pool, fresh_keys(bounds, stamp))
+    best = over.most(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
+    carry = (state.bounds, state.stamp, best, jnp.asarray(nobody, jnp.int32), state.evaluated)
+    carry = (*carry, *in_reach(*carry[:4]))
+    bounds, stamp, _, _, evaluated, *_ = jax.lax.while_loop(
+        lambda carry: carry[-1] > -jnp.inf, body, carry
+    )
+    return state._replace(bounds=bounds, stamp=stamp, evaluated=evaluated), fresh_keys(
+        bounds, stamp
+    )
 
 
-def _choose(pool: Pool, state: State, position: Int[Array, ""], shapes: Shapes) -> State:
-    blocks = shapes.batches[0].blocks
+def _choose(pool: Pool, state: State, keys: Float[Array, "N"], shapes: Shapes) -> State:
+    """The example of the largest key joins the chosen ones."""
+    over = _Over(shapes)
+    position, place = pick(pool, keys, shapes)
+    is_owner = pool.original[position] == place
 
     def joined(x_MxD):
-        return update_root(state.root, whiten(x_MxD, state.root, blocks), blocks)
+        return update_root(state.root, whiten(x_MxD, state.root, shapes.blocks), shapes.blocks)
 
     return state._replace(
-        root=_with_row(pool, position, shapes, joined),
-        taken=state.taken.at[position].set(True),
-        remaining=state.remaining - pool.cost[position],
+        root=_with_row(pool, position, shapes, joined, is_owner),
+        taken=state.taken.at[position].set(state.taken[position] | is_owner),
+        remaining=state.remaining - over.owner(pool.cost[position], is_owner),
         chosen=state.chosen + 1,
-        ranking=state.ranking.at[state.chosen].set(pool.original[position]),
-        gains=state.gains.at[state.chosen].set(state.bounds[position]),
+        ranking=state.ranking.at[state.chosen].set(place),
+        gains=state.gains.at[state.chosen].set(over.owner(state.bounds[position], is_owner)),
     )
+
+
+def _with_row(
+    pool: Pool,
+    position: Int[Array, ""],
+    shapes: Shapes,
+    function: Callable[[Array], Any],
+    is_owner: Bool[Array, ""] | bool = True,
+) -> Any:
+    """A function of one example's tokens, padded to one of the lengths; one device has them."""
+    over = _Over(shapes)
+
+    def branch(length: int):
+        rows = over.owner(padded_rows(pool, position[None], length)[0], jnp.asarray(is_owner))
+        return function(rows)
+
+    length = over.owner(pool.length[position], jnp.asarray(is_owner))
+    shorter = [length > step for step in shapes.lengths[:-1]]
+    which = sum(shorter, start=jnp.zeros((), jnp.int32))
+    branches = [functools.partial(branch, step) for step in shapes.lengths]
+    return jax.lax.switch(which, branches)

@@ -5,6 +5,7 @@ bfloat16, which changes which examples are picked.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def log_det_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "M"]:
 
 
 def trace_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "4 M"]:
-    """Numbers whose sums over M are `tr(G)`, `tr(G^2)`, `tr(G^3)`, `tr(G^4)`; of blocks likewise."""
+    """Numbers that add over M to `tr(G)`, `tr(G^2)`, `tr(G^3)`, `tr(G^4)`; of blocks likewise."""
     square_MxM = matmul(gram_MxM, gram_MxM)
     powers = [gram_MxM * gram_MxM, square_MxM * gram_MxM, square_MxM * square_MxM]
     return jnp.stack([jnp.diagonal(gram_MxM), *(jnp.sum(p, axis=1) for p in powers)])
@@ -77,8 +78,8 @@ def whiten(
 ) -> Float[Array, "R D"]:
     """`Y = X W`, W upper triangular by blocks: (blocks + 1) / (2 blocks) of the whole product."""
     edge = edges(len(root_DxD), blocks)
-    columns = zip(edge[:-1], edge[1:], strict=True)
-    return jnp.concatenate([matmul(x_RxD[:, :b], root_DxD[:b, a:b]) for a, b in columns], axis=1)
+    columns = [matmul(x_RxD[:, :b], root_DxD[:b, a:b]) for a, b in itertools.pairwise(edge)]
+    return jnp.concatenate(columns, axis=1)
 
 
 def update_root(
@@ -96,7 +97,7 @@ def update_root(
     eye = jnp.eye(len(whitened_MxD), dtype=root_DxD.dtype)
     before_MxM, cross_DxM = None, None  # the factor of B, and K
     edge, columns = edges(len(root_DxD), blocks), []
-    for begin, end in zip(edge[:-1], edge[1:], strict=True):
+    for begin, end in itertools.pairwise(edge):
         y_MxB, w_DxB = whitened_MxD[:, begin:end], root_DxD[:end, begin:end]
         z_MxB, column_DxB = y_MxB, w_DxB
         if before_MxM is not None:

@@ -12,7 +12,8 @@ from fisher_jax import greedy
 from fisher_jax.buckets import Bucket, bucketed
 from fisher_jax.budget import Budget, Ranking
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.greedy import Number, Pool
+from fisher_jax.device_pool import Pool, is_open, make_pool, padded_rows
+from fisher_jax.greedy import Number
 from fisher_jax.linalg import cholesky_identity_plus, matmul, update_root
 from fisher_jax.platforms import here
 from fisher_jax.progress import OnProgress
@@ -84,7 +85,7 @@ def least_variance(
     capacity, count = budget.most_examples, 0
     costs, total = budget.units
     with computing(emb, ridge, budget) as emb:
-        pool, _ = greedy.make_pool(emb, costs, per)
+        pool, _ = make_pool(emb, costs, per)
         n_buckets = min(MAX_BUCKETS, 1 + emb.tokens.size // BUCKET_SIZE)
         buckets = bucketed(np.asarray(pool.length), n_buckets)
         wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
@@ -132,7 +133,7 @@ def _is_small(bucket: Bucket) -> bool:
 def _padded(bucket: Bucket, pool: Pool, values: Float[Array, "T K"]) -> Array:
     """What belongs to each row of a bucket, zeros where it is shorter: (B, M, K) or (M, K, B)."""
     positions = jnp.arange(bucket.start, bucket.stop)
-    padded_BxMxK = greedy.padded_rows(pool._replace(tokens=values), positions, bucket.length)
+    padded_BxMxK = padded_rows(pool._replace(tokens=values), positions, bucket.length)
     return jnp.moveaxis(padded_BxMxK, 0, 2) if _is_small(bucket) else padded_BxMxK
 
 
@@ -157,7 +158,7 @@ def _fresh(
     for bucket in buckets:
 
         def gram_and_cross(position, length=bucket.length):
-            x_MxD = greedy.padded_rows(pool, position[None], length)[0]
+            x_MxD = padded_rows(pool, position[None], length)[0]
             y_MxD = matmul(x_MxD, root)
             return matmul(y_MxD, y_MxD.T), matmul(matmul(y_MxD, inner_DxD), y_MxD.T)
 
@@ -177,10 +178,10 @@ def _advance(
     longest = max(b.length for b in buckets)
 
     def choose(state: State) -> State:
-        is_candidate = greedy.is_open(pool, state.taken, state.remaining)
+        is_candidate = is_open(pool, state.taken, state.remaining)
         keys = jnp.where(is_candidate, _falls(state, buckets) / pool.per, -jnp.inf)
-        position = greedy.pick(pool, keys)
-        x_MxD = greedy.padded_rows(pool, position[None], -(-longest // BLOCK) * BLOCK)[0]
+        position, place = greedy.pick(pool, keys)
+        x_MxD = padded_rows(pool, position[None], -(-longest // BLOCK) * BLOCK)[0]
 
         def add_block(k: Array, state: State) -> State:
             x_BxD = jax.lax.dynamic_slice_in_dim(x_MxD, k * BLOCK, BLOCK)
@@ -191,11 +192,11 @@ def _advance(
             taken=state.taken.at[position].set(True),
             remaining=state.remaining - pool.cost[position],
             chosen=state.chosen + 1,
-            ranking=state.ranking.at[state.chosen].set(pool.original[position]),
+            ranking=state.ranking.at[state.chosen].set(place),
         )
 
     def goes_on(state: State) -> Bool[Array, ""]:
-        is_candidate = greedy.is_open(pool, state.taken, state.remaining)
+        is_candidate = is_open(pool, state.taken, state.remaining)
         return (state.chosen < until) & jnp.any(is_candidate)
 
     return jax.lax.while_loop(goes_on, choose, state)
@@ -230,7 +231,9 @@ def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
         def fall(gram: Array, cross: Array) -> Array:
             if _is_small(bucket):
                 return _fall_of_few(gram, cross)
-            return jax.lax.map(lambda both: _fall(*both), (gram, cross), batch_size=_at_once(bucket))
+            return jax.lax.map(
+                lambda both: _fall(*both), (gram, cross), batch_size=_at_once(bucket)
+            )
 
         return lambda falls: falls.at[bucket.start : bucket.stop].set(fall(gram, cross))
 

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from fisher_jax import greedy
 from fisher_jax.budget import Budget, check_numbers
 from fisher_jax.design import TokenEmbeddings, check_squares
+from fisher_jax.device_pool import make_pool
 from fisher_jax.greedy import Method
 from fisher_jax.linalg import one_blas_thread
 from fisher_jax.progress import OnProgress
@@ -46,6 +48,7 @@ def select(
     costs: Sequence | np.ndarray | None = None,
     ridge: float | int = 1.0,
     method: Method = "lazy",
+    mesh: Mesh | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
     """Greedy maximisation of `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge`.
@@ -74,6 +77,8 @@ def select(
         ridge: positive, at least 1e-14 mean squared norms; V = ridge I before the first choice.
         method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
             (Algorithm 1: every candidate at each step). Same ranking, same gains.
+        mesh: devices, along one axis, over which the pool is divided; default one device. Same
+            ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
         on_progress: called now and then with the number chosen so far (with `token_budget`, with
             the cost spent so far).
 
@@ -84,10 +89,20 @@ def select(
     check_ridge(ridge)
     if method not in ("lazy", "naive"):
         raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
     budget = Budget.of(
         emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
     )
-    return greedily(emb, budget, budget.costs, ridge=ridge, method=method, on_progress=on_progress)
+    return greedily(
+        emb,
+        budget,
+        budget.costs,
+        ridge=ridge,
+        method=method,
+        mesh=mesh,
+        on_progress=on_progress,
+    )
 
 
 def greedily(
@@ -97,6 +112,7 @@ def greedily(
     *,
     ridge: float | int,
     method: Method = "lazy",
+    mesh: Mesh | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
     """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
@@ -105,9 +121,9 @@ def greedily(
     count, refreshed = 0, 0
     costs, total = budget.units
     with computing(emb, ridge, budget) as emb:
-        pool, shapes = greedy.make_pool(emb, costs, per)
+        pool, shapes = make_pool(emb, costs, per, mesh)
         root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
-        state = greedy.start(pool, root, total, shapes)
+        state = greedy.start(pool, root, total, capacity, shapes)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, shapes, method)
@@ -313,7 +329,7 @@ def _replay(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Marginal gains along a sequence and, if asked for, every example's gain after it."""
     with computing(emb, ridge) as emb:
-        pool, shapes = greedy.make_pool(emb, *np.ones((2, len(emb)), np.int32))
+        pool, shapes = make_pool(emb, *np.ones((2, len(emb)), np.int32))
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):

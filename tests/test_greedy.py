@@ -9,6 +9,7 @@ from references import random_pool
 
 import fisher_jax as fj
 from fisher_jax import greedy, platforms
+from fisher_jax.device_pool import make_pool
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 
@@ -56,10 +57,10 @@ def test_one_trace_a_shape():
 def kernels():
     """Every public kernel with a small example of its arguments."""
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
-    pool, shapes = greedy.make_pool(emb, *np.ones((2, 20), np.int32))
+    pool, shapes = make_pool(emb, *np.ones((2, 20), np.int32))
     root = greedy.first_root(8, 1.0, np.float32)
-    state = greedy.start(pool, root, 5, shapes)
-    yield "start", lambda pool, root: greedy.start(pool, root, 5, shapes), (pool, root)
+    state = greedy.start(pool, root, 5, 20, shapes)
+    yield "start", lambda pool, root: greedy.start(pool, root, 5, 20, shapes), (pool, root)
     for method in ("lazy", "naive"):
         yield (
             f"advance {method}",

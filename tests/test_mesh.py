@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """if True:
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+    import fisher_jax as fj
+    from fisher_jax import greedy, selection
+
+    states, advance = [], greedy.advance
+    greedy.advance = lambda *args: states.append(advance(*args)) or states[-1]
+    mesh = Mesh(jax.devices(), "pool")
+    assert mesh.size == 8
+    rng = np.random.default_rng(0)
+
+    def pool(n, dim, lengths, copies):
+        examples = [rng.standard_normal((m, dim)) for m in rng.choice(lengths, n)]
+        for i, j in rng.integers(0, n, (copies, 2)):
+            examples[i] = examples[j]
+        return fj.TokenEmbeddings.from_list([x.astype(np.float32) for x in examples])
+
+    hot = np.eye(5, dtype=np.float32)[rng.integers(0, 5, 60)]
+    pools = {
+        "copies": pool(90, 16, [1, 3, 8], 40),
+        "fewer rows than devices": pool(5, 4, [2, 3], 0),
+        "ties": fj.TokenEmbeddings(hot, np.arange(0, 61, 3)),
+        "long": pool(61, 6, [1, 5, 30], 9),
+        "large": pool(800, 12, [2, 6, 9], 100),
+    }
+    for name, emb in pools.items():
+        budgets = [{"n_samples": min(len(emb), 40)}, {"token_budget": int(emb.lengths.sum()) // 2}]
+        costs = rng.uniform(1, 2, len(emb))
+        budgets.append({"token_budget": costs.sum() / 2, "costs": costs})
+        for budget in budgets:
+            for method in ("lazy", "naive"):
+                one = fj.select(emb, **budget, method=method)
+                alone = int(states[-1].evaluated.sum())
+                many = fj.select(emb, **budget, method=method, mesh=mesh)
+                np.testing.assert_array_equal(one.ranking, many.ranking, name)
+                np.testing.assert_allclose(one.gains, many.gains, rtol=1e-5, atol=1e-12)
+                counts = np.asarray(states[-1].evaluated)
+                assert counts.shape == (8,)
+                if name == "large" and method == "naive":
+                    assert np.ptp(counts) == 0 and counts[0] * 8 == alone, counts
+                if name == "large" and method == "lazy":
+                    assert counts.max() < 0.3 * alone, (counts, alone)
+    print("same")
+"""
+
+
+def test_eight_devices_choose_as_one_and_divide_the_work():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    run = [sys.executable, "-c", PROGRAM]
+    result = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.stdout == "same\n", result.stderr
+
+
+def test_a_mesh_of_two_axes_is_refused(emb):
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+
+    import fisher_jax as fj
+
+    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("a", "b"))
+    with pytest.raises(ValueError, match="mesh must have one axis"):
+        fj.select(emb, n_samples=2, mesh=mesh)
