@@ -25,7 +25,8 @@ def torch_twin(device: str = "cpu", dtype: str = "float32") -> Any:
     theirs = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=getattr(torch, dtype)
     )
-    return theirs.to(device).eval()
+    theirs.to(device)  # pyright: ignore[reportArgumentType]
+    return theirs.eval()
 
 
 def torch_forward(theirs: Any, ids_BxT: np.ndarray) -> np.ndarray:

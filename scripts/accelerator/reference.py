@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import fisher_jax as fj
+from fisher_jax.greedy import Method
 
 TOLERANCE = 1e-5  # relative, of two gains that float32 need not tell apart
 
@@ -34,7 +35,8 @@ def on_cpu(emb: fj.TokenEmbeddings, n_lazy: int, n_naive: int, folder: Path) -> 
 def choices(emb: fj.TokenEmbeddings, n_lazy: int, n_naive: int) -> dict[str, Any]:
     """Rankings and gains of both methods, and seconds, compilation included."""
     found: dict[str, Any] = {}
-    for method, n in (("lazy", n_lazy), ("naive", n_naive)):
+    budgets: dict[Method, int] = {"lazy": n_lazy, "naive": n_naive}
+    for method, n in budgets.items():
         begin = time.perf_counter()
         selection = fj.select(emb, n_samples=n, method=method)
         found |= {f"{method}_ranking": selection.ranking, f"{method}_gains": selection.gains}
