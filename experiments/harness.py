@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-import wandb
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -57,9 +56,15 @@ def reporting(command: str) -> Iterator[None]:
     """What goes wrong is told in a line: exit codes 2, and 130 for Ctrl-C."""
     try:
         yield
-    except (*FAILURES, wandb.Error) as error:
+    except _failures() as error:
         again = "; run the same command again"
         sys.exit(tell(command, error, smaller="take smaller options", interrupted=again))
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What is told in a line: our own failures and, where wandb is loaded, its errors."""
+    wandb = sys.modules.get("wandb")
+    return FAILURES if wandb is None else (*FAILURES, wandb.Error)
 
 
 def start(name: str) -> None:
@@ -85,6 +90,11 @@ def log_to_wandb(
     name: str, options: Any, folder: Path, run: Callable[[Any, Path], list[Row]]
 ) -> None:
     """Run, with options, curves and figures logged to wandb if its mode is not `disabled`."""
+    if options.wandb.mode == "disabled":
+        _run(options, folder, run)
+        return
+    import wandb  # deferred: it is large, and few runs log to it
+
     resolved = OmegaConf.to_container(OmegaConf.structured(options))
     assert isinstance(resolved, dict)
     log = wandb.init(
@@ -96,28 +106,28 @@ def log_to_wandb(
         reinit="finish_previous",
     )
     try:
-        rows = run(options, folder)
-        draw_all(rows, folder)
-        print(f"{folder / RESULTS}: {len(rows):,} rows, figures beside it", file=sys.stderr)
-        if options.wandb.mode != "disabled":
-            _log(log, rows, folder)
+        rows = _run(options, folder, run)
+        for curve, points in curves(rows).items():
+            for n, value in points:
+                log.log({"n": n, curve: value})
+        keys = sorted({k for row in rows for k in row if k != "setting"})
+        table = wandb.Table(columns=["setting", *keys])
+        for row in rows:
+            table.add_data(json.dumps(row["setting"]), *(row.get(k) for k in keys))
+        log.log({"results": table})
+        log.log({p.stem: wandb.Image(str(p)) for p in sorted(folder.glob("*.png"))})
     except BaseException:  # `with` would print a traceback
         log.finish(exit_code=1)
         raise
     log.finish()
 
 
-def _log(log: wandb.Run, rows: list[Row], folder: Path) -> None:
-    """Curves, table and figures."""
-    for curve, points in curves(rows).items():
-        for n, value in points:
-            log.log({"n": n, curve: value})
-    keys = sorted({k for row in rows for k in row if k != "setting"})
-    table = wandb.Table(columns=["setting", *keys])
-    for row in rows:
-        table.add_data(json.dumps(row["setting"]), *(row.get(k) for k in keys))
-    log.log({"results": table})
-    log.log({p.stem: wandb.Image(str(p)) for p in sorted(folder.glob("*.png"))})
+def _run(options: Any, folder: Path, run: Callable[[Any, Path], list[Row]]) -> list[Row]:
+    """Rows of the run, and their figures."""
+    rows = run(options, folder)
+    draw_all(rows, folder)
+    print(f"{folder / RESULTS}: {len(rows):,} rows, figures beside it", file=sys.stderr)
+    return rows
 
 
 def curves(rows: list[Row]) -> dict[str, list[tuple[int, float]]]:

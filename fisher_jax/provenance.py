@@ -12,8 +12,14 @@ PACKAGES = "fisher-jax jax jaxlib flax numpy transformers tokenizers gguf".split
 
 
 def provenance() -> dict[str, str]:
-    """Versions of the packages that decide a result, the git commit if there is one, machine."""
-    facts = {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Versions of the packages that decide a result, the git commit if there is one, machine.
+
+    A package without metadata (our own, run from its folder) is left out.
+    """
+    facts = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts[name] = importlib.metadata.version(name)
     facts |= {"python": platform.python_version(), "platform": platform.platform()}
     devices = jax.devices()
     facts["devices"] = f"{len(devices)} x {devices[0].device_kind}"

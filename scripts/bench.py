@@ -22,19 +22,12 @@ from experiments.algorithms import algorithm_1, algorithm_2
 from fisher_jax.files import replacing
 from fisher_jax.provenance import provenance
 from fisher_jax.report import plt
-from scripts.races import (
-    clock,
-    embedding_race,
-    fit_race,
-    generation_race,
-    has_torch,
-    median_clock,
-    training_race,
-)
+from scripts.measuring import clock, median_clock, real_pool, synthetic_pool
+from scripts.races import embedding_race, fit_race, generation_race, training_race
+from scripts.twins import has_torch
 
 OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
-MAX_TOKENS = 64
 REPEATS = 5
 WITH_TORCH = ["embedding", "generation", "training"]  # with transformers on PyTorch
 SECTIONS = ["selection", "memory", "fits", "drift", "growth", *WITH_TORCH]
@@ -90,29 +83,6 @@ def main() -> None:
 def machine() -> dict:
     blas = {f"{i['internal_api']} {i.get('architecture', '')}" for i in threadpool_info()}
     return provenance() | {"blas": sorted(blas)}
-
-
-def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
-    """Lengths and spectrum like those of the real pool, for machines without the model."""
-    rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(2.8, 0.65, n).astype(int), 4, MAX_TOKENS)
-    scale = (1 + np.arange(dim)) ** -0.75
-    tokens = rng.standard_normal((lengths.sum(), dim)) * scale / np.linalg.norm(scale)
-    return fj.TokenEmbeddings(tokens.astype(np.float32), np.concatenate([[0], lengths.cumsum()]))
-
-
-def real_pool(n: int) -> fj.TokenEmbeddings:
-    """n sentences of Shakespeare of at most 64 tokens, embedded by SmolLM2."""
-    from fisher_jax.corpora import shakespeare
-    from fisher_jax.models.load import load_model
-
-    model = load_model("smollm2-135m")
-    rows = [row["text"] for row in shakespeare()]
-    order = np.random.default_rng(0).permutation(len(rows))[: 2 * n]
-    ids = model.tokenizer([rows[i] for i in order])["input_ids"]
-    texts = [rows[i] for i, tokens in zip(order, ids, strict=True) if len(tokens) <= MAX_TOKENS + 1]
-    with tqdm(total=n, desc="embedding the real pool") as bar:
-        return fj.embed(texts[:n], model, on_progress=lambda k: bar.update(k - bar.n) and None)  # pyright: ignore
 
 
 def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:

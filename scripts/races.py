@@ -1,23 +1,13 @@
 """Ours beside scikit-learn (fits) and transformers on PyTorch (the rest); parts of `make bench`."""
 
-import functools
-import importlib.util
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-
-def clock(function: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - begin
-
-
-def median_clock(function: Callable[[], object]) -> float:
-    return float(np.median([clock(function) for _ in range(3)]))
+from scripts.measuring import clock, median_clock
+from scripts.twins import torch_continue, torch_forward, torch_step, torch_twin
 
 
 def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
@@ -67,13 +57,13 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
 
 def embedding_race() -> dict:
     """Tokens/s of SmolLM2's hidden states, ours and transformers', on equal batches."""
-    import torch  # pyright: ignore[reportMissingImports]
     from flax import nnx
 
     from fisher_jax.corpora import shakespeare
     from fisher_jax.embed import _hidden, default_batch_tokens
+    from fisher_jax.models.load import load_model
 
-    model, theirs = twins()
+    model, theirs = load_model("smollm2-135m"), torch_twin()
     graph, weights = nnx.split(model.module)
     rows = [row["text"] for row in shakespeare()]
     order = np.random.default_rng(0).permutation(len(rows))[:2000]
@@ -89,19 +79,15 @@ def embedding_race() -> dict:
         batches.append(padded)
     real = {id(b): int((b > 0).sum()) for b in batches}
 
-    def run_torch(b):
-        with torch.no_grad():
-            return theirs.model(input_ids=torch.from_numpy(b).long()).last_hidden_state.numpy()
-
     def run_jax(b):
         return np.asarray(_hidden(graph, weights, b))
 
     ratios, ours_s, theirs_s = [], 0.0, 0.0
     for b in tqdm(batches[::6], desc="embedding race"):
         run_jax(b)
-        run_torch(b)
+        torch_forward(theirs, b)
         ours = median_clock(lambda b=b: run_jax(b))
-        other = median_clock(lambda b=b: run_torch(b))
+        other = median_clock(lambda b=b: torch_forward(theirs, b))
         ratios.append(other / ours)
         ours_s, theirs_s = ours_s + ours, theirs_s + other
     tokens = sum(real[id(b)] for b in batches[::6])
@@ -122,25 +108,15 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     As in training, steps follow each other: blocks of ours and of PyTorch's take turns, and the
     first of a block, which is slower after the other's, isn't counted.
     """
-    import torch  # pyright: ignore[reportMissingImports]
-
     from fisher_jax.embed import TokenizedRows
     from fisher_jax.finetune import TrainOptions, finetune
+    from fisher_jax.models.load import load_model
 
-    model, theirs = twins()
-    theirs.train()
+    model = load_model("smollm2-135m")
     rng = np.random.default_rng(0)
     ids = rng.integers(model.module.config.vocab, size=(sequences, length + 1)).astype(np.int32)
     rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), np.zeros(sequences, bool))
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
-    batch = torch.from_numpy(ids).long()
-
-    def run_torch() -> None:
-        optimizer.zero_grad()
-        logits = theirs(input_ids=batch[:, :-1]).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-        optimizer.step()
+    run_torch = torch_step(torch_twin(), ids)
 
     ours_s, theirs_s, last = [], [], [0.0]
 
@@ -166,26 +142,18 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
 
 def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int = 64) -> dict:
     """New tokens/s of greedy decoding in one batch, ours and transformers'."""
-    import torch  # pyright: ignore[reportMissingImports]
-
     from fisher_jax.models.generate import generate_ids
+    from fisher_jax.models.load import load_model
 
-    model, theirs = twins()
+    model, theirs = load_model("smollm2-135m"), torch_twin()
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, model.module.config.vocab, size=(prompts, prompt_tokens))
-    batch = torch.from_numpy(ids).long()
 
     def run_jax() -> None:
         generate_ids(model.module, ids.tolist(), max_new_tokens=new_tokens)
 
     def run_torch() -> None:
-        theirs.generate(
-            input_ids=batch,
-            attention_mask=torch.ones_like(batch),
-            do_sample=False,
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
-        )
+        torch_continue(theirs, ids, new_tokens)
 
     run_jax()
     run_torch()
@@ -197,22 +165,3 @@ def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int =
         "tokens_per_s_torch": tokens / other,
         "speedup": other / ours,
     }
-
-
-@functools.cache
-def twins() -> tuple:
-    """SmolLM2 as ours and as transformers' model."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from transformers import AutoModelForCausalLM
-
-    from fisher_jax.models.load import _smollm2_file, load_model
-
-    file = _smollm2_file()
-    theirs = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    ).eval()
-    return load_model("smollm2-135m"), theirs
-
-
-def has_torch() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "accelerate"))

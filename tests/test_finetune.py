@@ -124,12 +124,13 @@ def test_remat_changes_no_loss(model):
     )
 
 
-def test_bfloat16_follows_float32(model):
+@both_families
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_bfloat16_follows_float32(model, method):
     rows = random_rows()
-    expected = finetune(model, rows, options()).losses
-    np.testing.assert_allclose(
-        finetune(model, rows, options(dtype="bfloat16")).losses, expected, rtol=0.05
-    )
+    expected = finetune(model, rows, options(method=method)).losses
+    losses = finetune(model, rows, options(method=method, dtype="bfloat16")).losses
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
 
 
 def test_weights_of_zero_leave_rows_out(model):

@@ -219,6 +219,12 @@ def test_bfloat16_is_close_to_float32(name):
     assert difference < 0.05 * np.linalg.norm(expected)
 
 
+def test_a_model_computes_in_the_dtype_that_its_weights_are_cast_to(model):
+    graph, state = nnx.split(model)
+    narrow = nnx.merge(graph, jax.tree.map(lambda x: x.astype(jnp.bfloat16), state))
+    assert forward(narrow, random_ids(2, 11)).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("long_queries", [1024, 4])
 def test_forward_pass_lowers_in_full_precision_on_all_platforms(model, monkeypatch, long_queries):
     monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)

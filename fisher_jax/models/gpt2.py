@@ -10,7 +10,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.layers import Attend, Memory, apply_stack, linear_map, stack, whole_rows
+from fisher_jax.models.layers import (
+    Attend,
+    Memory,
+    apply_stack,
+    linear_map,
+    looked_up,
+    stack,
+    whole_rows,
+)
 
 
 class GPT2Config(NamedTuple):
@@ -84,6 +92,6 @@ class GPT2(nnx.Module):
         remat: bool = False,
     ) -> tuple[Float[Array, "B T D"], Memory]:
         """Hidden states of tokens at given positions, and the memory; see `apply_stack`."""
-        x_BxTxD = self.embedding(ids_BxT) + self.position(positions_BxT)
+        x_BxTxD = looked_up(self.embedding, ids_BxT) + looked_up(self.position, positions_BxT)
         x_BxTxD, memory = apply_stack(self.layers, x_BxTxD, attend, memory=memory, remat=remat)
         return self.norm(x_BxTxD), memory

@@ -62,6 +62,11 @@ def apply_stack(
     return jax.lax.scan(step, x_BxTxD, (state, memory))
 
 
+def looked_up(table: nnx.Embed, ids: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+    """Rows of a table in the dtype that it has now; `nnx.Embed` would keep its first one."""
+    return jnp.take(table.embedding[...], ids, axis=0)
+
+
 @jax.custom_vjp
 def project(x: Float[Array, "*B I"], kernel_IxO: Float[Array, "I O"]) -> Float[Array, "*B O"]:
     """`x W`, whose backward pass never rearranges the larger of input and cotangent.

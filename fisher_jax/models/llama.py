@@ -10,7 +10,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.layers import Attend, Memory, apply_stack, linear_map, stack, whole_rows
+from fisher_jax.models.layers import (
+    Attend,
+    Memory,
+    apply_stack,
+    linear_map,
+    looked_up,
+    stack,
+    whole_rows,
+)
 
 
 class Llama3Rope(NamedTuple):
@@ -135,7 +143,8 @@ class Llama(nnx.Module):
         """Hidden states of tokens at given positions, and the memory; see `apply_stack`."""
         frequency_F = rope_frequencies(self.config)
         angle_BxTxF = positions_BxT[:, :, None].astype(jnp.float32) * frequency_F[None, None]
+        x_BxTxD = looked_up(self.embedding, ids_BxT)
         x_BxTxD, memory = apply_stack(
-            self.layers, self.embedding(ids_BxT), attend, angle_BxTxF, memory=memory, remat=remat
+            self.layers, x_BxTxD, attend, angle_BxTxF, memory=memory, remat=remat
         )
         return self.norm(x_BxTxD), memory

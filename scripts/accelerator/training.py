@@ -1,0 +1,111 @@
+"""Stage: tokens a second of training steps and of greedy decoding, ours and PyTorch's."""
+
+import importlib.util
+import time
+
+import numpy as np
+
+from fisher_jax.embed import TokenizedRows
+from fisher_jax.finetune import TrainOptions, finetune
+from fisher_jax.models.generate import generate_ids
+from scripts.accelerator.embedding import model_of, torch_device
+from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
+from scripts.measuring import clock
+from scripts.twins import has_torch, torch_continue, torch_step, torch_twin
+
+STEPS = 6  # of which the first, compiled or slow, isn't counted
+RANK = 16
+
+
+def parts(job: Job) -> Parts:
+    """The parts of the stage; decoding before training, which changes PyTorch's model."""
+    shape = (2, 32) if job.small else (64, 128)  # sequences, tokens of one
+    rows = [2, 4] if job.small else [16, 64, 256, 1024]
+    new_tokens = 4 if job.small else 64
+    found: Parts = {
+        "full_float32": lambda: ours("full", "float32", shape),
+        "full_bfloat16": lambda: ours("full", "bfloat16", shape),
+        "lora_float32": lambda: ours("lora", "float32", shape),
+        "lora_bfloat16": lambda: ours("lora", "bfloat16", shape),
+    }
+    for n in rows:
+        found[f"decoding_{n}"] = lambda n=n: decoding(n, new_tokens)
+    for n in rows:
+        found[f"torch_decoding_{n}"] = lambda n=n: torch_decoding(n, new_tokens)
+    found["torch_lora_float32"] = lambda: theirs(shape, lora=True)
+    found["torch_full_float32"] = lambda: theirs(shape)
+    found["torch_full_bfloat16"] = lambda: theirs(shape, autocast=True)
+    return found
+
+
+def ours(method: str, dtype: str, shape: tuple[int, int]) -> Numbers:
+    """Steps of `finetune`: AdamW, clipping."""
+    ids = random_ids(*shape)
+    rows = TokenizedRows(list(ids), np.ones(len(ids), np.int64), np.zeros(len(ids), bool))
+    options = TrainOptions(
+        method,  # pyright: ignore[reportArgumentType]
+        learning_rate=1e-5,
+        epochs=STEPS,
+        sequences=shape[0],
+        sequence_length=shape[1],
+        rank=RANK,
+        dtype=dtype,
+    )
+    times = [time.perf_counter()]
+    finetune(
+        model_of("float32"), rows, options, on_step=lambda *_: times.append(time.perf_counter())
+    )
+    return rate(np.diff(times).tolist(), shape)
+
+
+def theirs(shape: tuple[int, int], lora: bool = False, autocast: bool = False) -> Numbers:
+    """The same of PyTorch; float32 without TF32, bfloat16 by autocast, LoRA by peft."""
+    if not has_torch():
+        raise LeftOut("torch: not there")
+    twin = torch_twin(torch_device())
+    if lora:
+        if importlib.util.find_spec("peft") is None:
+            raise LeftOut("peft: not there")
+        import peft  # pyright: ignore[reportMissingImports]
+
+        adapters = peft.LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+        twin = peft.get_peft_model(twin, adapters)
+    step = torch_step(twin, random_ids(*shape), autocast)
+    measured = rate([clock(step) for _ in range(STEPS)], shape)
+    if lora:
+        twin.unload()
+        for parameter in torch_twin(torch_device()).parameters():
+            parameter.requires_grad_(True)
+    return measured
+
+
+def rate(seconds: list[float], shape: tuple[int, int]) -> Numbers:
+    """Of steps in a row, the first apart."""
+    warm = float(np.median(seconds[1:]))
+    tokens = shape[0] * shape[1]
+    return {"step_tokens": tokens, "tokens_per_s": tokens / warm, "cold_s": seconds[0]}
+
+
+def decoding(n: int, new_tokens: int) -> Numbers:
+    """Greedy, n rows at a time."""
+    prompts = random_ids(n, 7).tolist()
+
+    def run() -> None:
+        generate_ids(model_of("float32").module, prompts, max_new_tokens=new_tokens, batch_size=n)
+
+    cold, warm = clock(run), clock(run)
+    return {"rows": n, "tokens_per_s": n * new_tokens / warm, "cold_s": cold}
+
+
+def torch_decoding(n: int, new_tokens: int) -> Numbers:
+    """The same of transformers."""
+    if not has_torch():
+        raise LeftOut("torch: not there")
+    twin, ids = torch_twin(torch_device()), random_ids(n, 7)
+    cold, warm = (clock(lambda: torch_continue(twin, ids, new_tokens)) for _ in range(2))
+    return {"rows": n, "tokens_per_s": n * new_tokens / warm, "cold_s": cold}
+
+
+def random_ids(n: int, length: int) -> np.ndarray:
+    """(n, length + 1) tokens."""
+    return np.random.default_rng(0).integers(1000, 40_000, (n, length + 1), dtype=np.int32)
