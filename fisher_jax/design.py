@@ -113,8 +113,13 @@ class TokenEmbeddings:
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)
-        parts = np.array_split(flat, len(flat) // (1 << 20) + 1)  # float32's range is too small
-        return sum(float(np.vdot(x, x)) for x in map(np.float64, parts)) / len(self.tokens)
+        parts = np.array_split(flat, len(flat) // (1 << 16) + 1)
+        with np.errstate(over="ignore"):
+            squares = [float(np.vdot(x, x)) for x in parts]
+            for k, x in enumerate(parts):
+                if not 1e-20 < squares[k] < 1e30:  # near the ends of float32's range
+                    squares[k] = float(np.sum(np.square(x, dtype=np.float64)))
+        return sum(squares) / len(self.tokens)
 
     def pooled(self, pooling: Pooling) -> Float[np.ndarray, "N D"]:
         """One vector an example: the mean of its tokens, the last one, or RDS+'s weighted mean.
