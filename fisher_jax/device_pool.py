@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from fisher_jax.buckets import ladder
 from fisher_jax.candidates import Batch, batches
 from fisher_jax.design import TokenEmbeddings
-
-UPDATE_LENGTHS = 4  # of a chosen row's padding: one more to compile costs more than it saves
+from fisher_jax.platforms import here
 
 
 class Shapes(NamedTuple):
@@ -57,7 +56,7 @@ def make_pool(
         cost=costs[order],
         per=per[order].astype(emb.tokens.dtype),
     )
-    steps = tuple(int(length) for length in ladder(emb.lengths, UPDATE_LENGTHS))
+    steps = tuple(int(length) for length in ladder(emb.lengths, here().update_lengths))
     if mesh is None:
         return jax.tree.map(jnp.asarray, pool), Shapes(batches(pool.length, emb.dim), steps)
     pool = _divided(pool, mesh.size)

@@ -50,18 +50,10 @@ def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
     return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / math.sqrt(ridge), dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "shapes"))
-def start(
-    pool: Pool, root: Float[Array, "D D"], budget: Number, capacity: int, shapes: Shapes
-) -> State:
-    """Nothing chosen, every example's gain evaluated.
-
-    Args:
-        pool, shapes: of `make_pool`.
-        root: of `first_root`.
-        budget: what costs may add to.
-        capacity: choices that may be made.
-    """
+@functools.partial(jax.jit, static_argnames=("shapes",))
+def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes) -> State:
+    """Nothing chosen, every example's gain evaluated; `root` as `first_root` gives it."""
+    n_all = len(pool.start)
 
     def begin(pool: Pool, root: Array) -> State:
         n, dtype = len(pool.start), pool.tokens.dtype
@@ -72,8 +64,8 @@ def start(
             taken=jnp.zeros(n, bool),
             remaining=jnp.asarray(budget, pool.cost.dtype),
             chosen=jnp.zeros((), jnp.int32),
-            ranking=jnp.full(capacity, -1, jnp.int32),
-            gains=jnp.zeros(capacity, dtype),
+            ranking=jnp.full(n_all, -1, jnp.int32),
+            gains=jnp.zeros(n_all, dtype),
             evaluated=jnp.full(1, n, jnp.int32),
         )
 

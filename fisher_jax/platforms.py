@@ -22,6 +22,7 @@ class Platform(NamedTuple):
             candidates: seconds of overhead times rate.
         block: least width of a block column of the triangular root of V^-1; the products of
             narrower ones would be slower.
+        update_lengths: that a chosen row is padded to: one more to compile must save more padding.
         factors_together: many small matrices are factored at once. On a CPU one after the other:
             in jaxlib 0.10, batched factorisations that run side by side wait for each other's
             threads for ever where there are few cores.
@@ -33,6 +34,7 @@ class Platform(NamedTuple):
     name: str
     batch_cost: float
     block: int
+    update_lengths: int
     factors_together: bool
     forward_tokens: int
     decoded_rows: int
@@ -42,11 +44,11 @@ class Platform(NamedTuple):
 PLATFORMS = {
     # Measured on two cores of an AMD EPYC: forward passes whose activations stay in the cache are
     # a third faster than ones of 4,096 tokens, and fits in fours than in more.
-    "cpu": Platform("cpu", 2.5e7, 144, False, forward_tokens=1024, decoded_rows=16, fits=4),
+    "cpu": Platform("cpu", 2.5e7, 144, 4, False, forward_tokens=1024, decoded_rows=16, fits=4),
     # A model of an H100, not measured: 285 microseconds a batch at 50 TFLOP/s.
-    "gpu": Platform("gpu", 1.4e10, 256, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
+    "gpu": Platform("gpu", 1.4e10, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
     # A guess, not measured.
-    "tpu": Platform("tpu", 3e9, 256, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
+    "tpu": Platform("tpu", 3e9, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
 }
 
 

@@ -123,7 +123,7 @@ def greedily(
     with computing(emb, ridge, budget) as emb:
         pool, shapes = make_pool(emb, costs, per, mesh)
         root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
-        state = greedy.start(pool, root, total, capacity, shapes)
+        state = greedy.start(pool, root, total, shapes)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, shapes, method)

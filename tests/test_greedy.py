@@ -59,8 +59,8 @@ def kernels():
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
     pool, shapes = make_pool(emb, *np.ones((2, 20), np.int32))
     root = greedy.first_root(8, 1.0, np.float32)
-    state = greedy.start(pool, root, 5, 20, shapes)
-    yield "start", lambda pool, root: greedy.start(pool, root, 5, 20, shapes), (pool, root)
+    state = greedy.start(pool, root, 5, shapes)
+    yield "start", lambda pool, root: greedy.start(pool, root, 5, shapes), (pool, root)
     for method in ("lazy", "naive"):
         yield (
             f"advance {method}",

@@ -7,7 +7,7 @@ import pytest
 from references import algorithm_1, f, random_pool
 
 import fisher_jax as fj
-from fisher_jax import device_pool, platforms, selection
+from fisher_jax import platforms, selection
 from fisher_jax.design import check_pool
 from fisher_jax.selection import remaining_gains
 
@@ -178,7 +178,7 @@ def test_large_batches_choose_as_the_naive_method(monkeypatch):
 def test_values_over_many_lengths_are_those_of_the_definition():
     examples = random_pool(8, 30, [1, 2, 3, 5, 8, 13], 10)
     emb, chosen = fj.TokenEmbeddings.from_list(examples), [4, 17, 2, 29, 11, 8]
-    assert len(np.unique(emb.lengths)) == 6 > device_pool.UPDATE_LENGTHS
+    assert len(np.unique(emb.lengths)) == 6 > platforms.here().update_lengths
     values = [f(examples, chosen[:k], 1.0) for k in range(7)]
     np.testing.assert_allclose(fj.evaluate(emb, chosen).gains, np.diff(values), rtol=2e-5)
     rest = remaining_gains(emb, chosen)
