@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.buckets import ladder
 from fisher_jax.design import TokenEmbeddings, information_gain, whitened_gain
-from fisher_jax.linalg import HIGHEST, update_root
+from fisher_jax.linalg import HIGHEST, cholesky_identity_plus, update_root
 
 MIN_ROWS, MAX_ROWS = 128, 1024  # of a batch of candidates: small ones evaluate few in vain
 BATCH_PRODUCTS = 1 << 24  # rows D^2 of one that is worth its overhead
@@ -188,6 +188,27 @@ def replay(
         return jax.lax.switch(which, branches, root)
 
     return jax.lax.scan(gain_and_update, root, positions)
+
+
+@jax.jit
+def replay_tokens(
+    root: Float[Array, "D D"], blocks: Float[Array, "B M D"]
+) -> tuple[Float[Array, "D D"], Float[Array, "B M"]]:
+    """The root after some blocks of tokens, and what each token adds to the log-determinant.
+
+    In nats. One factor `I + G = C C^T`, G = Y Y^T, Y = X W, tells of a whole block: token i adds
+    `2 log C_ii = log(1 + G_ii - sum_{j < i} C_ij^2)`, of which the right side keeps what is too
+    little beside 1. Rows of zeros (padding) add nothing.
+    """
+
+    def gains_and_update(root, x_MxD):
+        whitened_MxD = jnp.matmul(x_MxD, root, precision=HIGHEST)
+        gram_MxM = jnp.matmul(whitened_MxD, whitened_MxD.T, precision=HIGHEST)
+        before_MxM = jnp.tril(cholesky_identity_plus(gram_MxM), -1)
+        rest_M = jnp.diagonal(gram_MxM) - jnp.sum(before_MxM**2, axis=1)
+        return update_root(root, whitened_MxD), jnp.log1p(jnp.maximum(rest_M, 0))
+
+    return jax.lax.scan(gains_and_update, root, blocks)
 
 
 def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
