@@ -11,8 +11,9 @@ def main() -> NoReturn:
     """Run the command as a process of its own; see `fisher_jax.cli`."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
-    from fisher_jax import cli, interruption  # deferred: it takes seconds
+    from fisher_jax import cli, compiled, interruption  # deferred: it takes seconds
 
+    compiled.keep_compiled()
     interruption.leave(cli.main())
 
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.figures import draw_all
 from experiments.results import RESULTS, Row
+from fisher_jax.compiled import keep_compiled
 from fisher_jax.errors import FAILURES, tell
 from fisher_jax.interruption import leave
 
@@ -75,6 +76,7 @@ def start(name: str) -> None:
     command = f"experiments.{name}"
 
     def main(cfg: DictConfig) -> None:
+        keep_compiled()
         module = importlib.import_module(command)  # by name, so that launchers can pickle this
         folder = Path(HydraConfig.get().runtime.output_dir)
         with reporting(command):

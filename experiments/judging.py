@@ -26,6 +26,7 @@ from experiments.language_preparation import pool_of
 from experiments.pools import split_corpus
 from experiments.results import RESULTS, Row
 from experiments.texts import Comparison, Texts, comparison_of, digest
+from fisher_jax.compiled import keep_compiled
 from fisher_jax.duplicates import normalized
 from fisher_jax.embed import tokenize
 from fisher_jax.endpoint import SETTINGS, Estimate
@@ -283,4 +284,5 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    keep_compiled()
     main()

@@ -25,6 +25,7 @@ from experiments.language_preparation import Prepared, pool_of, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from experiments.variants import TASK, VARIANTS
 from fisher_jax.baselines import SELECTORS
+from fisher_jax.compiled import keep_compiled
 from fisher_jax.files import replacing
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.models.load import load_model
@@ -136,4 +137,5 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 if __name__ == "__main__":
+    keep_compiled()
     main()

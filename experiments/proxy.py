@@ -15,6 +15,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from experiments.harness import reporting
+from fisher_jax.compiled import keep_compiled
 from fisher_jax.corpora import read_corpus
 from fisher_jax.duplicates import text_of
 from fisher_jax.embed import tokenize
@@ -82,4 +83,5 @@ def trained(
 
 
 if __name__ == "__main__":
+    keep_compiled()
     main()

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from fisher_jax.candidates import Batch, batch_gains
 from fisher_jax.design import whitened_gain
 from fisher_jax.device_pool import Pool, Shapes, is_open, padded_rows
-from fisher_jax.linalg import update_root, whiten
+from fisher_jax.linalg import cholesky_identity_plus, matmul, update_root, whiten
 
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
@@ -114,6 +114,27 @@ def replay(
         )
 
     return jax.lax.scan(gain_and_update, root, positions)
+
+
+@jax.jit
+def replay_tokens(
+    root: Float[Array, "D D"], blocks: Float[Array, "B M D"]
+) -> tuple[Float[Array, "D D"], Float[Array, "B M"]]:
+    """The root after some blocks of tokens, and what each token adds to the log-determinant.
+
+    In nats. One factor `I + G = C C^T`, G = Y Y^T, Y = X W, tells of a whole block: token i adds
+    `2 log C_ii = log(1 + G_ii - sum_{j < i} C_ij^2)`, of which the right side keeps what is too
+    little beside 1. Rows of zeros (padding) add nothing.
+    """
+
+    def gains_and_update(root, x_MxD):
+        whitened_MxD = matmul(x_MxD, root)
+        gram_MxM = matmul(whitened_MxD, whitened_MxD.T)
+        before_MxM = jnp.tril(cholesky_identity_plus(gram_MxM), -1)
+        rest_M = jnp.diagonal(gram_MxM) - jnp.sum(before_MxM**2, axis=1)
+        return update_root(root, whitened_MxD), jnp.log1p(jnp.maximum(rest_M, 0))
+
+    return jax.lax.scan(gains_and_update, root, blocks)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))

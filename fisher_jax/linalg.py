@@ -4,8 +4,11 @@ Every product asks for `Precision.HIGHEST`: GPUs and TPUs otherwise multiply flo
 bfloat16, which changes which examples are picked.
 """
 
+import contextlib
 import functools
 import itertools
+import threading
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +19,58 @@ HIGHEST = jax.lax.Precision.HIGHEST
 matmul = functools.partial(jnp.matmul, precision=HIGHEST)
 
 
-def one_blas_thread() -> threadpool_limits:
+class _ProcessLimit:
+    """One BLAS thread from when the first user enters until the last one leaves.
+
+    A thread of its own sets the limit and lifts it: threadpoolctl lets no other thread than the
+    one that set it do so, and the last user need not be the first.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                is_set, self._is_over = threading.Event(), threading.Event()
+                self._holder = threading.Thread(
+                    target=self._hold, args=(is_set, self._is_over), daemon=True
+                )
+                self._holder.start()
+                is_set.wait()
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._is_over.set()
+                self._holder.join()
+
+    def _hold(self, is_set: threading.Event, is_over: threading.Event) -> None:
+        try:
+            with threadpool_limits(1, user_api="blas"):
+                is_set.set()
+                is_over.wait()
+        finally:
+            is_set.set()
+
+
+_PROCESS_LIMIT = _ProcessLimit()
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
     """A context in which OpenBLAS, which factors small matrices on a CPU, has one thread.
 
     Its others would spin beside XLA's. JAX takes it from SciPy with the first factorisation, and
-    only a library that is loaded can be limited.
+    only a library that is loaded can be limited. Most builds have one limit for the process: Python
+    threads whose contexts overlap share it, and the last to leave brings back what was before.
     """
     import scipy.linalg  # noqa: F401
 
-    return threadpool_limits(1, user_api="blas")
+    with _PROCESS_LIMIT, threadpool_limits(1, user_api="blas"):  # the second for builds on OpenMP
+        yield
 
 
 def log_det_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, ""]:

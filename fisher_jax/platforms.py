@@ -46,7 +46,9 @@ PLATFORMS = {
     # a third faster than ones of 4,096 tokens, and fits in fours than in more.
     "cpu": Platform("cpu", 2.5e7, 144, 4, False, forward_tokens=1024, decoded_rows=16, fits=4),
     # A model of an H100, not measured: 285 microseconds a batch at 50 TFLOP/s.
-    "gpu": Platform("gpu", 1.4e10, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
+    "gpu": Platform(
+        "gpu", 1.4e10, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256
+    ),
     # A guess, not measured.
     "tpu": Platform("tpu", 3e9, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
 }

@@ -20,9 +20,10 @@ from fisher_jax import figures
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.figures import UniformDraws
 from fisher_jax.progress import OnProgress
-from fisher_jax.selection import Selection, evaluate, remaining_gains
+from fisher_jax.selection import Selection, log_dets, remaining_gains
 
 N_DRAWS = 20
+STREAM = 3  # of the seed, so that no draw is one that a selector made of the same seed
 FIGURES = ("gain", "log_det_examples", "log_det_tokens", "lengths")
 FILES = ("ranking.parquet", "report.html", "manifest.json", *(f"{name}.png" for name in FIGURES))
 _PREVIEW_CHARACTERS = 600
@@ -63,22 +64,20 @@ def compare_with_uniform(
 
     `costs` are the tokens that each row is trained on, by default those that it is selected by.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, STREAM))
     costs = emb.lengths if costs is None else costs
     n_examples, budget = len(selection.ranking), float(costs[selection.ranking].sum())
     orders = [rng.permutation(len(emb)) for _ in range(N_DRAWS)]
     spent = [np.cumsum(costs[order]) for order in orders]
     n_tokens = [int(np.searchsorted(s, budget)) + 1 for s in spent]  # the last row reaches it
-    longest = max(n_examples, *n_tokens)  # one length for all draws: compiled once
-    by_examples, by_tokens = [], []
-    for draw in range(N_DRAWS):
-        gains = evaluate(emb, orders[draw][:longest], ridge).gains
-        log_det = np.cumsum(gains, dtype=np.float64)
-        by_examples.append((np.arange(1.0, n_examples + 1), log_det[:n_examples]))
-        k = n_tokens[draw]
-        by_tokens.append((spent[draw][:k].astype(np.float64), log_det[:k]))
-        if on_progress is not None:
-            on_progress(draw + 1)
+    longest = [order[: max(n_examples, k)] for order, k in zip(orders, n_tokens, strict=True)]
+    curves = log_dets(emb, longest, ridge, on_progress=on_progress)
+    steps = np.arange(1.0, n_examples + 1)
+    by_examples = [(steps, curve[:n_examples]) for curve in curves]
+    by_tokens = [
+        (s[:k].astype(np.float64), curve[:k])
+        for s, curve, k in zip(spent, curves, n_tokens, strict=True)
+    ]
     return Comparison(figures.uniform_draws(by_examples), figures.uniform_draws(by_tokens, budget))
 
 

@@ -21,7 +21,9 @@ from fisher_jax.progress import OnProgress
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
 LEAST_RIDGE = 1e-14  # of the same; below, float64 does too
 REPORTS = 100  # calls of on_progress over a selection
+_ROWS_AT_ONCE = 1 << 14
 REFRESH = 8192  # choices between refreshes of the factor of V^-1; float32 drifts 2e-5 in 5,000
+TOKENS_AT_ONCE = 128  # of a sequence that is only measured
 
 
 class Selection(NamedTuple):
@@ -157,7 +159,33 @@ def evaluate(
         ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
     """
     order = _checked_ranking(emb, ranking, ridge)
-    return _selection(order, _replay(emb, order, ridge, with_rest=False)[0])
+    return _selection(order, _replay(emb, order, ridge))
+
+
+def log_dets(
+    emb: TokenEmbeddings,
+    orders: Sequence[np.ndarray],
+    ridge: float | int,
+    *,
+    on_progress: OnProgress | None = None,
+) -> list[Float[np.ndarray, "n"]]:
+    """f after each example of some sequences: the sums of `evaluate`'s gains, in less time.
+
+    Args:
+        emb: the pool.
+        orders: sequences of at least one index of it, none twice.
+        ridge: positive; V = ridge I before the first.
+        on_progress: called with the number of sequences done.
+    """
+    curves = []
+    with computing(emb, ridge) as emb:
+        for done, order in enumerate(orders, start=1):
+            gains = _replay_tokens(emb, order, ridge)
+            last = np.cumsum(emb.lengths[order]) - 1
+            curves.append(np.cumsum(gains, dtype=np.float64)[last])
+            if on_progress is not None:
+                on_progress(done)
+    return curves
 
 
 def remaining_gains(
@@ -169,7 +197,11 @@ def remaining_gains(
         ValueError: as `evaluate`.
     """
     order = _checked_ranking(emb, ranking, ridge)
-    gains = _replay(emb, order, ridge, with_rest=True)[1]
+    with computing(emb, ridge) as emb:
+        pool, shapes = make_pool(emb, *np.ones((2, len(emb)), np.int32))
+        gains = np.empty(len(emb), emb.tokens.dtype)
+        root = _fresh_root(emb, order, ridge)
+        gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
     gains[order] = np.inf
     return gains
 
@@ -324,10 +356,8 @@ def check_ridge(ridge: float | int) -> None:
         raise ValueError(f"ridge must be a positive number, got {ridge}")
 
 
-def _replay(
-    emb: TokenEmbeddings, order: np.ndarray, ridge: float | int, *, with_rest: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Marginal gains along a sequence and, if asked for, every example's gain after it."""
+def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.ndarray:
+    """Marginal gains along a sequence."""
     with computing(emb, ridge) as emb:
         pool, shapes = make_pool(emb, *np.ones((2, len(emb)), np.int32))
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
@@ -340,15 +370,43 @@ def _replay(
             padded[: len(positions)] = positions  # a few lengths, so a few compilations
             root, gains = greedy.replay(pool, root, jnp.asarray(padded), shapes)
             parts.append(np.asarray(gains)[: len(positions)])
-        rest = np.array(greedy.all_gains(pool, root, shapes))[place] if with_rest else np.empty(0)
-    return np.concatenate(parts), rest
+    return np.concatenate(parts)
+
+
+def _replay_tokens(
+    emb: TokenEmbeddings, order: np.ndarray, ridge: float | int
+) -> Float[np.ndarray, "T"]:
+    """What each token of a sequence adds to the log-determinant.
+
+    One shape serves all sequences and pools of a width, so little is compiled. Blocks have at most
+    D tokens: the factor of more would lose digits where the ridge is small.
+    """
+    rows = _token_rows(emb, order)
+    length = min(TOKENS_AT_ONCE, emb.dim)
+    n_blocks = TOKENS_AT_ONCE // length
+    step = n_blocks * length
+    root, parts = greedy.first_root(emb.dim, ridge, emb.tokens.dtype), []
+    for begin in range(0, len(rows), step):
+        x = np.zeros((step, emb.dim), emb.tokens.dtype)
+        some = rows[begin : begin + step]
+        x[: len(some)] = emb.tokens[some]
+        root, gains = greedy.replay_tokens(root, x.reshape(n_blocks, length, emb.dim))
+        parts.append(np.ravel(gains))
+    return np.concatenate(parts)[: len(rows)]
+
+
+def _token_rows(emb: TokenEmbeddings, order: np.ndarray) -> Int[np.ndarray, "T"]:
+    """Where the tokens of some examples stand in `emb.tokens`."""
+    ends = np.cumsum(emb.lengths[order])
+    first = emb.offsets[order] - ends + emb.lengths[order]
+    return np.repeat(first, emb.lengths[order]) + np.arange(ends[-1])
 
 
 def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) -> jax.Array:
     """W with W W^T = V^-1, anew from the chosen rows and in float64."""
-    information = ridge * np.eye(emb.dim)
-    for i in chosen:
-        x = emb[i].astype(np.float64)
+    information, rows = ridge * np.eye(emb.dim), _token_rows(emb, chosen)
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        x = emb.tokens[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
         information += x.T @ x
     factor = np.linalg.cholesky(information)
     return jnp.asarray(np.linalg.inv(factor).T, emb.tokens.dtype)

@@ -1,13 +1,16 @@
 import itertools
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401  its BLAS is the one that is limited
 from references import log_det
+from threadpoolctl import threadpool_info
 
 from fisher_jax.design import information_gain
-from fisher_jax.linalg import log_det_identity_plus, update_root
+from fisher_jax.linalg import log_det_identity_plus, one_blas_thread, update_root
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion")
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
@@ -63,3 +66,31 @@ def test_gain_is_monotone_in_rows():
     x = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
     gains = [float(information_gain(jnp.asarray(x[:k]), jnp.eye(4))) for k in range(1, 7)]
     assert all(a < b for a, b in itertools.pairwise(gains))
+
+
+def blas_threads():
+    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+
+@pytest.mark.skipif(blas_threads() == {1}, reason="needs two cores")
+def test_overlapping_limits_end_with_the_last_one():
+    before = blas_threads()
+    entered, inside, left, over = (threading.Event() for _ in range(4))
+
+    def first():
+        with one_blas_thread():
+            entered.set()
+            inside.wait(60)
+        left.set()
+        over.wait(60)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert entered.wait(60)
+    with one_blas_thread():
+        inside.set()
+        assert left.wait(60)
+        within = blas_threads()  # the other's end is not ours
+    assert (within, blas_threads()) == ({1}, before)
+    over.set()
+    thread.join()

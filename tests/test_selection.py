@@ -7,9 +7,9 @@ import pytest
 from references import algorithm_1, f, random_pool
 
 import fisher_jax as fj
-from fisher_jax import platforms, selection
+from fisher_jax import greedy, platforms, selection
 from fisher_jax.design import check_pool
-from fisher_jax.selection import remaining_gains
+from fisher_jax.selection import log_dets, remaining_gains
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 # lengths from 1 to more than D; every new shape is a compilation, so the grid is fixed
@@ -161,6 +161,27 @@ def test_evaluate_gives_a_selections_own_gains_back():
     again = fj.evaluate(emb, sel.ranking, 0.3)
     np.testing.assert_allclose(again.gains, sel.gains, rtol=1e-5)
     assert again.log_det == pytest.approx(sel.log_det, rel=1e-6)
+
+
+@pytest.mark.parametrize(("dim", "ridge"), [(8, 1.0), (8, 0.02), (8, 900.0), (150, 1.0)])
+def test_log_dets_are_the_sums_of_evaluated_gains(dim, ridge):
+    emb = fj.TokenEmbeddings.from_list(pool(14, 50, [1, 5, 11], dim))
+    rng = np.random.default_rng(15)
+    orders, done = [rng.permutation(50)[:n] for n in (1, 50, 23)], []
+    curves = log_dets(emb, orders, ridge, on_progress=done.append)
+    assert done == [1, 2, 3]
+    for order, curve in zip(orders, curves, strict=True):
+        gains = fj.evaluate(emb, order, ridge).gains
+        assert gains.dtype == np.float32
+        np.testing.assert_allclose(curve, np.cumsum(gains, dtype=np.float64), rtol=1e-5)
+
+
+def test_log_dets_of_pools_of_one_width_share_a_program():
+    greedy.replay_tokens.clear_cache()
+    for n, lengths in ((9, [2]), (30, [3, 20])):
+        emb = fj.TokenEmbeddings.from_list(pool(16, n, lengths, 6))
+        log_dets(emb, [np.arange(k) for k in (1, n)], 1.0)
+    assert greedy.replay_tokens._cache_size() == 1
 
 
 def test_large_batches_choose_as_the_naive_method(monkeypatch):
