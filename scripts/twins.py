@@ -3,28 +3,33 @@
 import functools
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from fisher_jax.models.export import save_folder
+from fisher_jax.models.load import load_model
+
 
 def has_torch() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "accelerate"))
+    return importlib.util.find_spec("torch") is not None
 
 
 @functools.cache
 def torch_twin(device: str = "cpu", dtype: str = "float32") -> Any:
-    """SmolLM2 as transformers' model; float32 is multiplied in full precision."""
+    """SmolLM2 as transformers' model, from our own weights: of a GGUF it may keep packed ones.
+
+    float32 is multiplied in full precision.
+    """
     import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForCausalLM
 
-    from fisher_jax.models.load import _smollm2_file
-
     torch.backends.cuda.matmul.allow_tf32 = False
-    file = _smollm2_file()
-    theirs = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=getattr(torch, dtype)
-    )
+    with TemporaryDirectory() as folder:
+        save_folder(load_model("smollm2-135m"), Path(folder))
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     theirs.to(device)  # pyright: ignore[reportArgumentType]
     return theirs.eval()
 

@@ -184,7 +184,7 @@ def test_results_of_two_calls_are_collected_by_card(tmp_path, monkeypatch, capsy
 
 
 def test_imports_are_found_wherever_they_stand():
-    source = "import a.b, c\nfrom d.e import f\nfrom . import g\ndef h():\n    import i\n"
+    source = "import a.b, c\nfrom d.e import f\nfrom .g import k\ndef h():\n    import i\n"
     assert imported(source) == {"a", "c", "d", "i"}
 
 

@@ -59,12 +59,12 @@ def table(stages: dict[str, Any]) -> str:
     for stage, record in stages.items():
         machine = record.get("machine", {})
         where = [machine.get(k, "?") for k in ("card", "driver", "jax")]
-        commit = f"{record.get('commit') or 'unknown'}"[:10] + (" dirty" if record["dirty"] else "")
+        commit = f"{record.get('commit')}"[:10] + " dirty" * bool(record.get("dirty"))
         lines.append(f"\n{stage} ({', '.join(where)}, commit {commit}): {record['ended']}")
         for part, numbers in record["parts"].items():
             lines += [f"  {part:24} {key:36} {value}" for key, value in flat(numbers)]
         for kind in ("failed", "left_out"):
-            lines += [f"  {part:24} {kind}: {why}" for part, why in record[kind].items()]
+            lines += [f"  {part:24} {kind}: {why}" for part, why in record.get(kind, {}).items()]
     return "\n".join(lines)
 
 

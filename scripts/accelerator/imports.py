@@ -29,7 +29,6 @@ def missing() -> Numbers:
             names |= imported(path.read_text(encoding="utf-8"))
     names -= {*sys.stdlib_module_names, *OURS}
     absent = sorted(name for name in {*names, *OPTIONAL} if importlib.util.find_spec(name) is None)
-    print(f"missing: {[n for n in absent if n not in OPTIONAL] or 'nothing'}")
     return {
         "missing": [name for name in absent if name not in OPTIONAL],
         "optional_missing": [name for name in absent if name in OPTIONAL],

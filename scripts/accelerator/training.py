@@ -18,24 +18,29 @@ RANK = 16
 
 
 def parts(job: Job) -> Parts:
-    """The parts of the stage; decoding before training, which changes PyTorch's model."""
+    """The parts of the stage, the most telling first; peft changes the model, so it is last."""
     shape = (2, 32) if job.small else (64, 128)  # sequences, tokens of one
-    rows = [2, 4] if job.small else [16, 64, 256, 1024]
+    middle, *others = [4, 2] if job.small else [256, 1024, 16, 64]  # rows decoded together
     new_tokens = 4 if job.small else 64
+
+    def both(n: int) -> Parts:
+        return {
+            f"decoding_{n}": lambda: decoding(n, new_tokens),
+            f"torch_decoding_{n}": lambda: torch_decoding(n, new_tokens),
+        }
+
     found: Parts = {
         "full_float32": lambda: ours("full", "float32", shape),
+        "torch_full_float32": lambda: theirs(shape),
+        **both(middle),
         "full_bfloat16": lambda: ours("full", "bfloat16", shape),
+        "torch_full_bfloat16": lambda: theirs(shape, autocast=True),
         "lora_float32": lambda: ours("lora", "float32", shape),
         "lora_bfloat16": lambda: ours("lora", "bfloat16", shape),
     }
-    for n in rows:
-        found[f"decoding_{n}"] = lambda n=n: decoding(n, new_tokens)
-    for n in rows:
-        found[f"torch_decoding_{n}"] = lambda n=n: torch_decoding(n, new_tokens)
-    found["torch_lora_float32"] = lambda: theirs(shape, lora=True)
-    found["torch_full_float32"] = lambda: theirs(shape)
-    found["torch_full_bfloat16"] = lambda: theirs(shape, autocast=True)
-    return found
+    for n in others:
+        found |= both(n)
+    return found | {"torch_lora_float32": lambda: theirs(shape, lora=True)}
 
 
 def ours(method: str, dtype: str, shape: tuple[int, int]) -> Numbers:
@@ -71,12 +76,7 @@ def theirs(shape: tuple[int, int], lora: bool = False, autocast: bool = False) -
         adapters = peft.LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
         twin = peft.get_peft_model(twin, adapters)
     step = torch_step(twin, random_ids(*shape), autocast)
-    measured = rate([clock(step) for _ in range(STEPS)], shape)
-    if lora:
-        twin.unload()
-        for parameter in torch_twin(torch_device()).parameters():
-            parameter.requires_grad_(True)
-    return measured
+    return rate([clock(step) for _ in range(STEPS)], shape)
 
 
 def rate(seconds: list[float], shape: tuple[int, int]) -> Numbers:
