@@ -155,7 +155,8 @@ def parser() -> argparse.ArgumentParser:
         "--batch-tokens",
         metavar="N",
         type=int,
-        help="tokens of a forward pass (default: 1024 on a CPU, else 4096)",
+        help="tokens of a forward pass, fewer where memory is short (default: 1024 on a CPU, else "
+        "65536)",
     )
     text.add_argument(
         "--dtype",

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 
+MEMORY_SHARE = 1 / 8  # of the device's memory, for what is computed at a time
+
 
 class Platform(NamedTuple):
     """Sizes of batches.
@@ -15,29 +17,80 @@ class Platform(NamedTuple):
         name: of the table's row, as JAX names the backend.
         batch_cost: floating-point operations that the device could do while it starts one batch of
             candidates: seconds of overhead times rate.
+        compile_cost: floating-point operations of a forward pass that the device could do while one
+            more shape is compiled: seconds times rate.
+        in_flight: batches or training steps that are begun before the host waits for the first.
         forward_tokens: of a forward pass, padding included.
+        scored_tokens: whose logits over the whole vocabulary are held at a time.
         decoded_rows: continued at a time by `generate`.
         fits: of the softmax model at a time.
     """
 
     name: str
     batch_cost: float
+    compile_cost: float
+    in_flight: int
     forward_tokens: int
+    scored_tokens: int
     decoded_rows: int
     fits: int
 
 
 PLATFORMS = {
     # Measured on two cores of an AMD EPYC: forward passes whose activations stay in the cache are
-    # a third faster than ones of 4,096 tokens, and fits in fours than in more.
-    "cpu": Platform("cpu", 2.5e7, forward_tokens=1024, decoded_rows=16, fits=4),
-    # A model of an H100, not measured: 285 microseconds a batch at 50 TFLOP/s.
-    "gpu": Platform("gpu", 1.4e10, forward_tokens=1 << 16, decoded_rows=256, fits=256),
+    # a third faster than ones of 4,096 tokens, and fits in fours than in more. SmolLM2 compiles a
+    # shape in about 1 s and runs at 160 GFLOP/s. Host and device are the same cores: a second batch
+    # in flight would gain nothing.
+    "cpu": Platform(
+        "cpu",
+        2.5e7,
+        compile_cost=1.6e11,
+        in_flight=1,
+        forward_tokens=1024,
+        scored_tokens=512,
+        decoded_rows=16,
+        fits=4,
+    ),
+    # A model of an H100, not measured: 285 microseconds a batch and 2 s a shape at 50 TFLOP/s.
+    "gpu": Platform(
+        "gpu",
+        1.4e10,
+        compile_cost=1e14,
+        in_flight=2,
+        forward_tokens=1 << 16,
+        scored_tokens=1 << 12,
+        decoded_rows=256,
+        fits=256,
+    ),
     # A guess, not measured.
-    "tpu": Platform("tpu", 3e9, forward_tokens=1 << 16, decoded_rows=256, fits=256),
+    "tpu": Platform(
+        "tpu",
+        3e9,
+        compile_cost=1e14,
+        in_flight=2,
+        forward_tokens=1 << 16,
+        scored_tokens=1 << 12,
+        decoded_rows=256,
+        fits=256,
+    ),
 }
 
 
 def here() -> Platform:
     """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
+
+
+def scored_tokens(n_labels: int) -> int:
+    """Tokens whose logits over so many labels are held at a time; three arrays of that size are."""
+    return within_memory(here().scored_tokens, 3 * 4.0 * n_labels)
+
+
+def within_memory(wanted: int, bytes_each: float) -> int:
+    """`wanted`, or as many as an eighth of the device's memory holds if those are fewer; 1 or more.
+
+    A device that doesn't tell its memory, such as a CPU, gives `wanted`.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    room = MEMORY_SHARE * stats.get("bytes_limit", float("inf"))
+    return max(1, int(min(wanted, room / bytes_each)))

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from fisher_jax import greedy
 from fisher_jax.cli import main
 from fisher_jax.corpora import shakespeare
 from fisher_jax.models.load import SMOLLM2, load_model
+from fisher_jax.platforms import PLATFORMS, here
 
 # programs whose rounding is held to a bound are those that users run
 AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models", "test_selection"}
@@ -79,6 +81,27 @@ def no_rank_promotion():
 def small_buckets(monkeypatch):
     """Small pools have as many length buckets as large ones."""
     monkeypatch.setattr(greedy, "BUCKET_SIZE", 1)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Changes the sizes that the table gives for this device."""
+
+    def change(**sizes):
+        monkeypatch.setitem(PLATFORMS, here().name, here()._replace(**sizes))
+
+    return change
+
+
+@pytest.fixture
+def device_memory(monkeypatch):
+    """Says how many bytes the device has."""
+
+    def change(n_bytes):
+        card = SimpleNamespace(memory_stats=lambda: {"bytes_limit": n_bytes})
+        monkeypatch.setattr("fisher_jax.platforms.jax.local_devices", lambda: [card])
+
+    return change
 
 
 @pytest.fixture(autouse=True)
