@@ -92,5 +92,5 @@ def within_memory(wanted: int, bytes_each: float) -> int:
     A device that doesn't tell its memory, such as a CPU, gives `wanted`.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
-    room = MEMORY_SHARE * stats.get("bytes_limit", float("inf"))
+    room = MEMORY_SHARE * (stats.get("bytes_limit") or float("inf"))
     return max(1, int(min(wanted, room / bytes_each)))
