@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fisher_jax.files import replacing
+from fisher_jax.platforms import here
 from fisher_jax.provenance import provenance
 
 Row = dict[str, Any]
@@ -100,7 +101,7 @@ class Results:
                 "to end, then start this one again"
             )
         self.rows += [rounded(row) for row in rows]
-        facts: Row = {**provenance()}
+        facts: Row = {**provenance(), "sizes": here()._asdict()}
         if self._seconds is not None:
             facts["seconds"] = round(self._seconds + time.perf_counter() - self._start, 1)
         with replacing(self.folder / PROVENANCE) as temporary:

@@ -21,10 +21,10 @@ from fisher_jax.buckets import ladder
 from fisher_jax.budget import Budget, take
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.linalg import one_blas_thread
+from fisher_jax.platforms import here, within_memory
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
 
-BATCH = 4  # fits side by side
 GROUPS = 4  # padded sizes of a setting's fits, at most
 GROUP_SIZE = 1 << 22  # products of a Newton step that are worth a size of their own
 PER_BUDGET = ("fisher_mixed", "fisher_random")  # their rows depend on the budget from the start
@@ -242,11 +242,14 @@ def fit_all(
     products = int(sizes.sum()) * options.dim * options.n_labels
     steps = ladder(sizes, min(GROUPS, 1 + products // GROUP_SIZE))
     group_of = np.searchsorted(steps, sizes)
-    groups, members = [], []
+    groups, members, batches = [], [], []
     for g, length in enumerate(steps):
         (of_group,) = np.nonzero(group_of == g)
         members.append(of_group)
-        of_group = np.resize(of_group, -(-len(of_group) // BATCH) * BATCH)  # whole batches
+        room = int(length), len(problems[0].emb.tokens), options.dim, options.n_labels
+        batches.append(_side_by_side(len(of_group), *room))
+        whole = -(-len(of_group) // batches[-1]) * batches[-1]
+        of_group = np.resize(of_group, whole)
         index = np.zeros((len(of_group), length), np.int32)
         weights = np.zeros((len(of_group), length), np.float32)
         for row, c in enumerate(of_group):
@@ -274,7 +277,12 @@ def fit_all(
         _Tick.show = bar.update
         results = jax.device_get(
             _fit_groups(
-                data, tuple(groups), options.fit_ridge, options.n_labels, len(problems[0].emb)
+                data,
+                tuple(groups),
+                options.fit_ridge,
+                tuple(batches),
+                options.n_labels,
+                len(problems[0].emb),
             )
         )
         jax.effects_barrier()
@@ -288,6 +296,18 @@ def fit_all(
     return metrics
 
 
+def _side_by_side(n_fits: int, length: int, n_pool: int, dim: int, n_labels: int) -> int:
+    """Of so many fits, each on `length` of a pool's tokens: those computed at a time, in batches
+    alike in size.
+
+    A fit holds the D x D square of each of its tokens, and a few numbers for every label of each
+    token that it learns or predicts.
+    """
+    numbers = length * (dim**2 + 8 * n_labels) + n_pool * (dim + 8 * n_labels)
+    most = within_memory(here().fits, 4.0 * numbers)
+    return -(-n_fits // -(-n_fits // most))
+
+
 class _Tick:
     """Where a compiled program reports a finished fit."""
 
@@ -298,11 +318,12 @@ class _Tick:
         cls.show(1)
 
 
-@functools.partial(jax.jit, static_argnames=("n_labels", "n_examples"))
+@functools.partial(jax.jit, static_argnames=("batches", "n_labels", "n_examples"))
 def _fit_groups(
     data: dict[str, Array],
     groups: tuple[tuple[Array, Array, Array], ...],
     fit_ridge: float,
+    batches: tuple[int, ...],
     n_labels: int,
     n_examples: int,
 ) -> list[dict[str, Array]]:
@@ -315,7 +336,7 @@ def _fit_groups(
 
     def branch(g: int):
         def run(results):
-            own = jax.lax.map(measure, groups[g], batch_size=BATCH)
+            own = jax.lax.map(measure, groups[g], batch_size=batches[g])
             return [*results[:g], own, *results[g + 1 :]]
 
         return run

@@ -13,6 +13,7 @@ from fisher_jax.baselines import SELECTORS
 from fisher_jax.files import nearest_folder
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS
 from fisher_jax.model_selectors import MODEL_SELECTORS
+from fisher_jax.platforms import PLATFORMS
 from fisher_jax.report import FILES
 from fisher_jax.selection import LEAST_RIDGE
 
@@ -155,7 +156,8 @@ def parser() -> argparse.ArgumentParser:
         "--batch-tokens",
         metavar="N",
         type=int,
-        help="tokens of a forward pass (default: 1024 on a CPU, else 4096)",
+        help="tokens of a forward pass, fewer where memory is short (default: "
+        f"{PLATFORMS['cpu'].forward_tokens} on a CPU, {PLATFORMS['gpu'].forward_tokens} on a GPU)",
     )
     text.add_argument(
         "--dtype",

@@ -19,10 +19,10 @@ class Checkpoints:
         ValueError: the folder holds checkpoints with another fingerprint.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, every: int) -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         import orbax.checkpoint as ocp  # a second to import
 
-        self._ocp, self.every = ocp, every
+        self._ocp = ocp
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         run = folder / _RUN
@@ -43,20 +43,17 @@ class Checkpoints:
         tree: Any,
         losses: list[float],
         validation: list[tuple[int, float]],
-        *,
-        force: bool = False,
     ) -> None:
-        """Save if it is time to."""
-        if force or step % self.every == 0:
-            history = {"losses": losses, "validation": validation}
-            self._manager.save(
-                step,
-                args=self._ocp.args.Composite(
-                    arrays=self._ocp.args.StandardSave(_named(tree)),
-                    history=self._ocp.args.JsonSave(history),
-                ),
-            )
-            self._manager.wait_until_finished()  # the next step takes the arrays' memory
+        """Save them as those of a step."""
+        history = {"losses": losses, "validation": validation}
+        self._manager.save(
+            step,
+            args=self._ocp.args.Composite(
+                arrays=self._ocp.args.StandardSave(_named(tree)),
+                history=self._ocp.args.JsonSave(history),
+            ),
+        )
+        self._manager.wait_until_finished()  # the next step takes the arrays' memory
 
     def restore(self, like: Any) -> tuple[Any, list[float], list[tuple[int, float]]] | None:
         """The newest tree, placed as `like`, with its losses; None where there is none."""

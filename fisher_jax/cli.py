@@ -17,6 +17,7 @@ from fisher_jax.data import writing_selection
 from fisher_jax.errors import FAILURES, Messages, tell
 from fisher_jax.files import replacing_files
 from fisher_jax.messages import progress
+from fisher_jax.platforms import here
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.progress import OnProgress
 from fisher_jax.provenance import provenance
@@ -112,6 +113,7 @@ def _run(args: argparse.Namespace) -> None:
                     "equal_tokens": float(comparison.tokens.mean[-1]),
                 },
                 "versions": versions,
+                "sizes": here()._asdict(),
                 "seconds": timings,
             },
         )

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,8 +14,11 @@ from jaxtyping import Array, Bool, Float, Int
 from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
 from fisher_jax.design import TokenEmbeddings, check_squares
+from fisher_jax.dispatch import ahead
+from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.platforms import here, within_memory
 from fisher_jax.progress import OnProgress
 from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row, row_of
 
@@ -73,7 +76,7 @@ def embed(
             lists of messages in their place, or as `messages`, see `fisher_jax.chat.written`.
         model: a name or path as `fisher_jax.models.load.load_model` takes it, or a loaded model.
         max_length: tokens a row may have, longer ones are cut; default the model's context.
-        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
+        batch_tokens: of a forward pass, padding included, see `forward`.
         dtype: "float32" or "bfloat16", for a model given by name.
         normalize: "rms" divides all by the root mean squared norm of the pool's embeddings,
             "unit" each by its own norm.
@@ -175,51 +178,89 @@ def forward(
     A row's last token predicts nothing and is not fed. Rows are sorted into length buckets and
     padded on the right, where causal attention can't see the padding.
 
+    Args:
+        batch_tokens: of a forward pass, padding included; default the device's `forward_tokens` in
+            `fisher_jax.platforms`. Fewer where they would take an eighth of the device's memory.
+        on_progress: called with the number of rows done.
+
     Raises:
         ValueError: batch_tokens below 1, or a model whose embeddings are not finite.
     """
     if batch_tokens is None:
-        batch_tokens = default_batch_tokens()
+        batch_tokens = here().forward_tokens
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
-    fed, offsets = np.asarray([len(ids) - 1 for ids in rows.ids]), rows.offsets
+    fed = np.asarray([len(ids) - 1 for ids in rows.ids])
+    lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
     graph, weights = nnx.split(model.module)
-    steps = np.minimum(ladder(fed, MAX_BUCKETS, LENGTH_STEP), model.context)
+    steps = _padded_lengths(model, fed)
     batches = []
-    for length, lower in zip(steps, [0, *steps[:-1]], strict=True):
+    for length, lower in zip(steps.tolist(), [0, *steps[:-1].tolist()], strict=True):
         (members,) = np.nonzero((fed > lower) & (fed <= length))
-        n_batches = -(-len(members) // max(1, batch_tokens // int(length)))
+        of_row = length * activation_bytes(model.module.config, length)
+        n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
         size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
         starts = range(0, len(members), size)
         batches += [((size, length), members[begin : begin + size]) for begin in starts]
+
+    def begun() -> Iterator[tuple[np.ndarray, Array, np.ndarray | slice]]:
+        """Each batch's rows, hidden states on the device, and where the counted ones are."""
+        for k in np.random.default_rng(0).permutation(len(batches)):  # so that the rate is steady
+            (size, length), chosen = batches[k]
+            ids_BxT = np.zeros((size, length), np.int32)
+            counts_BxT = np.zeros((size, length), bool)
+            for slot, i in enumerate(chosen):
+                ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
+                counts_BxT[slot, rows.first[i] - 1 : fed[i]] = True
+            yield chosen, *_counted(_hidden(graph, weights, ids_BxT), np.flatnonzero(counts_BxT))
+
     done = 0
-    for k in np.random.default_rng(0).permutation(len(batches)):  # so that the rate is steady
-        shape, chosen = batches[k]
-        ids_BxT = np.zeros(shape, np.int32)
-        for slot, i in enumerate(chosen):
-            ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
-        hidden_BxTxD = np.asarray(_hidden(graph, weights, ids_BxT))
-        if not np.isfinite(hidden_BxTxD).all():
+    for chosen, hidden, counted in ahead(begun()):
+        states_KxD = np.asarray(hidden).reshape(-1, model.dim)[counted]
+        if not np.isfinite(states_KxD).all():
             raise ModelError(
                 f"{model.name} gives embeddings that are not finite: its weights are damaged, "
                 "or too large for this dtype"
             )
-        for slot, i in enumerate(chosen):
-            states = hidden_BxTxD[slot, rows.first[i] - 1 : fed[i]]
-            tokens_TxD[offsets[i] : offsets[i + 1]] = states
+        ends = np.cumsum(lengths[chosen])
+        for i, states_MxD in zip(chosen, np.split(states_KxD, ends[:-1]), strict=True):
+            tokens_TxD[offsets[i] : offsets[i + 1]] = states_MxD
         done += len(chosen)
         if on_progress is not None:
             on_progress(done)
     return tokens_TxD
 
 
-def default_batch_tokens() -> int:
-    """Tokens of a forward pass: so many that a CPU's cache holds their activations.
+def _padded_lengths(model: LanguageModel, fed_N: Int[np.ndarray, "N"]) -> Int[np.ndarray, "S"]:
+    """Lengths that rows are padded to: as few as pay, since each is a shape to compile.
 
-    On two cores of an AMD EPYC SmolLM2 embeds 1,024 at a time a third faster than 4,096.
+    The least of `tokens fed, padding included + S compile_cost / (2 P)`; a forward pass of a model
+    of P parameters takes 2 P operations a token.
     """
-    return 1024 if jax.default_backend() == "cpu" else 4096
+    compilation = here().compile_cost / (2 * model.n_parameters)
+
+    def cost(steps: Int[np.ndarray, "S"]) -> float:
+        return float(steps[np.searchsorted(steps, fed_N)].sum()) + compilation * len(steps)
+
+    ladders = [ladder(fed_N, most, LENGTH_STEP) for most in range(1, MAX_BUCKETS + 1)]
+    return np.minimum(min(ladders, key=cost), model.context)
+
+
+def _counted(
+    hidden_BxTxD: Array, counted_K: Int[np.ndarray, "K"]
+) -> tuple[Array, np.ndarray | slice]:
+    """The hidden states to fetch, and which of them count.
+
+    Where at most half of the positions count, these are gathered on the device and filled up to a
+    half, a quarter, ... of all, so that few shapes are compiled.
+    """
+    room = whole = hidden_BxTxD.shape[0] * hidden_BxTxD.shape[1]
+    while room // 2 >= max(1, len(counted_K)):
+        room //= 2
+    if room == whole:
+        return hidden_BxTxD, counted_K
+    return _gathered(hidden_BxTxD, np.resize(counted_K, room)), slice(len(counted_K))
 
 
 def last_states(
@@ -270,6 +311,11 @@ def standardize(
 @functools.partial(jax.jit, static_argnames="graph")
 def _hidden(graph: nnx.GraphDef, weights: nnx.State, ids_BxT: Int[Array, "B T"]) -> Array:
     return nnx.merge(graph, weights)(ids_BxT).astype(jnp.float32)
+
+
+@jax.jit
+def _gathered(hidden_BxTxD: Array, at_K: Int[Array, "K"]) -> Array:
+    return hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1])[at_K]
 
 
 def check_rows(texts: object) -> None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ from fisher_jax.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
 from fisher_jax.packing import Batch, pack
+from fisher_jax.platforms import here
+
+REPORT_SECONDS = 0.3  # between two readings of the losses
 
 _COUNTS = ("epochs", "micro_batches", "sequences", "sequence_length", "rank")
 
@@ -119,7 +123,9 @@ def finetune(
         fsdp: divide parameters and optimiser over the mesh as well.
         checkpoints: a folder; a killed run with the same arguments goes on to the same bytes.
         checkpoint_every: steps between checkpoints.
-        on_step: called with steps done, steps in all, and the training loss.
+        on_step: called for every step, in order, with steps done, steps in all, and the training
+            loss. Losses are read from the device in blocks, a few times a second and before every
+            validation and checkpoint, so several calls may come at once.
 
     Raises:
         ValueError: options or weights out of range, no rows, one that is too long or has nothing
@@ -148,32 +154,48 @@ def finetune(
     best = jax.tree.map(jnp.copy, state.params) if validate is not None else None
     kept = None
     if checkpoints is not None:
-        kept = Checkpoints(checkpoints, fingerprint, checkpoint_every)
+        kept = Checkpoints(checkpoints, fingerprint)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
             tree, losses, validation = restored
             state, best = tree["state"], tree["best"]
+    begun: list[Array] = []  # losses of steps that are not read yet
+    in_flight, read_at = here().in_flight, time.monotonic()
+
+    def read(count: int) -> None:
+        for loss in jax.device_get(begun[:count]):
+            losses.append(float(loss))
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the loss of step {len(losses)} is {loss}: lower learning_rate "
+                    f"{options.learning_rate:g}, or train in float32"
+                )
+            if on_step is not None:
+                on_step(len(losses), len(batches), losses[-1])
+        del begun[:count]
+
     for k in range(len(losses), len(batches)):
         if _exhausted(validation, options.patience):
             break
         batch = batches[k] if mesh is None else _spread(batches[k], mesh)
         state, loss = step(state, batch, schedule[k])
-        losses.append(float(loss))
-        if not math.isfinite(losses[-1]):
-            raise DivergedError(
-                f"the loss of step {k + 1} is {losses[-1]}: lower learning_rate "
-                f"{options.learning_rate:g}, or train in float32"
-            )
-        if on_step is not None:
-            on_step(k + 1, len(batches), losses[-1])
-        last = k + 1 == len(batches)
-        every = options.validate_every
-        if validate is not None and (last or (every and (k + 1) % every == 0)):
+        begun.append(loss)
+        if len(begun) >= in_flight:
+            begun[-in_flight].block_until_ready()
+        last, every = k + 1 == len(batches), options.validate_every
+        validates = last or (every > 0 and (k + 1) % every == 0)
+        saves = last or (k + 1) % checkpoint_every == 0
+        if validates or saves:
+            read(len(begun))
+        elif time.monotonic() - read_at >= REPORT_SECONDS:
+            read(max(0, len(begun) - in_flight + 1))  # those that are done
+            read_at = time.monotonic()
+        if validate is not None and validates:
             validation.append((k + 1, float(validate(finished(state.params)))))
             if validation[-1][1] <= min(v for _, v in validation):
                 best = jax.tree.map(jnp.copy, state.params)
-        if kept is not None:
-            kept.save(k + 1, {"state": state, "best": best}, losses, validation, force=last)
+        if kept is not None and saves:
+            kept.save(k + 1, {"state": state, "best": best}, losses, validation)
     if kept is not None:
         kept.close()
     final = finished(best if best is not None else state.params)

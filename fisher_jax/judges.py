@@ -28,7 +28,7 @@ class LocalJudge:
 
     Attributes:
         model: the judge.
-        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
+        batch_tokens: of a forward pass, see `fisher_jax.embed.forward`.
     """
 
     model: LanguageModel
@@ -86,7 +86,7 @@ class LikelihoodJudge:
 
     Attributes:
         model: the reference.
-        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
+        batch_tokens: of a forward pass, see `fisher_jax.embed.forward`.
     """
 
     model: LanguageModel

@@ -6,7 +6,7 @@ stay as they are, so what they add to the normaliser, `rest`, is a number a posi
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,11 +15,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from fisher_jax.dispatch import ahead
 from fisher_jax.finetune import TrainState, adamw, learning_rates
 from fisher_jax.linalg import HIGHEST
+from fisher_jax.platforms import scored_tokens
 
 VOCABULARY_STEP = 1024  # trained rows of the head are a multiple of this: few compiled programs
-CHUNK = 512  # positions at once over the whole vocabulary
 
 
 class Positions(NamedTuple):
@@ -70,17 +71,17 @@ def positions_of(
     """One pass over the whole head, in chunks of one shape."""
     is_frozen = np.ones(len(head_LxD), bool)
     is_frozen[trained_V] = False
-    padded = -(-len(x_TxD) // CHUNK) * CHUNK
-    head, frozen, parts = jnp.asarray(head_LxD), jnp.asarray(is_frozen), []
-    for begin in range(0, padded, CHUNK):
-        own = slice(begin, begin + CHUNK)
-        x, labels = x_TxD[own], labels_T[own]
-        short = CHUNK - len(x)
-        part = _frozen_part(
-            head, frozen, np.pad(x, ((0, short), (0, 0))), np.pad(labels, (0, short))
-        )
-        parts.append([np.asarray(p)[: len(x)] for p in part])
-    rest, own_logit = (np.concatenate(p) for p in zip(*parts, strict=True))
+    head, frozen = jnp.asarray(head_LxD), jnp.asarray(is_frozen)
+    chunk = scored_tokens(len(head_LxD))
+
+    def begun() -> Iterator[tuple[Array, Array]]:
+        for begin in range(0, len(x_TxD), chunk):
+            own = slice(begin, begin + chunk)
+            x, labels = _padded(x_TxD[own], chunk), _padded(labels_T[own], chunk)
+            yield _frozen_part(head, frozen, x, labels)
+
+    parts = [[np.asarray(p) for p in part] for part in ahead(begun())]
+    rest, own_logit = (np.concatenate(p)[: len(x_TxD)] for p in zip(*parts, strict=True))
     place = np.full(len(head_LxD), -1)
     place[trained_V] = np.arange(len(trained_V))
     label = place[labels_T]
@@ -123,13 +124,18 @@ def train(
 
 def nll(theta_VxD: Float[Array, "V D"], data: Positions) -> Float[np.ndarray, "T"]:
     """Of each position, in nats."""
-    parts = []
-    for begin in range(0, len(data.x), CHUNK):
-        part = data.take(np.arange(begin, min(begin + CHUNK, len(data.x))))
-        short = CHUNK - len(part.x)
-        padded = Positions(*(np.pad(p, [(0, short)] + [(0, 0)] * (p.ndim - 1)) for p in part))
-        parts.append(np.asarray(_nll(theta_VxD, padded))[: len(part.x)])
-    return np.concatenate(parts)
+    chunk = scored_tokens(len(theta_VxD))
+
+    def begun() -> Iterator[Array]:
+        for begin in range(0, len(data.x), chunk):
+            own = slice(begin, begin + chunk)
+            yield _nll(theta_VxD, Positions(*(_padded(part[own], chunk) for part in data)))
+
+    return np.concatenate([np.asarray(part) for part in ahead(begun())])[: len(data.x)]
+
+
+def _padded(part: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(part, [(0, length - len(part))] + [(0, 0)] * (part.ndim - 1))
 
 
 @jax.jit

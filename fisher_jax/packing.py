@@ -10,9 +10,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from fisher_jax.dispatch import ahead
 from fisher_jax.embed import TokenizedRows
+from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.layers import packed_rows
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.platforms import here, within_memory
 from fisher_jax.progress import OnProgress
 
 
@@ -69,29 +72,46 @@ def pack(
 def packed_states(
     model: LanguageModel,
     rows: TokenizedRows,
-    sequences: int = 4,
+    sequences: int | None = None,
     length: int = 128,
     on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "T D"]:
     """What `embed.forward` gives, from packed sequences of one shape: a single compiled program.
 
     For many sets of short rows, such as an experiment's pools and test sets.
+
+    Args:
+        sequences: of a forward pass; default the device's `forward_tokens` in
+            `fisher_jax.platforms`, or half, a quarter, ... of that where the rows fill no more.
+        length: of a sequence, at least; more where a row is longer.
+        on_progress: called with the number of rows done.
     """
     fed = np.array([len(ids) - 1 for ids in rows.ids])
     length = max(length, -(-int(fed.max()) // 64) * 64)
     # first fit in decreasing length over as many sequences as it takes
     (together,) = arrange(rows, np.argsort(-fed, kind="stable"), (1, len(fed), length))
-    n_batches = -(-(1 + max(place.sequence for place in together)) // sequences)
+    filled = 1 + max(place.sequence for place in together)
+    if sequences is None:
+        of_sequence = length * activation_bytes(model.module.config, length)
+        sequences = within_memory(max(1, here().forward_tokens // length), of_sequence)
+        while sequences // 2 >= filled:
+            sequences //= 2
+    n_batches = -(-filled // sequences)
     batches = [[] for _ in range(n_batches)]
     for i, sequence, begin in together:
         batches[sequence // sequences].append(Place(i, sequence % sequences, begin))
     graph, weights = nnx.split(model.module)
     offsets = rows.offsets
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
+
+    def begun() -> Iterator[tuple[list[Place], Array]]:
+        for places in batches:
+            batch = _batch(rows, places, (1, sequences, length), None)
+            yield places, _packed(graph, weights, *(x[0] for x in batch[:3]))
+
     done = 0
-    for places in batches:
-        batch = _batch(rows, places, (1, sequences, length), None)
-        hidden = np.asarray(_packed(graph, weights, *(x[0] for x in batch[:3])))
+    for places, on_device in ahead(begun()):
+        hidden = np.asarray(on_device)
         for i, sequence, begin in places:
             own = slice(begin + rows.first[i] - 1, begin + len(rows.ids[i]) - 1)
             tokens_TxD[offsets[i] : offsets[i + 1]] = hidden[sequence, own]

@@ -4,13 +4,12 @@ A fixed table, never measured at run time: the same seed gives the same bytes on
 """
 
 import math
-import os
 from typing import NamedTuple
 
 import jax
 
 MIN_ROWS, MAX_ROWS = 128, 1 << 17  # tokens of a batch of candidates
-MEMORY_SHARE = 1 / 8  # of the device's, for a batch
+MEMORY_SHARE = 1 / 8  # of the device's memory, for what is computed at a time
 
 
 class Platform(NamedTuple):
@@ -20,51 +19,88 @@ class Platform(NamedTuple):
         name: of the table's row, as JAX names the backend.
         batch_cost: floating-point operations that the device could do while it starts one batch of
             candidates: seconds of overhead times rate.
+        compile_cost: floating-point operations of a forward pass that the device could do while one
+            more shape is compiled: seconds times rate.
         block: least width of a block column of the triangular root of V^-1; the products of
             narrower ones would be slower.
         update_lengths: that a chosen row is padded to: one more to compile must save more padding.
         factors_together: many small matrices are factored at once. On a CPU one after the other:
             in jaxlib 0.10, batched factorisations that run side by side wait for each other's
             threads for ever where there are few cores.
+        in_flight: batches or training steps that are begun before the host waits for the first.
         forward_tokens: of a forward pass, padding included.
+        scored_tokens: whose logits over the whole vocabulary are held at a time.
         decoded_rows: continued at a time by `generate`.
         fits: of the softmax model at a time.
     """
 
     name: str
     batch_cost: float
+    compile_cost: float
     block: int
     update_lengths: int
     factors_together: bool
+    in_flight: int
     forward_tokens: int
+    scored_tokens: int
     decoded_rows: int
     fits: int
 
 
 PLATFORMS = {
     # Measured on two cores of an AMD EPYC: forward passes whose activations stay in the cache are
-    # a third faster than ones of 4,096 tokens, and fits in fours than in more.
-    "cpu": Platform("cpu", 2.5e7, 144, 4, False, forward_tokens=1024, decoded_rows=16, fits=4),
-    # A model of an H100, not measured: 285 microseconds a batch at 50 TFLOP/s.
+    # a third faster than ones of 4,096 tokens, and fits in fours than in more. SmolLM2 compiles a
+    # shape in 0.5 s and runs at 260 GFLOP/s. Host and device are the same cores: a second batch in
+    # flight would gain nothing.
+    "cpu": Platform(
+        "cpu",
+        batch_cost=2.5e7,
+        compile_cost=1.4e11,
+        block=144,
+        update_lengths=4,
+        factors_together=False,
+        in_flight=1,
+        forward_tokens=1024,
+        scored_tokens=512,
+        decoded_rows=16,
+        fits=4,
+    ),
+    # batch_cost was measured on an H200: 0.1 to 0.2 ms a batch and 40 TFLOP/s; selections of 5,000
+    # rows take the same time with a quarter and with four times of it. The others are a model of
+    # an H100: 2 s to compile a shape.
     "gpu": Platform(
-        "gpu", 1.4e10, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256
+        "gpu",
+        batch_cost=7e9,
+        compile_cost=1e14,
+        block=512,
+        update_lengths=2,
+        factors_together=True,
+        in_flight=2,
+        forward_tokens=1 << 16,
+        scored_tokens=1 << 12,
+        decoded_rows=256,
+        fits=256,
     ),
     # A guess, not measured.
-    "tpu": Platform("tpu", 3e9, 512, 2, True, forward_tokens=1 << 16, decoded_rows=256, fits=256),
+    "tpu": Platform(
+        "tpu",
+        batch_cost=3e9,
+        compile_cost=1e14,
+        block=512,
+        update_lengths=2,
+        factors_together=True,
+        in_flight=2,
+        forward_tokens=1 << 16,
+        scored_tokens=1 << 12,
+        decoded_rows=256,
+        fits=256,
+    ),
 }
 
 
 def here() -> Platform:
     """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
-
-
-def memory() -> int:
-    """Bytes that the device has for arrays."""
-    statistics = jax.devices()[0].memory_stats()
-    if statistics:
-        return statistics["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def batch_rows(n_tokens: int, dim: int, longest: int) -> int:
@@ -76,5 +112,19 @@ def batch_rows(n_tokens: int, dim: int, longest: int) -> int:
     """
     rows = math.sqrt(n_tokens / 64 * here().batch_cost) / dim
     rows = 2 ** round(math.log2(max(rows, MIN_ROWS)))
-    most = MEMORY_SHARE * memory() / (4 * (2 * dim + longest))
-    return min(rows, MAX_ROWS, 2 ** max(int(math.log2(most)), 0))
+    return within_memory(min(rows, MAX_ROWS), 4.0 * (2 * dim + longest))
+
+
+def scored_tokens(n_labels: int) -> int:
+    """Tokens whose logits over so many labels are held at a time; three arrays of that size are."""
+    return within_memory(here().scored_tokens, 3 * 4.0 * n_labels)
+
+
+def within_memory(wanted: int, bytes_each: float) -> int:
+    """`wanted`, or as many as an eighth of the device's memory holds if those are fewer; 1 or more.
+
+    A device that doesn't tell its memory, such as a CPU, gives `wanted`.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    room = MEMORY_SHARE * (stats.get("bytes_limit") or float("inf"))
+    return max(1, int(min(wanted, room / bytes_each)))

@@ -11,11 +11,12 @@ from fisher_jax.arguments import ALL_SELECTORS, answers_of
 from fisher_jax.data import PoolFile, check_columns_fit, read_embeddings, read_pool
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.embed import TokenizedRows, default_batch_tokens, forward, standardize, tokenize
+from fisher_jax.embed import TokenizedRows, forward, standardize, tokenize
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.inputs import Inputs
 from fisher_jax.messages import announce, progress
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
+from fisher_jax.platforms import here
 from fisher_jax.quality import ASK_SETTINGS, ask_questions, completions_alone
 from fisher_jax.report import counted
 from fisher_jax.rows import Chat, Row
@@ -95,7 +96,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         if args.positions == "prompt":
             costs = np.maximum(tokenize(model, rows.texts, args.max_length).counted, 1)
     limit, n_copies = args.max_length or model.context, len(file) - len(unique)
-    args.batch_tokens = args.batch_tokens or default_batch_tokens()  # the manifest's
+    args.batch_tokens = args.batch_tokens or here().forward_tokens  # the manifest's
     notes = _notes_on_copies(args.deduplicate, n_copies, rows.texts) + _notes(rows, limit)
     fed = sum(map(len, rows.tokens.ids))
     if wanted is not None:

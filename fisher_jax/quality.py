@@ -56,7 +56,7 @@ def ask_llm(
         yes_words: words that count; those of more than one token do not.
         prompt: holds `{text}` once.
         max_length: tokens of the whole question; default the model's context.
-        batch_tokens: of a forward pass, padding included; default `default_batch_tokens()`.
+        batch_tokens: of a forward pass, see `fisher_jax.embed.forward`.
         on_progress: called with the number of rows done.
 
     Raises:

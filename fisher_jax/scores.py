@@ -5,7 +5,7 @@ results are in `model_selectors`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fisher_jax.dispatch import ahead
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.linalg import HIGHEST
+from fisher_jax.platforms import scored_tokens
 from fisher_jax.progress import OnProgress
 
 
@@ -38,7 +40,7 @@ def token_scores(
     head_LxD: Float[Array | np.ndarray, "L D"],
     tokens_TxD: Float[np.ndarray, "T D"],
     labels_T: Int[np.ndarray, "T"],
-    chunk: int = 512,
+    chunk: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> TokenScores:
     """Loss, entropy, Fisher trace and gradient norm of every token, in float32.
@@ -51,7 +53,7 @@ def token_scores(
         head_LxD: the model's last layer, `LanguageModel.module.head`.
         tokens_TxD: hidden states as the head multiplies them: `embed` with `normalize="none"`.
         labels_T: what follows each token, as `labels_of` gives it.
-        chunk: tokens a step.
+        chunk: tokens a step; default the device's, `platforms.scored_tokens`.
         on_progress: called with the number of tokens done.
 
     Raises:
@@ -76,7 +78,7 @@ def top_probabilities(
     head_LxD: Float[Array | np.ndarray, "L D"],
     tokens_TxD: Float[np.ndarray, "T D"],
     k: int = 32,
-    chunk: int = 512,
+    chunk: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Float[np.ndarray, "T k"], Int[np.ndarray, "T k"]]:
     """The k largest probabilities of every token, largest first, and their labels.
@@ -139,11 +141,13 @@ def by_chunks(
     score: Callable[..., tuple[Array, ...]],
     head_LxD: Array | np.ndarray,
     arrays: tuple[np.ndarray, ...],
-    chunk: int,
+    chunk: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[np.ndarray]:
     """`score(head, *arrays)` of all tokens, in chunks of one shape; the last one is padded."""
     n_tokens = len(arrays[0])
+    if chunk is None:
+        chunk = scored_tokens(len(head_LxD))
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     if head_LxD.shape[1] != arrays[0].shape[1]:
@@ -152,11 +156,16 @@ def by_chunks(
             f"tokens have {arrays[0].shape[1]}"
         )
     head = jnp.asarray(head_LxD, jnp.float32)
+
+    def begun() -> Iterator[tuple[int, tuple[Array, ...]]]:
+        for begin in range(0, max(1, n_tokens), chunk):
+            own = [_padded(array[begin : begin + chunk], chunk) for array in arrays]
+            yield begin, score(head, *own)
+
     parts = []
-    for begin in range(0, max(1, n_tokens), chunk):
-        own = [_padded(array[begin : begin + chunk], chunk) for array in arrays]
+    for begin, scores in ahead(begun()):
         count = min(chunk, n_tokens - begin)
-        parts.append([np.asarray(value)[:count] for value in score(head, *own)])
+        parts.append([np.asarray(value)[:count] for value in scores])
         if on_progress is not None:
             on_progress(begin + count)
     return [np.concatenate(values) for values in zip(*parts, strict=True)]

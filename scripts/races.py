@@ -18,6 +18,7 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
     """
     from sklearn.linear_model import LogisticRegression
 
+    from fisher_jax.platforms import here
     from fisher_jax.softmax_model import fit
 
     rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
     ones = np.ones(2000, np.float32)
     run = jax.jit(
         lambda x, y: jax.lax.map(
-            lambda xy: fit(xy[0], xy[1], ones, 20, 1.0, tol), (x, y), batch_size=4
+            lambda xy: fit(xy[0], xy[1], ones, 20, 1.0, tol), (x, y), batch_size=here().fits
         )
     )
     run(x, labels)
@@ -60,8 +61,9 @@ def embedding_race() -> dict:
     from flax import nnx
 
     from fisher_jax.corpora import shakespeare
-    from fisher_jax.embed import _hidden, default_batch_tokens
+    from fisher_jax.embed import _hidden
     from fisher_jax.models.load import load_model
+    from fisher_jax.platforms import here
 
     model, theirs = load_model("smollm2-135m"), torch_twin()
     graph, weights = nnx.split(model.module)
@@ -71,7 +73,7 @@ def embedding_race() -> dict:
     ids.sort(key=len, reverse=True)
     batches = []
     while ids:  # as `embed` has them by default
-        size = max(1, default_batch_tokens() // len(ids[0]))
+        size = max(1, here().forward_tokens // len(ids[0]))
         group, ids = ids[:size], ids[size:]
         padded = np.zeros((len(group), -(-len(group[0]) // 4) * 4), np.int32)
         for row, tokens in zip(padded, group, strict=True):

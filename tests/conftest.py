@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from fisher_jax.cli import main
 from fisher_jax.compiled import SWITCH
 from fisher_jax.corpora import shakespeare
 from fisher_jax.models.load import SMOLLM2, load_model
+from fisher_jax.platforms import PLATFORMS, here
 
 # programs whose rounding is held to a bound are those that users run
 AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models", "test_selection"}
@@ -85,6 +87,27 @@ def small_buckets(monkeypatch):
     monkeypatch.setattr(platforms, "MIN_ROWS", 8)
     cpu = platforms.PLATFORMS["cpu"]._replace(batch_cost=1.0, block=3)
     monkeypatch.setitem(platforms.PLATFORMS, "cpu", cpu)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Changes the sizes that the table gives for this device."""
+
+    def change(**sizes):
+        monkeypatch.setitem(PLATFORMS, here().name, here()._replace(**sizes))
+
+    return change
+
+
+@pytest.fixture
+def device_memory(monkeypatch):
+    """Says how many bytes the device has."""
+
+    def change(n_bytes):
+        card = SimpleNamespace(memory_stats=lambda: {"bytes_limit": n_bytes})
+        monkeypatch.setattr("fisher_jax.platforms.jax.local_devices", lambda: [card])
+
+    return change
 
 
 @pytest.fixture(autouse=True)

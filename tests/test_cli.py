@@ -28,6 +28,7 @@ from fisher_jax import cli
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.files import replacing_files
+from fisher_jax.platforms import here
 from fisher_jax.randomized import draw_fisher
 
 # Text through a model
@@ -48,7 +49,8 @@ def test_text_is_embedded_and_chosen_as_the_library_does(run, llama, out, tmp_pa
     assert result["model"] == str(llama)
     assert (result["skipped_rows"], result["cut_rows"]) == (0, 0)
     assert manifest_of(out)["notes"] == []
-    assert manifest_of(out)["options"]["batch_tokens"] == 1024  # what a CPU takes by itself
+    assert manifest_of(out)["options"]["batch_tokens"] == here().forward_tokens
+    assert manifest_of(out)["sizes"] == here()._asdict()
 
 
 def test_rows_with_nothing_to_predict_are_an_error_or_skipped(run, refused, llama, out, tmp_path):

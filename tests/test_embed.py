@@ -1,4 +1,5 @@
 import json
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from fisher_jax.embed import check_rows, embed, tokenize
+from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import load_model
 from fisher_jax.rows import PromptCompletion
 
+embed_module = sys.modules["fisher_jax.embed"]  # whose name the function has
 WORDS = "to be or not that is the question whether tis nobler in mind".split()
 SPECIAL = ["[UNK]", "[BOS]"]
 VOCAB, DIM, INNER, CONTEXT = len(SPECIAL) + len(WORDS), 16, 24, 30
@@ -207,6 +210,83 @@ def test_batch_size_does_not_change_embeddings(model, batch_tokens):
     )
 
 
+def test_batches_in_flight_give_the_same_bytes(model, device, monkeypatch):
+    """The second is begun before the first is fetched, and never a third."""
+    events = []
+
+    def begun(*args):
+        events.append("begun")
+        return forward_pass(*args)
+
+    forward_pass = embed_module._hidden
+    monkeypatch.setattr(embed_module, "_hidden", begun)
+
+    def run():
+        events.clear()
+        return embed(
+            [*TEXTS, *PAIRS],
+            model,
+            batch_tokens=20,
+            normalize="none",
+            on_progress=lambda _: events.append("fetched"),
+        ).tokens
+
+    device(in_flight=1)
+    expected = run()
+    n_batches = len(events) // 2
+    assert n_batches > 2 and events == ["begun", "fetched"] * n_batches
+    device(in_flight=2)
+    np.testing.assert_array_equal(run(), expected)
+    assert events == ["begun", *["begun", "fetched"] * (n_batches - 1), "fetched"]
+
+
+@pytest.mark.parametrize(("words", "fetched"), [(2, 2), (3, 4), (8, 8), (9, 16)])
+def test_few_counted_positions_are_gathered_on_the_device(model, monkeypatch, words, fetched):
+    """Of a row of 16 fed tokens the last few count."""
+    sizes = []
+    counted = embed_module._counted
+
+    def watched(*args):
+        hidden, at = counted(*args)
+        sizes.append(hidden.size // DIM)
+        return hidden, at
+
+    monkeypatch.setattr(embed_module, "_counted", watched)
+    ids = (WORDS * 2)[:17]
+    pair = {"prompt": " ".join(ids[:-words]), "completion": " ".join(ids[-words:])}
+    got = embed([pair], model, normalize="none")
+    expected = states(model, ids_of(" ".join(ids)), 17 - words)
+    np.testing.assert_allclose(got.tokens, expected, rtol=0, atol=1e-5)
+    assert sizes == [fetched]
+
+
+def test_a_length_is_compiled_only_where_it_saves_more(model, device):
+    fed = np.repeat([4, 8, 16], [40, 10, 10])
+    operations = 2 * model.n_parameters
+    for tokens, steps in ((0, [4, 8, 16]), (79, [4, 8, 16]), (81, [4, 16])):
+        device(compile_cost=operations * tokens)
+        assert embed_module._padded_lengths(model, fed).tolist() == steps
+    device(compile_cost=operations * 1e6)
+    assert embed_module._padded_lengths(model, fed).tolist() == [16]
+
+
+def test_batches_stay_within_an_eighth_of_the_devices_memory(model, monkeypatch, device_memory):
+    of_row = 16 * activation_bytes(model.module.config, 16)
+    shapes = []
+    forward_pass = embed_module._hidden
+
+    def watched(graph, weights, ids_BxT):
+        shapes.append(ids_BxT.shape)
+        return forward_pass(graph, weights, ids_BxT)
+
+    monkeypatch.setattr(embed_module, "_hidden", watched)
+    for rows, eighth in ((6, 6.5 * of_row), (3, 3.5 * of_row), (1, 0.5 * of_row)):
+        device_memory(8 * eighth)
+        shapes.clear()
+        embed([TEXTS[2]] * 6, model)
+        assert shapes == [(rows, 16)] * (6 // rows)
+
+
 def test_order_of_rows_does_not_change_embeddings(model):
     rows = [*TEXTS, *PAIRS]
     order = np.random.default_rng(0).permutation(len(rows))
@@ -293,7 +373,8 @@ def test_progress_ends_at_the_number_of_rows(model):
     assert (np.diff(seen) > 0).all()
 
 
-def test_each_shape_is_compiled_once(tmp_path, monkeypatch):
+def test_each_shape_is_compiled_once(tmp_path, monkeypatch, device):
+    device(compile_cost=0)
     config_path = save_folder(tmp_path, adds_bos=False) / "config.json"
     raw = json.loads(config_path.read_text())
     config_path.write_text(json.dumps(raw | {"rope_theta": 77.0}))  # nothing of it compiled yet

@@ -17,6 +17,7 @@ from experiments import language, synthetic, words
 from experiments.harness import checked, log_to_wandb, reporting
 from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.platforms import here
 
 CONFIGS = [
     (path.parents[1].name, path.stem) for path in sorted(ROOT.glob("conf/*/experiment/*.yaml"))
@@ -55,6 +56,7 @@ def test_smoke_writes_rows_config_and_figures(smoke):
         assert (smoke / figure).read_bytes().startswith(b"\x89PNG")
     facts = json.loads((smoke / "provenance.json").read_text())
     assert "git_commit" in facts and facts["seconds"] > 0.5
+    assert facts["sizes"] == here()._asdict()
 
 
 def wandb_records(path):

@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 from test_models import MODELS, random_ids
 from tuning import language_model, nll_by_hand, options, random_rows
 
+from fisher_jax import finetune as finetune_module
+from fisher_jax import packing
 from fisher_jax.adapters import merged, untied, with_lora
 from fisher_jax.embed import forward
 from fisher_jax.finetune import DivergedError, batches_of, finetune, learning_rates
@@ -61,6 +63,26 @@ def test_packed_rows_do_not_see_each_other(model):
     rows = random_rows(prompt=1)
     expected = forward(model, rows, 64)
     np.testing.assert_allclose(packed_states(model, rows, 3, 20), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("together", "expected"), [(1, 1), (2, 2), (64, 8)])
+def test_packed_sequences_are_the_devices_and_no_more_than_are_filled(
+    model, device, monkeypatch, together, expected
+):
+    rows, shapes = random_rows(n=60), []
+    forward_pass = packing._packed
+
+    def watched(graph, weights, ids, *others):
+        shapes.append(ids.shape)
+        return forward_pass(graph, weights, ids, *others)
+
+    monkeypatch.setattr(packing, "_packed", watched)
+    device(forward_tokens=64 * together)
+    expected_states = forward(model, rows)
+    np.testing.assert_allclose(
+        packed_states(model, rows, length=64), expected_states, rtol=0, atol=2e-5
+    )
+    assert set(shapes) == {(expected, 64)}
 
 
 @both_families
@@ -204,6 +226,68 @@ def test_a_loss_that_is_no_number_ends_the_training():
         DivergedError, match=r"the loss of step 1 is nan: lower learning_rate 0\.01"
     ):
         finetune(model, random_rows(), options())
+
+
+class WatchedSteps:
+    """Training steps; of each loss `waited` and `read` say after how many begun steps it was."""
+
+    def __init__(self, monkeypatch, broken=0):
+        self.step, self.broken = finetune_module._step, broken
+        self.begun, self.waited, self.read = 0, [], []
+        monkeypatch.setattr(finetune_module, "_step", self)
+
+    def __call__(self, *args):
+        state, loss = self.step(*args)
+        self.begun += 1
+        return state, WatchedLoss(self, loss * np.nan if self.begun == self.broken else loss)
+
+
+class WatchedLoss:
+    def __init__(self, steps, loss):
+        self.steps, self.loss = steps, loss
+
+    def block_until_ready(self):
+        self.steps.waited.append(self.steps.begun)
+
+    def __array__(self, *_, **__):
+        self.steps.read.append(self.steps.begun)
+        return np.asarray(self.loss)
+
+    def __float__(self):
+        return float(np.asarray(self))
+
+
+def test_losses_are_read_in_blocks(model, monkeypatch, device):
+    """Before a validation and at the end; a clock that stands still asks for no report."""
+    device(in_flight=2)
+    monkeypatch.setattr(finetune_module, "REPORT_SECONDS", np.inf)
+    rows, given, told = random_rows(), options(epochs=3, validate_every=4), []
+    expected = finetune(model, rows, given).losses
+    steps, n = WatchedSteps(monkeypatch), len(expected)
+    tuned = finetune(model, rows, given, on_step=lambda *step: told.append(step))
+    np.testing.assert_array_equal(tuned.losses, expected)
+    assert n > 8 and steps.read == [min(n, -(-k // 4) * 4) for k in range(1, n + 1)]
+    assert told == [(k, n, loss) for k, loss in enumerate(expected.tolist(), start=1)]
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_only_steps_that_are_done_are_reported_between(model, monkeypatch, device, in_flight):
+    device(in_flight=in_flight)
+    monkeypatch.setattr(finetune_module, "REPORT_SECONDS", 0)
+    steps = WatchedSteps(monkeypatch)
+    n = len(finetune(model, random_rows(), options()).losses)
+    assert n > 4 and steps.waited == [*range(in_flight, n + 1)]
+    assert steps.read == [min(n, k + in_flight - 1) for k in range(1, n + 1)]
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step(model, monkeypatch, device):
+    device(in_flight=2)
+    monkeypatch.setattr(finetune_module, "REPORT_SECONDS", np.inf)
+    WatchedSteps(monkeypatch, broken=3)
+    told = []
+    with pytest.raises(DivergedError, match="the loss of step 3 is nan"):
+        finetune(model, random_rows(), options(), on_step=lambda step, *_: told.append(step))
+    assert told == [1, 2]
 
 
 def test_rows_and_weights_that_would_teach_nothing_are_refused(tmp_path):

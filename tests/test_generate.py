@@ -99,6 +99,20 @@ def test_progress_counts_tokens_and_changes_none(llama, new, expected):
     assert as_lists(ids) == as_lists(generate_ids(llama, prompts, **options))
 
 
+def test_rows_decoded_together_are_the_devices(llama, device, device_memory):
+    prompts, done = random_prompts([3, 5, 2, 4]), []
+
+    def batches(**options):
+        done.clear()
+        generate_ids(llama, prompts, max_new_tokens=1, on_progress=done.append, **options)
+        return len(done)
+
+    device(decoded_rows=2)
+    assert [batches(), batches(batch_size=4)] == [2, 1]
+    device_memory(8 * 1.5 * module_under_test._row_bytes(llama, 16, 16))
+    assert [batches(), batches(batch_size=4)] == [4, 4]
+
+
 def test_one_compilation_for_one_shape(llama):
     prompts = random_prompts([3, 9, 14, 16])
     generate_ids(llama, prompts[:2], max_new_tokens=7)

@@ -117,3 +117,11 @@ def test_word_vectors_of_every_format(tmp_path):
         read_vectors(str(tmp_path / "none.txt"), {"queen"})
     with pytest.raises(ValueError, match="none of the corpus' words"):
         read_vectors(str(word2vec), {"jester"})
+
+
+def test_fits_side_by_side_are_the_devices(device, device_memory):
+    device(fits=4)
+    together = softmax_study._side_by_side
+    assert [together(n, 100, 300, 10, 5) for n in (1, 4, 5, 9, 12)] == [1, 4, 3, 3, 4]
+    device_memory(8 * 2.5 * 4 * (100 * (10**2 + 8 * 5) + 300 * (10 + 8 * 5)))  # two and a half
+    assert together(9, 100, 300, 10, 5) == 2

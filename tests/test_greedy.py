@@ -25,10 +25,9 @@ def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(
     assert platforms.batch_rows(n_tokens, dim, longest) == rows
 
 
-def test_batches_leave_most_of_the_memory_free(monkeypatch):
-    monkeypatch.setattr(platforms, "memory", lambda: 8 * 4 * (2 * 100 + 56) * 1000)
-    monkeypatch.setattr(platforms, "here", lambda: platforms.PLATFORMS["gpu"])
-    assert platforms.batch_rows(10**6, 100, 56) == 512
+def test_batches_leave_most_of_the_memory_free(device_memory):
+    device_memory(8 * 4 * (2 * 100 + 56) * 100)
+    assert platforms.batch_rows(10**6, 100, 56) == 100
 
 
 def test_selections_side_by_side_do_not_wait_for_each_other():

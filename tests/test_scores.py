@@ -71,6 +71,19 @@ def test_chunks_share_one_program_and_change_nothing(problem):
         assert scores._score._cache_size() == 1
 
 
+def test_chunks_are_the_devices(problem, device, device_memory):
+    head, tokens, labels = problem
+    device(scored_tokens=25)
+    device_memory(8 * 12 * len(head) * 30)
+    done = []
+    token_scores(head, tokens[:61], labels[:61], on_progress=done.append)
+    assert done == [25, 50, 61]
+    device_memory(8 * 12 * len(head) * 20)  # for 20 tokens' logits, three times
+    done.clear()
+    token_scores(head, tokens[:61], labels[:61], on_progress=done.append)
+    assert done == [20, 40, 60, 61]
+
+
 def test_no_tokens_have_no_scores(problem):
     head, tokens, labels = problem
     assert [len(a) for a in token_scores(head, tokens[:0], labels[:0])] == [0] * 4

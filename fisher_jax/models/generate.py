@@ -12,10 +12,12 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.layers import causal_attention
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.platforms import here, within_memory
 from fisher_jax.progress import OnProgress
 
 STEPS_A_REPORT = 32  # between two calls of on_progress
@@ -54,7 +56,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | int | None = None,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     stop_at_eos: bool = True,
     on_progress: OnProgress | None = None,
 ) -> list[str]:
@@ -73,7 +75,7 @@ def generate(
         top_k: see `generate_ids`, also for the other arguments.
         top_p: draw from the likeliest tokens that have this probability together.
         seed: of the draws.
-        batch_size: most rows decoded together.
+        batch_size: most rows decoded together; default the device's, see `generate_ids`.
         stop_at_eos: end a row where the tokenizer's end-of-text token comes, if it has one.
         on_progress: called with the number of tokens done.
 
@@ -115,7 +117,7 @@ def generate_ids(
     top_k: int | None = None,
     top_p: float | int | None = None,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     eos: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Int[np.ndarray, "M"]]:
@@ -134,6 +136,8 @@ def generate_ids(
             p; where top_k is given too, its tokens' probabilities count.
         seed: of the draws; each row and step has its own key.
         batch_size: most rows decoded together; they are cut into equal batches of alike lengths.
+            Default the device's `decoded_rows` in `fisher_jax.platforms`; fewer where they would
+            take an eighth of the device's memory.
         eos: the token id that ends a row, None ends none.
         on_progress: called with the number of tokens done, of len(prompts) * max_new_tokens; a
             row that has ended counts in full.
@@ -143,13 +147,16 @@ def generate_ids(
             of range.
     """
     sampling = Sampling(temperature, top_k, top_p)
+    if batch_size is None:
+        batch_size = here().decoded_rows
     _check_arguments(sampling, max_new_tokens, batch_size, seed)
     _check_prompts(prompts, max_new_tokens, module.config)
     if len(prompts) == 0:
         return []
-    n_batches = -(-len(prompts) // batch_size)
-    size = -(-len(prompts) // n_batches)
     room = _rounded(max_new_tokens, module.config.context)
+    longest = _rounded(max(map(len, prompts)), module.config.context)
+    n_batches = -(-len(prompts) // within_memory(batch_size, _row_bytes(module, longest, room)))
+    size = -(-len(prompts) // n_batches)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     graph, weights = nnx.split(module)
     end = -1 if eos is None else eos
@@ -242,6 +249,16 @@ def _as_batch(
     key_B = _row_keys(jax.random.key(seed), np.resize(rows, size).astype(np.uint32))
     is_row_B = np.arange(size) < len(rows)
     return _Batch(jnp.asarray(ids_BxP), jnp.asarray(lengths_B), jnp.asarray(is_row_B), key_B)
+
+
+def _row_bytes(module: Llama | GPT2, prompt: int, room: int) -> float:
+    """Bytes that decoding takes a row: its memory, and the pass that reads its prompt.
+
+    A slot of the memory has the keys and values of every layer, here as if none were shared.
+    """
+    config = module.config
+    of_slot = 2 * config.n_layers * config.dim * jnp.dtype(module.head.dtype).itemsize
+    return of_slot * (prompt + room) + prompt * activation_bytes(config, prompt)
 
 
 _row_keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
