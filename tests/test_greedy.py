@@ -25,7 +25,8 @@ def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(
     assert platforms.batch_rows(n_tokens, dim, longest) == rows
 
 
-def test_batches_leave_most_of_the_memory_free(device_memory):
+def test_batches_leave_most_of_the_memory_free(device, device_memory):
+    device(batch_cost=1e12)
     device_memory(8 * 4 * (2 * 100 + 56) * 100)
     assert platforms.batch_rows(10**6, 100, 56) == 100
 
