@@ -23,14 +23,15 @@ LOGITS = 1e-4  # of the logits' standard deviation
 
 def parts(job: Job) -> Parts:
     """The parts of the stage."""
-    n, lazy, naive = (60, 12, 5) if job.small else (2000, 300, 40)
+    # the shapes of the stage `selection`, whose programs are there already
+    n, dim, lazy, naive = (60, 64, 12, 5) if job.small else (5000, 576, 300, 20)
 
     def of_pool(pool: Callable[[], fj.TokenEmbeddings]) -> Callable[[], Numbers]:
         return lambda: picks(pool(), lazy, naive, job.folder)
 
     return {
-        "synthetic": of_pool(lambda: synthetic_pool(n, dim=64 if job.small else 576)),
-        "ties": of_pool(lambda: doubled(synthetic_pool(n // 4, dim=64))),
+        "synthetic": of_pool(lambda: synthetic_pool(n, dim=dim)),
+        "ties": of_pool(lambda: doubled(synthetic_pool(n // 4, dim=dim))),
         "gpt2_logits": lambda: logits("gpt2"),
         "llama_logits": lambda: logits("llama"),
         "real": of_pool(lambda: real(n)),

@@ -13,7 +13,8 @@ from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
 from scripts.measuring import clock
 from scripts.twins import has_torch, torch_continue, torch_step, torch_twin
 
-STEPS = 6  # of which the first, compiled or slow, isn't counted
+STEPS = 24  # of which those told of first, compiled or slow, aren't counted
+AT_ONCE = 0.05  # seconds between steps that were told of together
 RANK = 16
 
 
@@ -60,7 +61,10 @@ def ours(method: str, dtype: str, shape: tuple[int, int]) -> Numbers:
     finetune(
         model_of("float32"), rows, options, on_step=lambda *_: times.append(time.perf_counter())
     )
-    return rate(np.diff(times).tolist(), shape)
+    since = np.asarray(times) - times[0]
+    told = int(np.searchsorted(since, since[1] + AT_ONCE)) - 1  # losses are read in blocks
+    seconds = (since[-1] - since[told]) / (STEPS - told) if told < STEPS else since[-1] / STEPS
+    return rate(seconds, float(since[1]), shape)
 
 
 def theirs(shape: tuple[int, int], lora: bool = False, autocast: bool = False) -> Numbers:
@@ -76,14 +80,14 @@ def theirs(shape: tuple[int, int], lora: bool = False, autocast: bool = False) -
         adapters = peft.LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
         twin = peft.get_peft_model(twin, adapters)
     step = torch_step(twin, random_ids(*shape), autocast)
-    return rate([clock(step) for _ in range(STEPS)], shape)
+    cold, *warm = [clock(step) for _ in range(8)]
+    return rate(float(np.median(warm)), cold, shape)
 
 
-def rate(seconds: list[float], shape: tuple[int, int]) -> Numbers:
-    """Of steps in a row, the first apart."""
-    warm = float(np.median(seconds[1:]))
+def rate(seconds: float, cold: float, shape: tuple[int, int]) -> Numbers:
+    """Of a warm step, and what the first one took."""
     tokens = shape[0] * shape[1]
-    return {"step_tokens": tokens, "tokens_per_s": tokens / warm, "cold_s": seconds[0]}
+    return {"step_tokens": tokens, "tokens_per_s": tokens / seconds, "cold_s": cold}
 
 
 def decoding(n: int, new_tokens: int) -> Numbers:
