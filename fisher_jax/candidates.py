@@ -85,7 +85,7 @@ def _batch(lengths: Int[np.ndarray, "N"], start: int, stop: int, dim: int) -> Ba
         rows=rows,
         tiles=-(-int(TILED * rows) // longest),
         width=int(min(stop - start, max(1, -(-2 * rows * len(own) // n_tokens)))),
-        blocks=max(1, min(4, dim // platform.block)),
+        blocks=max(1, min(platform.blocks, dim // platform.block)),
         together=platform.factors_together,
     )
 

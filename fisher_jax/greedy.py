@@ -227,10 +227,11 @@ def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[
 def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
     """Algorithm 2: gains only fall, so an old gain is a bound; evaluate while one is in reach.
 
-    Evaluated are all candidates whose bound reaches the best gain evaluated before this choice,
-    less a slack for rounding, those of the highest bounds first, a batch at a time. A bound that
-    equals the best gain counts too if its index is lower. So the choice is Algorithm 1's, ties
-    included.
+    Candidates are evaluated a batch at a time, those of the highest bounds first, while one is in
+    reach: its bound is at least the best gain evaluated before this choice, less a slack for
+    rounding, and where it equals that gain its index is lower. So the choice is Algorithm 1's, ties
+    included. What the last batch has room for beyond them is evaluated too, which costs nothing
+    and lowers bounds for later choices.
     """
     n, dtype, over = len(pool.start), state.bounds.dtype, _Over(shapes)
     nobody = jnp.iinfo(jnp.int32).max
@@ -238,12 +239,11 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(batch.width for batch in shapes.batches)
 
-    def in_reach(bounds, stamp, best, index) -> tuple[Array, Array]:
-        """Keys of the candidates to evaluate, -inf for the others, and the largest."""
-        keys = bounds / pool.per
+    def stale(bounds, stamp, best, index) -> tuple[Array, Array]:
+        """Keys of what may be evaluated, -inf for the rest; is one of them in reach anywhere?"""
+        keys = jnp.where(is_candidate & (stamp != state.chosen), bounds / pool.per, -jnp.inf)
         near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
-        keys = jnp.where(is_candidate & (stamp != state.chosen) & near, keys, -jnp.inf)
-        return keys, over.most(keys)
+        return keys, over.any(near & (keys > -jnp.inf))
 
     def branch(batch: Batch):
         def evaluate(keys):
@@ -271,17 +271,15 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
         before, best = best, jnp.maximum(best, over.most(ratios))
         first = over.least(jnp.where(ratios == best, pool.original[inside], nobody))
         index = jnp.minimum(jnp.where(before == best, index, nobody), first)
-        return bounds, stamp, best, index, evaluated, *in_reach(bounds, stamp, best, index)
+        return bounds, stamp, best, index, evaluated, *stale(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
         return jnp.where(is_candidate & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
 
     best = over.most(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
     carry = (state.bounds, state.stamp, best, jnp.asarray(nobody, jnp.int32), state.evaluated)
-    carry = (*carry, *in_reach(*carry[:4]))
-    bounds, stamp, _, _, evaluated, *_ = jax.lax.while_loop(
-        lambda carry: carry[-1] > -jnp.inf, body, carry
-    )
+    carry = (*carry, *stale(*carry[:4]))
+    bounds, stamp, _, _, evaluated, *_ = jax.lax.while_loop(lambda carry: carry[-1], body, carry)
     return state._replace(bounds=bounds, stamp=stamp, evaluated=evaluated), fresh_keys(
         bounds, stamp
     )

@@ -23,6 +23,7 @@ class Platform(NamedTuple):
             more shape is compiled: seconds times rate.
         block: least width of a block column of the triangular root of V^-1; the products of
             narrower ones would be slower.
+        blocks: most block columns; the update of more costs what their products save.
         update_lengths: that a chosen row is padded to: one more to compile must save more padding.
         factors_together: many small matrices are factored at once. On a CPU one after the other:
             in jaxlib 0.10, batched factorisations that run side by side wait for each other's
@@ -38,6 +39,7 @@ class Platform(NamedTuple):
     batch_cost: float
     compile_cost: float
     block: int
+    blocks: int
     update_lengths: int
     factors_together: bool
     in_flight: int
@@ -56,7 +58,8 @@ PLATFORMS = {
         "cpu",
         batch_cost=2.5e7,
         compile_cost=1.4e11,
-        block=144,
+        block=96,
+        blocks=6,
         update_lengths=4,
         factors_together=False,
         in_flight=1,
@@ -73,6 +76,7 @@ PLATFORMS = {
         batch_cost=7e9,
         compile_cost=1e14,
         block=512,
+        blocks=4,
         update_lengths=2,
         factors_together=True,
         in_flight=2,
@@ -87,6 +91,7 @@ PLATFORMS = {
         batch_cost=3e9,
         compile_cost=1e14,
         block=512,
+        blocks=4,
         update_lengths=2,
         factors_together=True,
         in_flight=2,
