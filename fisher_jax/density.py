@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+from fisher_jax.streams import stream
+
 
 def kernel_density(
     points: Float[np.ndarray, "N D"],
@@ -24,7 +26,7 @@ def kernel_density(
     """
     if n_hashes < 1 or n_buckets < 1:
         raise ValueError(f"n_hashes and n_buckets must be at least 1, got {n_hashes}, {n_buckets}")
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "density: hashes")
     r = _distance_scale(points, bandwidth, seed)
     total = np.zeros(len(points))
     for begin in range(0, n_hashes, 64):
@@ -54,6 +56,6 @@ def exact_kernel_density(
 def _distance_scale(points: np.ndarray, bandwidth: float, seed: int) -> float:
     if not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
-    pairs = np.random.default_rng((seed, 2)).integers(len(points), size=(2, 1000))
+    pairs = stream(seed, "density: bandwidth").integers(len(points), size=(2, 1000))
     apart = np.linalg.norm(points[pairs[0]] - points[pairs[1]], axis=1)
     return bandwidth * (float(np.median(apart)) or 1.0)

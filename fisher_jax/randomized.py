@@ -17,6 +17,7 @@ from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.linalg import HIGHEST
 from fisher_jax.selection import computing
+from fisher_jax.streams import stream
 
 STEPS = 50
 
@@ -64,7 +65,7 @@ def draw_fisher(
     inclusion[fits] = inclusion_probabilities(
         shares[fits], budget._replace(costs=budget.costs[fits])
     )
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "fisher_random")
     order = rng.permutation(len(emb))
     marks = np.floor(np.cumsum(inclusion[order]).round(9) + rng.random())
     ranking = order[np.diff(marks, prepend=0) > 0]
