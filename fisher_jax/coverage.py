@@ -19,16 +19,23 @@ def density(
     seed: int,
     pooling: Pooling = "mean",
     bandwidth: float = 1.0,
+    n_joined: int = 4,
     n_hashes: int = 1000,
     n_buckets: int = 20_000,
 ) -> Ranking:
     """DensitySampling: inverse-propensity sampling by kernel density (arXiv 2402.09668).
 
     Rows are drawn without replacement with probability proportional to 1 / density, the density
-    from `kernel_density`. The source pools by its own encoder; here `pooling` of the embeddings.
+    from `kernel_density`, which says how wide its kernel is. The source pools by its own encoder;
+    here `pooling` of the embeddings.
     """
     values = kernel_density(
-        emb.pooled(pooling), seed, bandwidth=bandwidth, n_hashes=n_hashes, n_buckets=n_buckets
+        emb.pooled(pooling),
+        seed,
+        bandwidth=bandwidth,
+        n_joined=n_joined,
+        n_hashes=n_hashes,
+        n_buckets=n_buckets,
     )
     return take(budget, _weighted_order(1 / values, stream(seed, "density")))
 
