@@ -117,3 +117,13 @@ def test_word_vectors_of_every_format(tmp_path):
         read_vectors(str(tmp_path / "none.txt"), {"queen"})
     with pytest.raises(ValueError, match="none of the corpus' words"):
         read_vectors(str(word2vec), {"jester"})
+
+
+@pytest.mark.parametrize("name", ["uniform", "fisher", "fisher_per_token"])
+def test_every_budget_has_the_rows_that_its_own_ranking_gives(name):
+    given = options(**SMALL | {"budgets": [2, 4, 7, 12]})
+    problem = make_problem(given, 0)
+    budgets = softmax_study.budgets_of(problem.emb, given.budgets)
+    for choice in softmax_study._choices(problem, name, given, 0):
+        budget = budgets[choice.equal][given.budgets.index(choice.n)]
+        np.testing.assert_array_equal(choice.rows, rank(problem, name, budget, given, 0))
