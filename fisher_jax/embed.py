@@ -189,11 +189,13 @@ def forward(
     batches = []
     for length, lower in zip(steps, [0, *steps[:-1]], strict=True):
         (members,) = np.nonzero((fed > lower) & (fed <= length))
+        if not len(members):  # all of one token
+            continue
         n_batches = -(-len(members) // max(1, batch_tokens // int(length)))
         size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
         starts = range(0, len(members), size)
         batches += [((size, length), members[begin : begin + size]) for begin in starts]
-    done = 0
+    done = int(np.sum(fed < 1))  # a row of one token has nothing to embed
     for k in np.random.default_rng(0).permutation(len(batches)):  # so that the rate is steady
         shape, chosen = batches[k]
         ids_BxT = np.zeros(shape, np.int32)
