@@ -213,6 +213,16 @@ def test_a_sheet_that_may_hold_answers_is_left_alone(tmp_path, sheet, name):
         write_sheet(PAIRS, tmp_path / "rater", 1, METHODS)
 
 
+def test_a_folder_that_cannot_be_written_leaves_no_key_and_blocks_no_second_try(tmp_path):
+    folder = tmp_path / "rater"
+    folder.write_text("in the way")
+    with pytest.raises(OSError, match="rater"):
+        write_sheet(PAIRS, folder, 0, METHODS)
+    assert [*tmp_path.iterdir()] == [folder]
+    folder.unlink()
+    assert all(path.exists() for path in write_sheet(PAIRS, folder, 0, METHODS))
+
+
 # What comes back
 
 
