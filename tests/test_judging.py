@@ -121,6 +121,21 @@ def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):
     assert other.calls and all(e["winners"] == ["tie", "tie"] for e in judged(written))
 
 
+def test_verdicts_on_texts_that_changed_are_told_of(written, serve, capsys):
+    asks = ["--judges", "endpoint", "--base-url", serve(shorter).url, "--judge-model", "m"]
+    run(written, *asks, "--selectors", "fisher")
+    path = written / "results.jsonl"
+    path.write_text(path.read_text().replace(" fisher 1", " changed 1"))
+    capsys.readouterr()
+    run(written, *asks, "--selectors", "density")
+    told = capsys.readouterr().err
+    assert told.count("judged other texts of") == 1
+    assert (
+        """m (neutral) judged other texts of fisher against uniform, equal tokens, n = 4""" in told
+    )
+    assert len(judged(written)) == 3
+
+
 def test_a_missing_key_is_told_before_another_judge_begins(written, monkeypatch):
     pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
     monkeypatch.setattr(judging, "make_judge", None)
