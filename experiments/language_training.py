@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from experiments import live
 from experiments.language_options import Options
 from experiments.language_preparation import Prepared, seed_of
 from experiments.results import Row
@@ -86,6 +87,9 @@ def _train(
                 seed=seed,
             ),
             weights=chosen.weights,
+            on_step=lambda step, of, loss: live.log(
+                training_loss=loss, training_step=step, training_rows=len(chosen.rows), rate=rate
+            ),
         )
         tuned = trained.model
         measured["steps"] = len(trained.losses)

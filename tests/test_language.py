@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import wandb
 from experiment_options import ROOT, base_config, committed
 from omegaconf import OmegaConf
 
@@ -84,6 +85,23 @@ def test_a_second_run_redoes_nothing_and_a_larger_one_adds_cells(model_folder, s
     assert len(grown) == len(before) + 4
     with pytest.raises(ValueError, match="holds results of other options"):
         language.run(options(model_folder, epochs=3), folder)
+
+
+def test_losses_are_logged_while_training(model_folder, tmp_path, monkeypatch):
+    told = []
+
+    class Log:
+        def log(self, values):
+            told.append((values, (tmp_path / "results.jsonl").exists()))
+
+    monkeypatch.setattr(wandb, "run", Log())
+    own = options(model_folder, selectors=["uniform"], equal=["tokens"], replicates=1, n_prompts=0)
+    (row,) = language.run(replace(own, generate_budgets=[]), tmp_path)
+    *steps, (last, _) = told
+    assert [values["training_step"] for values, _ in steps] == [*range(1, row["steps"] + 1)]
+    assert all(0 < v["training_loss"] < 10 and not finished for v, finished in steps)
+    assert last["finished"] == "clean/0/uniform/tokens/4"
+    assert last["held_out_nll"] == pytest.approx(row["held_out_nll"], rel=1e-5)
 
 
 def test_a_corpus_that_has_changed_is_refused(model_folder, smoke, tmp_path):
