@@ -40,10 +40,12 @@ def train_and_test(
     if measured["validation_nll"] == math.inf:
         raise DivergedError(f"training diverged at every learning rate of {tried}")
     if texts and tuned is not None:
+        prompts = prompts_of(prepared.pool.test, options)
+        longest = max(len(ids) for ids in tuned.tokenizer(prompts)["input_ids"])
         measured["texts"] = generate(
             tuned,
-            prompts_of(prepared.pool.test, options),
-            max_new_tokens=options.new_tokens,
+            prompts,
+            max_new_tokens=min(options.new_tokens, tuned.context - longest),
             temperature=options.temperature,
             seed=seed_of(options, replicate),
         )

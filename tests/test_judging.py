@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from endpoint_server import completion, failure, shorter
@@ -188,6 +188,13 @@ def test_a_corpus_without_a_name_asks_for_one(written):
     with pytest.raises(ValueError, match=r"judge of gsm8k .* pass --corpus-name"):
         texts.corpus(comparison, None)
     assert texts.corpus(comparison, "maths") == "maths"
+
+
+@pytest.mark.parametrize("corpus", ["sherlock", "sherlock_whole"])
+def test_sherlock_is_named_as_in_the_paper(written, corpus):
+    texts = Texts(written)
+    texts._options = replace(texts._options, corpus=corpus)
+    assert texts.corpus(Comparison("{}", "fisher", "uniform", "tokens", 4), None) == "Sherlock"
 
 
 def test_a_run_without_texts_is_refused(tmp_path):

@@ -104,6 +104,22 @@ def test_losses_are_logged_while_training(model_folder, tmp_path, monkeypatch):
     assert last["held_out_nll"] == pytest.approx(row["held_out_nll"], rel=1e-5)
 
 
+def test_texts_fill_the_context_and_no_more(model_folder, tmp_path, monkeypatch):
+    asked = {}
+
+    def generate(model, prompts, *, max_new_tokens, **others):
+        asked[max_new_tokens] = [len(ids) for ids in model.tokenizer(prompts)["input_ids"]]
+        return ["" for _ in prompts]
+
+    monkeypatch.setattr(language_training, "generate", generate)
+    own = options(model_folder, selectors=["uniform"], equal=["tokens"], replicates=1)
+    for k, new_tokens in enumerate((3, 100_000)):
+        language.run(replace(own, new_tokens=new_tokens), tmp_path / str(k))
+    assert asked.pop(3)
+    ((most, lengths),) = asked.items()
+    assert most + max(lengths) == load_model(str(model_folder)).context
+
+
 def test_a_corpus_that_has_changed_is_refused(model_folder, smoke, tmp_path):
     folder, rows = smoke
     shutil.copytree(folder, tmp_path / "run")
@@ -222,6 +238,7 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ),
         ({"grid": {"nothing": [1]}}, "grid has an unknown option 'nothing'"),
         ({"generate_budgets": []}, "generate_budgets must be some of the budgets"),
+        ({"held_out": 1.0}, "held_out must be above 0 and below 1"),
         ({"generate_budgets": [5]}, "generate_budgets must be some of the budgets"),
         ({"prompt_words": 0}, "prompt_words must be above 0"),
         ({"temperature": -1.0}, "n_prompts and temperature must be at least 0"),
