@@ -81,6 +81,9 @@ def optimal_design(
     Multiplicative updates `v_i <- v_i tr(X_i V^-1 X_i^T) / c_i`, renormalised (Silvey, Titterington
     & Torsney 1978); each raises the objective. At the optimum no row has more information per cost
     than the average.
+
+    Raises:
+        ValueError: embeddings that are all zero.
     """
     owner = np.repeat(np.arange(len(emb)), emb.lengths)
     with computing(emb, ridge) as emb:
@@ -92,6 +95,11 @@ def optimal_design(
             steps,
         )
         v = np.asarray(v, np.float64)
+    if not np.isfinite(v).all():
+        raise ValueError(
+            "the embeddings have no information: they are all zero, or so small that it is lost to "
+            "rounding; embed the rows anew"
+        )
     return v / v.sum()
 
 
