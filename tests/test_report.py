@@ -250,6 +250,16 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     assert {"select", "compare", "report", "total"} == set(manifest["seconds"])
 
 
+def test_the_page_loads_nothing_and_texts_run_in_their_own_direction(page):
+    tags = Page(page).tags
+    (policy,) = [a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert all(a["src"].startswith("data:") for tag, a in tags if tag == "img")
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in tags}
+    texts = [a for tag, a in tags if tag == "td" and a.get("class") == "text" and "dir" in a]
+    assert len(texts) >= K and {own["dir"] for own in texts} == {"auto"}
+
+
 def test_a_pool_of_one_row_has_a_report_too(tmp_path):
     emb, out = tmp_path / "emb.safetensors", tmp_path / "chosen.jsonl"
     save_file({"tokens": np.ones((M, D), np.float32), "offsets": np.array([0, M])}, emb)

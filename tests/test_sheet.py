@@ -147,6 +147,12 @@ def test_the_page_needs_no_other_file(sheet):
         assert tag not in ("link", "iframe", "object", "base", "img")
 
 
+def test_every_text_runs_in_its_own_direction(sheet):
+    divs = [attributes for tag, attributes in Page(sheet.html).tags if tag == "div"]
+    of_texts = [own for own in divs if own.get("class") in ("prompt", "text")]
+    assert len(of_texts) == 3 * len(PAIRS) and all(own.get("dir") == "auto" for own in of_texts)
+
+
 def test_the_page_asks_1_2_or_tie_of_every_pair(sheet, key):
     inputs = [a for tag, a in Page(sheet.html).tags if tag == "input"]
     assert {(a["name"], a["value"]) for a in inputs} == {
