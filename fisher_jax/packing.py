@@ -77,6 +77,10 @@ class Batches(Sequence[Batch]):
         """Steps in all."""
         return len(self._places)
 
+    def __iter__(self) -> Iterator[Batch]:
+        """One step's batch after the other."""
+        return (self[k] for k in range(len(self)))
+
     @overload
     def __getitem__(self, index: int) -> Batch: ...
     @overload
