@@ -45,9 +45,10 @@ def _git(root: Path) -> dict[str, str]:
         )
         return done.stdout.splitlines()
 
+    facts = {}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         top, commit = lines("rev-parse", "--show-toplevel", "HEAD")
         if Path(top) == root:
-            tree = "changed" if lines("status", "--porcelain") else "clean"
-            return {"git_commit": commit, "git_tree": tree}
-    return {}
+            facts["git_commit"] = commit
+            facts["git_tree"] = "changed" if lines("status", "--porcelain") else "clean"
+    return facts
