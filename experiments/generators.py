@@ -5,21 +5,27 @@ logits of standard deviation s whatever the generator.
 """
 
 import functools
+import hashlib
+import json
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
+from tqdm import tqdm
 
 from experiments.softmax_study import Problem
+from fisher_jax.corpora import cache_folder, shakespeare
 from fisher_jax.data import read_embeddings
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.embed import embed
 from fisher_jax.files import replacing
+from fisher_jax.models.load import SMOLLM2, LanguageModel, load_model
 
 Features = Callable[[np.random.Generator, Any, np.ndarray], np.ndarray]
-CACHE = Path("outputs/cache/shakespeare_smollm2.safetensors")
 CORPUS_ROWS, CORPUS_DIM = 6000, 576
+MAX_LENGTH = 65  # tokens of a sentence, the first of which nothing predicts
 
 
 def make_problem(options: Any, replicate: int) -> Problem:
@@ -131,27 +137,27 @@ def _projected_corpus(dim: int) -> TokenEmbeddings:
 
 
 def _embedded_corpus() -> TokenEmbeddings:
-    """6,000 sentences of at most 64 tokens, embedded once and kept in outputs/cache."""
-    if CACHE.exists():
-        return read_embeddings(CACHE)
-    from safetensors.numpy import save_file
-    from tqdm import tqdm
-
-    import fisher_jax as fj
-    from fisher_jax.corpora import shakespeare
-
+    """6,000 sentences of at most 64 tokens, embedded once and kept beside downloaded corpora."""
     sentences = [row["text"] for row in shakespeare()]
     order = np.random.default_rng(0).permutation(len(sentences))[:CORPUS_ROWS]
-    with tqdm(total=CORPUS_ROWS, desc="embedding Shakespeare", unit="row") as bar:
+    return _embedded([sentences[i] for i in order], load_model(SMOLLM2), MAX_LENGTH)
+
+
+def _embedded(texts: list[str], model: LanguageModel, max_length: int) -> TokenEmbeddings:
+    """Embeddings from a file that is named by what they were made of, made where it is missing."""
+    made_of = [model.weights_sha256, model.tokenizer_sha256, max_length, texts]
+    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    cached = cache_folder() / f"embeddings-{digest[:32]}.safetensors"
+    if cached.exists():
+        return read_embeddings(cached)
+    with tqdm(total=len(texts), desc="embedding Shakespeare", unit="row") as bar:
 
         def show(done: int) -> None:
             bar.update(done - bar.n)
 
-        emb = fj.embed(
-            [sentences[i] for i in order], "smollm2-135m", max_length=65, on_progress=show
-        )
-    CACHE.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(CACHE) as temporary:
+        emb = embed(texts, model, max_length=max_length, on_progress=show)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(cached) as temporary:
         save_file({"tokens": emb.tokens, "offsets": emb.offsets}, temporary)
     return emb
 

@@ -5,32 +5,45 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.figures import draw_all
 from experiments.results import RESULTS, Row
+from experiments.sweeps import job_folder
 from fisher_jax.compiled import keep_compiled
 from fisher_jax.errors import FAILURES, tell
-from fisher_jax.interruption import leave
+from fisher_jax.interruption import INTERRUPTED, leave
 
 Config = TypeVar("Config")
 
 CONF = Path(__file__).parents[1] / "conf"
+MOST_NAME = 128  # characters of a run's name that wandb takes
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+class JobError(CompactHydraException):
+    """A job of a sweep that failed: the others run, and the sweep's exit code tells."""
 
 
 @dataclass
 class Wandb:
-    """Logging: disabled, offline or online."""
+    """Logging: disabled, offline or online; entity, group and tags as wandb has them."""
 
     mode: str = "disabled"
     project: str = "fisher_jax"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.mode not in ("disabled", "offline", "online"):
@@ -79,8 +92,14 @@ def start(name: str) -> None:
         keep_compiled()
         module = importlib.import_module(command)  # by name, so that launchers can pickle this
         folder = Path(HydraConfig.get().runtime.output_dir)
-        with reporting(command):
-            log_to_wandb(name, checked(cfg, module.Options), folder, module.run)
+        job = folder.name if HydraConfig.get().mode == RunMode.MULTIRUN else None
+        try:
+            with reporting(command):
+                log_to_wandb(name, checked(cfg, module.Options), folder, module.run, job)
+        except SystemExit as ended:
+            if job is None or ended.code == INTERRUPTED:
+                raise
+            raise JobError("a job of the sweep failed, and its message is above") from None
 
     try:
         hydra.main(str(CONF / name), "config", version_base="1.3")(main)()
@@ -89,9 +108,16 @@ def start(name: str) -> None:
 
 
 def log_to_wandb(
-    name: str, options: Any, folder: Path, run: Callable[[Any, Path], list[Row]]
+    name: str,
+    options: Any,
+    folder: Path,
+    run: Callable[[Any, Path], list[Row]],
+    job: str | None = None,
 ) -> None:
-    """Run, with options, curves and figures logged to wandb if its mode is not `disabled`."""
+    """Run, with options, curves and figures logged to wandb if its mode is not `disabled`.
+
+    A job of a sweep has its own name; all its jobs are one group.
+    """
     if options.wandb.mode == "disabled":
         _run(options, folder, run)
         return
@@ -99,11 +125,15 @@ def log_to_wandb(
 
     resolved = OmegaConf.to_container(OmegaConf.structured(options))
     assert isinstance(resolved, dict)
+    whole = f"{name}-{options.name}"
     log = wandb.init(
         project=options.wandb.project,
+        entity=options.wandb.entity,
         mode=options.wandb.mode,
         dir=folder,
-        name=f"{name}-{options.name}",
+        name=whole if job is None else f"{whole}-{job}"[:MOST_NAME],
+        group=options.wandb.group or (None if job is None else whole),
+        tags=options.wandb.tags,
         config={str(k): v for k, v in resolved.items()},
         reinit="finish_previous",
     )

@@ -96,8 +96,7 @@ def run(args: argparse.Namespace) -> None:
     """
     texts = Texts(args.folder)
     path = args.folder / JUDGED
-    entries = json.loads(path.read_text()) if path.exists() else []
-    entries = [e for e in entries if digest(texts.pairs(comparison_of(e))) == e.get("texts")]
+    entries = _of_these_texts(json.loads(path.read_text()) if path.exists() else [], texts, path)
     if args.key is not None and args.answers is None:
         raise ValueError("--key goes with --answers: give both")
     if args.answers is not None:
@@ -169,6 +168,22 @@ def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
         kappa, agreed, n = cohen_kappa(people, winners)
         who = f"{entry['judge']} ({entry['naming']}), {comparison_of(entry).title}"
         print(f"{who}: kappa {kappa:.2f}, the same winner in {agreed:.0%} of {n} pairs")
+
+
+def _of_these_texts(entries: list[Row], texts: Texts, path: Path) -> list[Row]:
+    """Entries whose texts are still those of the run; the others are told of."""
+    kept = []
+    for entry in entries:
+        comparison = comparison_of(entry)
+        if digest(texts.pairs(comparison)) == entry.get("texts"):
+            kept.append(entry)
+        else:
+            print(
+                f"{path}: {entry['judge']} ({entry['naming']}) judged other texts of "
+                f"{comparison.title}: left out, and to be judged again",
+                file=sys.stderr,
+            )
+    return kept
 
 
 def _json_object(text: str) -> dict[str, Any]:

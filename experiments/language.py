@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from experiments import live
 from experiments.harness import start
 from experiments.language_options import Options
 from experiments.language_preparation import pool_of, prepare, seed_of
 from experiments.language_training import described, train_and_test
-from experiments.results import Results, Row, settings_of
+from experiments.results import GROWING, Results, Row, settings_of
 from experiments.variants import VARIANTS
 from fisher_jax.duplicates import check_near
 from fisher_jax.files import replacing
@@ -25,7 +26,6 @@ from fisher_jax.finetune import DivergedError
 from fisher_jax.models.load import load_model
 
 MANIFEST = "manifest.json"
-GROWING = ("selectors", "equal", "budgets", "uniform_budgets", "replicates")  # add cells only
 
 
 class Cell(NamedTuple):
@@ -89,6 +89,11 @@ def run(options: Options, folder: Path) -> list[Row]:
                     tried = [measured["learning_rate"]]
                 row = at | cell._asdict() | described(prepared, chosen) | measured
                 results.add([row])
+                live.log(
+                    finished=f"{label}/{replicate}/{cell.selector}/{cell.equal}/{cell.n}",
+                    rows=len(results.rows),
+                    **{k: v for k, v in measured.items() if k.endswith("_nll") and k != "test_nll"},
+                )
     return results.rows
 
 

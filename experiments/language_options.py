@@ -45,6 +45,7 @@ class Options:
     generate_budgets: list[int]
     seed: int
     proxy: str | None = None
+    held_out: float | None = None
     grid: dict[str, list[Any]] = field(default_factory=dict)
     overwrite: bool = False
     wandb: Wandb = field(default_factory=Wandb)
@@ -72,6 +73,8 @@ class Options:
                     "generate_budgets must be some of the budgets where n_prompts is above 0, got "
                     f"{self.generate_budgets}"
                 )
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if self.n_prompts < 0 or self.temperature < 0:
             raise ValueError("n_prompts and temperature must be at least 0")
         if not 0 <= self.seed <= MAX_SEED:

@@ -9,7 +9,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from experiments.language_options import Options
-from experiments.pools import Pool, make_pool
+from experiments.pools import HELD_OUT, Pool, make_pool
 from experiments.variants import Candidates
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.embed import TokenizedRows, tokenize
@@ -53,6 +53,7 @@ def pool_of(options: Options, replicate: int) -> Pool:
         second=options.second,
         path=options.path,
         second_path=options.second_path,
+        held_out=HELD_OUT if options.held_out is None else options.held_out,
     )
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from experiments import live
 from experiments.language_options import Options
 from experiments.language_preparation import Prepared, seed_of
 from experiments.results import Row
@@ -39,10 +40,12 @@ def train_and_test(
     if measured["validation_nll"] == math.inf:
         raise DivergedError(f"training diverged at every learning rate of {tried}")
     if texts and tuned is not None:
+        prompts = prompts_of(prepared.pool.test, options)
+        longest = max(len(ids) for ids in tuned.tokenizer(prompts)["input_ids"])
         measured["texts"] = generate(
             tuned,
-            prompts_of(prepared.pool.test, options),
-            max_new_tokens=options.new_tokens,
+            prompts,
+            max_new_tokens=min(options.new_tokens, tuned.context - longest),
             temperature=options.temperature,
             seed=seed_of(options, replicate),
         )
@@ -86,6 +89,9 @@ def _train(
                 seed=seed,
             ),
             weights=chosen.weights,
+            on_step=lambda step, of, loss: live.log(
+                training_loss=loss, training_step=step, training_rows=len(chosen.rows), rate=rate
+            ),
         )
         tuned = trained.model
         measured["steps"] = len(trained.losses)

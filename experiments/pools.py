@@ -77,10 +77,11 @@ def make_pool(
     second: str = "sherlock",
     path: str | None = None,
     second_path: str | None = None,
+    held_out: float = HELD_OUT,
 ) -> Pool:
     """A pool of one kind with `n_pool` rows, in random order.
 
-    - `clean`: distinct rows. A quarter of the groups (plays, stories, blocks) is held out for
+    - `clean`: distinct rows. A share of the groups (plays, stories, blocks) is held out for
       validation and test; GSM8K has its own test rows, its validation is of train rows.
     - `duplicates`: 30% distinct clean rows, and 70% copies of a few of them (75 for 5000 rows, at
       least 10, of five words or more): half exact, half near, as `near_duplicate` edits them.
@@ -98,6 +99,7 @@ def make_pool(
         second: the minority's corpus, for `imbalance`.
         path: the corpus' file or folder.
         second_path: the second corpus' file or folder.
+        held_out: share of the groups, of both corpora, for validation and test.
 
     Raises:
         PoolError: an unknown kind or corpus, sizes below 1, or a corpus with too few rows.
@@ -117,7 +119,7 @@ def make_pool(
         n_own = n_pool - round(COPIED * n_pool)
     own_test = n_test - n_test // 2 if both else n_test
     own_validation = n_validation - n_validation // 2 if both else n_validation
-    split = split_corpus(corpus, own_validation, own_test, seed, path)
+    split = split_corpus(corpus, own_validation, own_test, seed, path, held_out=held_out)
     own = _first(split.pool, n_own, f"{corpus}'s pool rows", "n_pool")
     parts, used = [(corpus, split)], [(corpus, p) for p in own]
     rng = np.random.default_rng([seed, KINDS.index(kind), 1])
@@ -134,7 +136,9 @@ def make_pool(
                 rows[i], labels[i] = _SPOIL[way](rows[i], rng), way
     elif both:
         taken = {normalized(p.row) for p in (*split.pool, *split.validation, *split.test)}
-        other = split_corpus(second, n_validation // 2, n_test // 2, seed, second_path, taken)
+        other = split_corpus(
+            second, n_validation // 2, n_test // 2, seed, second_path, taken, held_out
+        )
         minority = _first(other.pool, n_pool - n_own, f"{second}'s pool rows", "n_pool")
         rows += [p.row for p in minority]
         labels += ["second"] * len(minority)
@@ -177,10 +181,11 @@ def split_corpus(
     seed: int,
     path: str | None = None,
     taken: set[str] | None = None,
+    held_out: float = HELD_OUT,
 ) -> Split:
     """A corpus' distinct passages in random order, split by group.
 
-    A quarter of the groups, at least one, gives validation and test and nothing to the pool.
+    A share of the groups, at least one, gives validation and test and nothing to the pool.
     Groups named train and test are kept as they are, and validation is of train rows. Of equal
     texts (`normalized`), one is kept: test's before validation's before the pool's; none is kept
     that is in `taken`.
@@ -194,7 +199,7 @@ def split_corpus(
     if len(groups) < 2:
         raise PoolError(f"{corpus} has {len(groups)} group, a split by group needs two or more")
     given = groups == ["test", "train"]
-    n_held = max(1, round(HELD_OUT * len(groups)))
+    n_held = max(1, round(held_out * len(groups)))
     held = {"test"} if given else {groups[i] for i in rng.permutation(len(groups))[:n_held]}
     shuffled = [passages[i] for i in rng.permutation(len(passages))]
     seen = set(taken or ())

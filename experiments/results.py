@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from experiments import live
 from fisher_jax.files import replacing
 from fisher_jax.platforms import here
 from fisher_jax.provenance import provenance
@@ -20,6 +21,7 @@ Row = dict[str, Any]
 RESULTS = "results.jsonl"
 RESOLVED = "config.yaml"
 PROVENANCE = "provenance.json"
+GROWING = ("selectors", "equal", "budgets", "uniform_budgets", "replicates")  # add rows only
 RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
 
 
@@ -74,7 +76,7 @@ class Results:
         if overwrite or not path.exists() or not has_rows:
             (folder / RESULTS).unlink(missing_ok=True)
         else:  # what the rows there were made with stays told
-            kept |= {k: _joined(before[k], kept[k]) for k in growing if k in before}
+            kept |= {k: joined(before[k], kept[k]) for k in growing if k in before}
         with replacing(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(kept)))
         self.rows = read_rows(folder / RESULTS)
@@ -119,7 +121,8 @@ def _stamp(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _joined(before: Any, now: Any) -> Any:
+def joined(before: Any, now: Any) -> Any:
+    """Both lists' values, each once, or the larger number."""
     return (
         [*before, *(x for x in now if x not in before)]
         if isinstance(now, list)
@@ -159,6 +162,7 @@ def run_grid(
             own = replace(of_setting, selectors=missing) if by_selector else of_setting
             rows = run_setting(own, setting)
             results.add([{"setting": setting} | row for row in rows])
+            live.log(finished=json.dumps(setting), rows=len(results.rows))
     return results.rows
 
 

@@ -172,11 +172,10 @@ def study(
 def _choices(problem: Problem, name: str, options: Any, replicate: int) -> list[Choice]:
     emb, choices = problem.emb, []
     for equal, budgets in budgets_of(emb, options.budgets).items():
-        whole = (
-            None
-            if name.startswith(PER_BUDGET)
-            else rank(problem, name, budgets[-1], options, replicate)
-        )
+        # n examples are the first n of more; of tokens no budget's rows are those of another,
+        # since what no longer fits is passed over
+        nested = equal == "examples" and not name.startswith(PER_BUDGET)
+        whole = rank(problem, name, budgets[-1], options, replicate) if nested else None
         for n, budget in zip(options.budgets, budgets, strict=True):
             if whole is not None:
                 rows, weights = take(budget, whole), None

@@ -20,7 +20,8 @@ from fisher_jax.judge import Pair
 CORPUS_NAMES = {
     "shakespeare": "Shakespeare",
     "tiny_shakespeare": "Shakespeare",
-    "sherlock": "Sherlock Holmes",
+    "sherlock": "Sherlock",
+    "sherlock_whole": "Sherlock",
 }
 
 

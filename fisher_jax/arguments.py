@@ -1,7 +1,6 @@
 """What `fisher-select` takes, and all that can be told from it before anything heavy."""
 
 import argparse
-import importlib.metadata
 import math
 import os
 import tempfile
@@ -14,6 +13,7 @@ from fisher_jax.files import nearest_folder
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.platforms import PLATFORMS
+from fisher_jax.provenance import version_of
 from fisher_jax.report import FILES
 from fisher_jax.selection import LEAST_RIDGE
 
@@ -236,9 +236,7 @@ def parser() -> argparse.ArgumentParser:
         help="report, figures, ranking and manifest (default: OUT.report/)",
     )
     output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
-    output.add_argument(
-        "--version", action="version", version=f"{NAME} {importlib.metadata.version('fisher-jax')}"
-    )
+    output.add_argument("--version", action="version", version=f"{NAME} {version_of('fisher-jax')}")
     return p
 
 

@@ -26,11 +26,12 @@ from fisher_jax.optimal import (
     sentence_od,
 )
 from fisher_jax.selector import Selector
+from fisher_jax.streams import stream
 
 
 def uniform(emb: TokenEmbeddings, budget: Budget, *, seed: int) -> Ranking:
     """Rows in random order: what every other selector must beat."""
-    return take(budget, np.random.default_rng(seed).permutation(len(emb)))
+    return take(budget, stream(seed, "uniform").permutation(len(emb)))
 
 
 def longest(emb: TokenEmbeddings, budget: Budget) -> Ranking:

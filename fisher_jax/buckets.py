@@ -45,4 +45,4 @@ def ladder(lengths: Int[np.ndarray, "N"], most: int, step: int = 1) -> Int[np.nd
     for origins in reversed(came_from):
         edges.append(values[edge - 1])
         edge = int(origins[edge - 1])
-    return np.asarray(edges[::-1])
+    return np.asarray(edges[::-1], lengths.dtype)

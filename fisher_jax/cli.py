@@ -35,8 +35,7 @@ from fisher_jax.selection import Selection, evaluate, select
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; messages go to stderr."""
-    interruption.listen()
-    with contextlib.redirect_stderr(Messages(sys.stderr)):
+    with interruption.listening(), contextlib.redirect_stderr(Messages(sys.stderr)):
         try:
             args = parser().parse_args(argv)
             check(args)

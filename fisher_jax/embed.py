@@ -194,9 +194,9 @@ def forward(
     lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = np.empty((offsets[-1], model.dim), np.float32)
     graph, weights = nnx.split(model.module)
-    steps = _padded_lengths(model, fed)
+    steps = _padded_lengths(model, fed[fed > 0]).tolist()  # a row of one token is not fed
     batches = []
-    for length, lower in zip(steps.tolist(), [0, *steps[:-1].tolist()], strict=True):
+    for length, lower in zip(steps, [0, *steps][:-1], strict=True):
         (members,) = np.nonzero((fed > lower) & (fed <= length))
         of_row = length * activation_bytes(model.module.config, length)
         n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
@@ -215,7 +215,7 @@ def forward(
                 counts_BxT[slot, rows.first[i] - 1 : fed[i]] = True
             yield chosen, *_counted(_hidden(graph, weights, ids_BxT), np.flatnonzero(counts_BxT))
 
-    done = 0
+    done = int(np.sum(fed < 1))
     for chosen, hidden, counted in ahead(begun()):
         states_KxD = np.asarray(hidden).reshape(-1, model.dim)[counted]
         if not np.isfinite(states_KxD).all():

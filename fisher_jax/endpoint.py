@@ -86,14 +86,14 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         url = urlsplit(self.base_url)
+        if {"@", "?", "#"} & {*self.base_url}:  # not shown: what follows may be a key
+            raise ValueError(
+                "base_url must hold no user, password or query, which may be a key: put the key "
+                f"into the environment variable {self.key_variable}"
+            )
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(
                 f"base_url must begin with https:// or http:// and a host, got {self.base_url!r}"
-            )
-        if url.username or url.password:
-            raise ValueError(
-                "base_url must hold no key or password: put the key into "
-                f"the environment variable {self.key_variable}"
             )
         rate = self.requests_per_minute
         if rate is not None and not 0 < rate < math.inf:
@@ -126,7 +126,7 @@ class Endpoint:
             raise EndpointError(
                 "an endpoint needs the openai package: pip install 'fisher-jax[judge]'"
             ) from None
-        key = os.environ.get(self.key_variable, "").strip()
+        key = self._api_key()
         if not key and not is_local(self.base_url):
             raise EndpointError(
                 f"{self.base_url} needs a key: put it into the environment variable "
@@ -201,6 +201,14 @@ class Endpoint:
             json.dumps(parts, sort_keys=True, allow_nan=False).encode()
         ).hexdigest()
 
+    def _api_key(self) -> str:
+        return os.environ.get(self.key_variable, "").strip()
+
+    def _told(self, error: Exception) -> str:
+        """What the endpoint says is wrong, on a line and without the key."""
+        key = self._api_key()
+        return one_line(Exception(str(error).replace(key, "[key]") if key else error))
+
     def _is_answered(self, record: dict[str, Any] | None) -> bool:
         return record is not None and bool(record.get("top") or not self.settings.get("logprobs"))
 
@@ -219,18 +227,18 @@ class Endpoint:
             )
         except openai.RateLimitError as error:
             raise EndpointError(
-                f"{where}: rate limit or quota ({one_line(error)}): {kept}, with a lower "
+                f"{where}: rate limit or quota ({self._told(error)}): {kept}, with a lower "
                 "requests_per_minute"
             ) from None
         except openai.BadRequestError as error:
             if error.code == FILTERED and not self.settings.get("logprobs"):
                 return self._record(text, "", FILTERED)
             raise EndpointError(
-                f"{where} refuses question {number}, from 0 ({one_line(error)}): mend or leave "
+                f"{where} refuses question {number}, from 0 ({self._told(error)}): mend or leave "
                 f"out what it asks about; answers so far are kept in {self.transcript}"
             ) from None
         except openai.OpenAIError as error:
-            raise EndpointError(f"{where}: {one_line(error)}: {kept}") from None
+            raise EndpointError(f"{where}: {self._told(error)}: {kept}") from None
         except json.JSONDecodeError:
             pass  # told below, as of other pages that are no completion
         choices = getattr(completion, "choices", None)

@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -24,16 +25,43 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `folder` if all goes well, and go if not."""
+    """A temporary folder whose files move into `folder` if all goes well, and go if not.
+
+    What else is in `folder` stays. Where a file can't be moved, those before it are taken back and
+    earlier ones of their names restored.
+
+    Raises:
+        IsADirectoryError: a folder is where a file should go.
+    """
     name = tempfile.mkdtemp(dir=nearest_folder(folder), prefix=f".{folder.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
         yield temporary
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(temporary.iterdir()):
-            path.replace(folder / path.name)
+        _move_files(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_files(source: Path, folder: Path) -> None:
+    """All files of `source` into `folder`, made if need be; as it was if one can't be moved."""
+    paths = sorted(source.iterdir())
+    for path in paths:
+        if (folder / path.name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folder / path.name)
+    earlier = Path(tempfile.mkdtemp(dir=source))
+    with contextlib.ExitStack() as undo:
+        for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+            missing.mkdir()
+            undo.callback(missing.rmdir)
+        for path in paths:
+            target, kept = folder / path.name, earlier / path.name
+            if os.path.lexists(target):
+                shutil.copy2(target, kept, follow_symlinks=False)
+                undo.callback(kept.replace, target)
+            else:
+                undo.callback(target.unlink, missing_ok=True)
+            path.replace(target)
+        undo.pop_all()
 
 
 def nearest_folder(path: Path) -> Path:

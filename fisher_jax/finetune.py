@@ -23,7 +23,7 @@ from fisher_jax.checkpoints import Checkpoints
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
-from fisher_jax.packing import Batch, pack
+from fisher_jax.packing import Batch, Batches
 from fisher_jax.platforms import here
 
 REPORT_SECONDS = 0.3  # between two readings of the losses
@@ -133,7 +133,7 @@ def finetune(
     """
     _check(options, mesh, checkpoint_every)
     _check_rows(rows, weights)
-    batches = list(batches_of(rows, options, weights))
+    batches = batches_of(rows, options, weights)
     fingerprint = _fingerprint(model, batches, options, validate is not None)
     module, wanted = prepare(model.module, options.method, options.rank, options.seed)
     graph, params, frozen = nnx.split(module, wanted, ...)
@@ -205,15 +205,12 @@ def finetune(
 
 def batches_of(
     rows: TokenizedRows, options: TrainOptions, weights: np.ndarray | None = None
-) -> list[Batch]:
+) -> Batches:
     """All steps of a run: every epoch in its own random order."""
     shape = (options.micro_batches, options.sequences, options.sequence_length)
     rng = np.random.default_rng(options.seed)
-    return [
-        batch
-        for _ in range(options.epochs)
-        for batch in pack(rows, rng.permutation(len(rows.ids)), shape, weights)
-    ]
+    orders = (rng.permutation(len(rows.ids)) for _ in range(options.epochs))
+    return Batches(rows, orders, shape, weights)
 
 
 def learning_rates(highest: float | int, warmup: float | int, steps: int) -> Float[np.ndarray, "S"]:
@@ -349,7 +346,7 @@ def _spread(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def _fingerprint(
-    model: LanguageModel, batches: list[Batch], options: TrainOptions, validated: bool
+    model: LanguageModel, batches: Batches, options: TrainOptions, validated: bool
 ) -> str:
     digest = hashlib.sha256(json.dumps([model.weights_sha256, *options, validated]).encode())
     for batch in batches:

@@ -1,8 +1,11 @@
 """Ctrl-C and kills of a command, none of which may get lost."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -10,14 +13,27 @@ INTERRUPTED = 130  # exit code
 _asked = False
 
 
-def listen() -> None:
-    """From now on Ctrl-C and polite kills raise KeyboardInterrupt, in `check` too."""
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Meanwhile Ctrl-C and polite kills raise KeyboardInterrupt, in `check` too.
+
+    Signals come to the main thread alone: in another one nothing is changed.
+    """
     global _asked
-    _asked = False
-    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:  # Windows has two of them
-        number = getattr(signal, name)
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
-            signal.signal(number, _interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _asked, before = False, {}
+    try:
+        for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:  # Windows has two of them
+            number = getattr(signal, name)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+                before[number] = signal.signal(number, _interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: set by what is not Python, which can't be put back
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def check() -> None:

@@ -209,7 +209,7 @@ def judge_pairs(
         judge: a back end, see `fisher_jax.judges`.
         pairs: texts of method A and method B.
         naming: the tags around the texts; by default they tell nothing of the methods.
-        corpus: what the judge is a judge of, "Shakespeare" or "Sherlock Holmes".
+        corpus: what the judge is a judge of, "Shakespeare" or "Sherlock" in the paper.
         on_progress: called with the number of questions answered, of two a pair.
 
     Raises:

@@ -154,8 +154,10 @@ def _step(
     weights_T: Array,
     rate: float | Array,
 ) -> TrainState:
+    total = jnp.maximum(jnp.sum(weights_T), 1e-9)  # of a step of weights of zero, too
+
     def loss(theta):
-        return jnp.sum(weights_T * _nll(theta, data)) / jnp.sum(weights_T)
+        return jnp.sum(weights_T * _nll(theta, data)) / total
 
     gradient = jax.grad(loss)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)

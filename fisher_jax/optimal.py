@@ -10,6 +10,7 @@ from fisher_jax.progress import OnProgress
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.selection import Selection, greedily
 from fisher_jax.softmax_model import information_rows
+from fisher_jax.streams import stream
 
 
 def fisher(
@@ -60,14 +61,17 @@ def fisher_mixed(
 ) -> Ranking:
     """`fisher` for a `share` of the budget, then uniform rows: dampens selection bias.
 
+    A share that pays for no row is none.
+
     Raises:
         ValueError: a share that is not from 0 to 1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share}")
-    part = budget._replace(total=max(budget.costs.min(), share * budget.total))
-    first = fisher(emb, part, ridge=ridge, on_progress=on_progress).ranking
-    order = np.random.default_rng(seed).permutation(len(emb))
+    part, first = budget._replace(total=share * budget.total), np.empty(0, np.int64)
+    if part.total >= budget.costs.min():
+        first = fisher(emb, part, ridge=ridge, on_progress=on_progress).ranking
+    order = stream(seed, "fisher_mixed").permutation(len(emb))
     return take(budget, np.concatenate([first, order[~np.isin(order, first)]]))
 
 

@@ -1,8 +1,8 @@
 """Rows of tokens packed into batches of one shape: little padding, no row sees another."""
 
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -45,28 +45,55 @@ class Place(NamedTuple):
     begin: int
 
 
-def pack(
-    rows: TokenizedRows,
-    order: Int[np.ndarray, "K"],
-    shape: tuple[int, int, int],
-    weights: Float[np.ndarray, "N"] | None = None,
-) -> Iterator[Batch]:
-    """Batches of whole rows in a given order, each filled until the next row has no room.
+class Batches(Sequence[Batch]):
+    """Batches of whole rows in given orders, each filled until the next row has no room.
 
     Within a batch a row goes to the first sequence with room (first fit), so the order decides
-    which rows share an optimiser step, and the token count of a step hardly varies.
+    which rows share an optimiser step, and the token count of a step hardly varies. Only the places
+    of the rows are kept; a batch is made when it is asked for.
 
     Args:
         rows: rows of at most T + 1 tokens.
-        order: rows by index, repetitions allowed.
+        orders: rows by index, repetitions allowed; each order begins with a new batch.
         shape: (A, B, T).
         weights: of each row in the loss, default 1.
 
     Raises:
         ValueError: a row that is longer than T + 1 tokens.
     """
-    for places in arrange(rows, order, shape):
-        yield _batch(rows, places, shape, weights)
+
+    def __init__(
+        self,
+        rows: TokenizedRows,
+        orders: Iterable[Int[np.ndarray, "K"]],
+        shape: tuple[int, int, int],
+        weights: Float[np.ndarray, "N"] | None = None,
+    ) -> None:
+        self._rows, self._shape, self._weights = rows, shape, weights
+        self._places = [
+            np.asarray(places, np.int32)
+            for order in orders
+            for places in arrange(rows, order, shape)
+        ]
+
+    def __len__(self) -> int:
+        """Steps in all."""
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One step's batch after the other."""
+        return (self[k] for k in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        """One step's batch, or several."""
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        places = [Place(*place) for place in self._places[index].tolist()]
+        return _batch(self._rows, places, self._shape, self._weights)
 
 
 def packed_states(
@@ -141,16 +168,47 @@ def arrange(
             f"row {longest} has {fed[longest] + 1} tokens, but a sequence takes {length + 1}: "
             "raise sequence_length or cut rows by max_length"
         )
-    places, used = [], np.zeros(sequences, np.int64)
-    for i in order:
-        (room,) = np.nonzero(used + fed[i] <= length)
-        if not len(room):
+    places, room = [], _Room(sequences, length)
+    for i in order.tolist():
+        need = int(fed[i])
+        if need > room.most:
             yield places
-            places, used, room = [], np.zeros(sequences, np.int64), [0]
-        places.append(Place(int(i), int(room[0]), int(used[room[0]])))
-        used[room[0]] += fed[i]
+            places, room = [], _Room(sequences, length)
+        places.append(Place(i, *room.take(need)))
     if places:
         yield places
+
+
+class _Room:
+    """Room left in sequences, as a binary tree of maxima: first fit in log S steps.
+
+    Node k has the children 2 k and 2 k + 1, the sequences are the leaves.
+    """
+
+    def __init__(self, sequences: int, length: int) -> None:
+        self._length, self._first = length, 1 << (sequences - 1).bit_length()
+        leaves = [length] * sequences + [-1] * (self._first - sequences)
+        self._left = [-1] * self._first + leaves
+        for node in reversed(range(1, self._first)):
+            self._left[node] = max(self._left[2 * node], self._left[2 * node + 1])
+
+    @property
+    def most(self) -> int:
+        """In any sequence."""
+        return self._left[1]
+
+    def take(self, need: int) -> tuple[int, int]:
+        """The first sequence with so much room, and the position from which it is taken."""
+        left, node = self._left, 1
+        while node < self._first:
+            node *= 2
+            node += left[node] < need
+        place = node - self._first, self._length - left[node]
+        left[node] -= need
+        while node > 1:
+            node //= 2
+            left[node] = max(left[2 * node], left[2 * node + 1])
+        return place
 
 
 def _batch(

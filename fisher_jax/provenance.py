@@ -12,14 +12,11 @@ PACKAGES = "fisher-jax jax jaxlib flax numpy transformers tokenizers gguf".split
 
 
 def provenance() -> dict[str, str]:
-    """Versions of the packages that decide a result, the git commit if there is one, machine.
+    """Versions of the packages that decide a result, commit and state of the git tree, machine.
 
-    A package without metadata (our own, run from its folder) is left out.
+    `git_tree` is "changed" where files differ from the commit or are not in it, else "clean".
     """
-    facts = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            facts[name] = importlib.metadata.version(name)
+    facts = {name: version_of(name) for name in PACKAGES}
     facts |= {"python": platform.python_version(), "platform": platform.platform()}
     devices = jax.devices()
     facts["devices"] = f"{len(devices)} x {devices[0].device_kind}"
@@ -27,16 +24,31 @@ def provenance() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line for line in lines if line.startswith("model name"))
         facts["cpu"] = model.split(":")[1].strip()
-    here = Path(__file__).parent
+    return facts | _git(Path(__file__).resolve().parents[1])
+
+
+def version_of(package: str) -> str:
+    """The installed version; "unknown" where a package is used from a folder of its files."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _git(root: Path) -> dict[str, str]:
+    """Facts of the repository that `root` is the top of; none where it is not."""
+
+    def lines(*arguments: str) -> list[str]:
+        command = ["git", *arguments]
+        done = subprocess.run(
+            command, cwd=root, timeout=10, check=True, capture_output=True, text=True
+        )
+        return done.stdout.splitlines()
+
+    facts = {}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        top = subprocess.run(
-            ["git", "rev-parse", "--show-toplevel", "HEAD"],
-            cwd=here,
-            timeout=10,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.splitlines()
-        if Path(top[0]) == here.parent:
-            facts["git_commit"] = top[1]
+        top, commit = lines("rev-parse", "--show-toplevel", "HEAD")
+        if Path(top) == root:
+            facts["git_commit"] = commit
+            facts["git_tree"] = "changed" if lines("status", "--porcelain") else "clean"
     return facts

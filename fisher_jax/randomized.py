@@ -17,6 +17,7 @@ from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.linalg import HIGHEST
 from fisher_jax.selection import computing
+from fisher_jax.streams import stream
 
 STEPS = 50
 
@@ -64,7 +65,7 @@ def draw_fisher(
     inclusion[fits] = inclusion_probabilities(
         shares[fits], budget._replace(costs=budget.costs[fits])
     )
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "fisher_random")
     order = rng.permutation(len(emb))
     marks = np.floor(np.cumsum(inclusion[order]).round(9) + rng.random())
     ranking = order[np.diff(marks, prepend=0) > 0]
@@ -80,6 +81,9 @@ def optimal_design(
     Multiplicative updates `v_i <- v_i tr(X_i V^-1 X_i^T) / c_i`, renormalised (Silvey, Titterington
     & Torsney 1978); each raises the objective. At the optimum no row has more information per cost
     than the average.
+
+    Raises:
+        ValueError: embeddings that are all zero.
     """
     owner = np.repeat(np.arange(len(emb)), emb.lengths)
     with computing(emb, ridge) as emb:
@@ -91,6 +95,11 @@ def optimal_design(
             steps,
         )
         v = np.asarray(v, np.float64)
+    if not np.isfinite(v).all():
+        raise ValueError(
+            "the embeddings have no information: they are all zero, or so small that it is lost to "
+            "rounding; embed the rows anew"
+        )
     return v / v.sum()
 
 

@@ -21,9 +21,9 @@ from fisher_jax.design import TokenEmbeddings
 from fisher_jax.figures import UniformDraws
 from fisher_jax.progress import OnProgress
 from fisher_jax.selection import Selection, log_dets, remaining_gains
+from fisher_jax.streams import stream
 
 N_DRAWS = 20
-STREAM = 3  # of the seed, so that no draw is one that a selector made of the same seed
 FIGURES = ("gain", "log_det_examples", "log_det_tokens", "lengths")
 FILES = ("ranking.parquet", "report.html", "manifest.json", *(f"{name}.png" for name in FIGURES))
 _PREVIEW_CHARACTERS = 600
@@ -64,7 +64,7 @@ def compare_with_uniform(
 
     `costs` are the tokens that each row is trained on, by default those that it is selected by.
     """
-    rng = np.random.default_rng((seed, STREAM))
+    rng = stream(seed, "report")
     costs = emb.lengths if costs is None else costs
     n_examples, budget = len(selection.ranking), float(costs[selection.ranking].sum())
     orders = [rng.permutation(len(emb)) for _ in range(N_DRAWS)]

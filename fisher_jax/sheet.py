@@ -88,9 +88,8 @@ def write_sheet(
         key[name] = {"pair": i, "text1": method1, "text2": method2}
     contents = {"methods": list(methods), "about": about, "seed": seed, "pairs": key}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(sheet.key) as temporary:
-        temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-    with replacing_files(folder) as temporary:
+    with replacing(sheet.key) as temporary_key, replacing_files(folder) as temporary:
+        temporary_key.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
         (temporary / "sheet.csv").write_bytes(_as_csv(rows).encode("utf-8-sig"))
         (temporary / "sheet.html").write_text(_as_page(rows), encoding="utf-8")
     return sheet

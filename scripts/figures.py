@@ -1,12 +1,14 @@
 """Rebuild every figure in docs/figures and RESULTS.md from the committed results alone.
 
-`python -m scripts.figures`; with `--collect`, first take over what lies in outputs/.
+`python -m scripts.figures`; with `--collect`, first take over what lies in outputs/,
+the jobs of a sweep in outputs/NAME/multirun/EXPERIMENT as one run.
 """
 
 import argparse
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import jinja2
 from hydra import compose, initialize_config_dir
@@ -19,6 +21,7 @@ from experiments.language import MANIFEST, Cell, cells
 from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, settings
 from experiments.statistics import group
+from experiments.sweeps import jobs_of, read_sweep
 from fisher_jax.files import replacing
 from scripts.language_tables import LanguageTables, difference, judged, length_bias, picked
 from scripts.runs import FIGURES, KEPT, ROOT, Run, table
@@ -26,7 +29,11 @@ from scripts.runs import FIGURES, KEPT, ROOT, Run, table
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--collect", action="store_true", help="take over outputs/ into results/ first")
+    p.add_argument(
+        "--collect",
+        action="store_true",
+        help="take over outputs/ and its sweeps into results/ first",
+    )
     if p.parse_args().collect:
         collect()
     FIGURES.mkdir(parents=True, exist_ok=True)
@@ -52,15 +59,38 @@ def collect() -> None:
     for name in ("synthetic", "words", "language"):
         for config in sorted((ROOT / f"conf/{name}/experiment").glob("*.yaml")):
             source = ROOT / "outputs" / name / config.stem
-            if config.stem == "smoke" or not (source / RESULTS).exists():
-                continue
+            sweep = ROOT / "outputs" / name / "multirun" / config.stem
             target = KEPT / name / config.stem
+            if config.stem == "smoke":
+                continue
+            if not (source / RESULTS).exists():
+                if jobs_of(sweep):
+                    collect_sweep(sweep, target)
+                continue
             target.mkdir(parents=True, exist_ok=True)
             for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED, PICKS):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             data = gzip.compress((source / RESULTS).read_bytes(), mtime=0)
             (target / f"{RESULTS}.gz").write_bytes(data)
+
+
+def collect_sweep(folder: Path, target: Path) -> None:
+    """The jobs of a sweep as one run."""
+    sweep = read_sweep(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / RESOLVED).write_text(OmegaConf.to_yaml(OmegaConf.create(sweep.options)))
+    (target / PROVENANCE).write_text(json.dumps(sweep.facts, indent=2) + "\n")
+    made_of = {
+        f"{job.name}/{where}": facts
+        for job in jobs_of(folder)
+        if (job / MANIFEST).exists()
+        for where, facts in json.loads((job / MANIFEST).read_text()).items()
+    }
+    if made_of:
+        (target / MANIFEST).write_text(json.dumps(made_of, indent=1, sort_keys=True) + "\n")
+    lines = "".join(json.dumps(row) + "\n" for row in sweep.rows)
+    (target / f"{RESULTS}.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
 
 
 class Language(LanguageTables, Run):

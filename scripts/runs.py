@@ -33,6 +33,8 @@ class Run:
     def source(self) -> str:
         """Command, replicates, pool, time if it was kept, commit, machine."""
         commit = self.facts.get("git_commit", "unknown")[:10]
+        if self.facts.get("git_tree") == "changed":
+            commit += " with changes"
         replicates = len({r["replicate"] for r in self.rows})
         varies = "n_examples" not in self.options or "n_examples" in self.options.grid
         pool = "" if varies else f", N = {self.options.n_examples:,}"

@@ -238,6 +238,8 @@ def test_a_corpus_is_downloaded_once(server):
     cache = corpora.cache_folder()
     assert sorted(p.name for p in cache.iterdir()) == ["gsm8k_test.jsonl", "gsm8k_train.jsonl"]
     assert read_corpus("sherlock") == stories(BOOK)
+    whole = read_corpus("sherlock_whole")
+    assert whole == stories(BOOK, min_words=1) and len(whole) > len(stories(BOOK))
     assert read_corpus("tiny_shakespeare") == speeches(SPEECHES)
 
 

@@ -8,6 +8,7 @@ import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.density import exact_kernel_density
+from fisher_jax.streams import stream
 
 
 def test_density_sampling_prefers_sparse_regions():
@@ -106,7 +107,7 @@ def test_badge_is_k_means_plus_plus_on_the_gradients(emb, theta, k, sparse, pool
     p[np.arange(len(p)), p.argmax(axis=1)] -= 1
     of_token = (p[:, :, None] * emb.tokens[:, None, :]).reshape(len(p), -1)
     g = fj.TokenEmbeddings(of_token, emb.offsets).pooled(pooling).astype(np.float64)
-    rng, chosen = np.random.default_rng(7), [int(np.argmax(np.linalg.norm(g, axis=1)))]
+    rng, chosen = stream(7, "badge"), [int(np.argmax(np.linalg.norm(g, axis=1)))]
     for _ in range(9):
         squared = ((g[:, None] - g[chosen]) ** 2).sum(axis=2).min(axis=1)
         squared[chosen] = 0

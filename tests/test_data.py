@@ -4,6 +4,7 @@ import datetime
 import decimal
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -334,3 +335,34 @@ def test_replacing_files_leaves_nothing_when_it_fails(error, earlier, tmp_path):
         raise error
     assert list(tmp_path.rglob("*")) == ([path.parent, path] if earlier else [])
     assert not earlier or path.read_text() == earlier
+
+
+@pytest.mark.parametrize("refused", [OSError, KeyboardInterrupt])
+def test_replacing_files_takes_back_what_it_moved_before_a_failure(refused, tmp_path, monkeypatch):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "a.txt").write_text("earlier")
+    (folder / "other.txt").write_text("other")
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    replace = Path.replace
+
+    def failing(path, target):
+        if path.name == "c.txt":
+            raise refused
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    for place in (folder, tmp_path / "new" / "report"):
+        with pytest.raises(refused), replacing_files(place) as temporary:
+            for name in "abc":
+                (temporary / f"{name}.txt").write_text("new")
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
+    assert [*tmp_path.iterdir()] == [folder]
+
+
+def test_replacing_files_leaves_folders_alone(tmp_path):
+    (tmp_path / "report" / "b.txt").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError), replacing_files(tmp_path / "report") as temporary:
+        for name in "ab":
+            (temporary / f"{name}.txt").write_text("new")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "report", tmp_path / "report" / "b.txt"]

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fisher_jax.embed import check_rows, embed, tokenize
+from fisher_jax.embed import check_rows, embed, forward, tokenize
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import load_model
@@ -308,6 +308,16 @@ def test_order_of_rows_does_not_change_embeddings(model):
 def test_a_row_with_nothing_to_predict_is_named(model, rows, i):
     with pytest.raises(ValueError, match=f"row {i} has nothing to predict"):
         embed(rows, model, max_length=4)
+
+
+def test_a_row_of_one_token_has_no_embeddings_and_hurts_no_other(model):
+    seen, texts = [], ["be", "to be or not", "mind", "that is the question"]
+    rows = tokenize(model, texts)
+    assert rows.counted.tolist() == [0, 3, 0, 3]
+    states = forward(model, rows, on_progress=seen.append)
+    np.testing.assert_array_equal(states, forward(model, tokenize(model, texts[1::2])))
+    assert seen[-1] == 4
+    assert forward(model, tokenize(model, ["be", "mind"])).shape == (0, DIM)
 
 
 def test_a_row_without_a_completion_is_named(model):

@@ -156,6 +156,34 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_transcript(
     assert KEY not in (tmp_path / "answers.jsonl").read_text()
 
 
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+def test_an_error_that_echoes_the_key_is_told_without_it(serve, tmp_path, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    far = "x" * 180  # so that a cut at 200 characters would fall into the key
+    for message in (f"Incorrect API key provided: {KEY}.", f"{far}{KEY}"):
+        server = serve(lambda n, body, told=message: failure(status, told))
+        with pytest.raises(EndpointError) as error:
+            judge_pairs(judge(server, tmp_path, max_retries=0), PAIRS[:1])
+        assert KEY[:6] not in str(error.value)
+    assert error.value.__cause__ is None and error.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://judge.invalid/v1?api_key=secret",
+        "https://judge.invalid/v1#secret",
+        "https://user:secret@judge.invalid/v1",
+        "judge.invalid/v1?api_key=secret",
+        "user:secret@judge.invalid/v1",
+    ],
+)
+def test_an_address_with_a_key_is_refused_and_not_shown(tmp_path, url):
+    with pytest.raises(ValueError, match="base_url must hold no user, password or query") as error:
+        EndpointJudge("judge-1", tmp_path / "answers.jsonl", url)
+    assert "secret" not in str(error.value)
+
+
 def test_a_distant_endpoint_without_a_key_is_refused(tmp_path):
     pytest.importorskip("openai")
     path = tmp_path / "answers.jsonl"

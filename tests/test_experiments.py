@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ import wandb
 from experiment_options import ROOT, SMALL, base_config, committed, options
 from omegaconf import OmegaConf
 
+import scripts.figures
 from experiments import language, synthetic, words
 from experiments.harness import checked, log_to_wandb, reporting
 from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
+from experiments.sweeps import LONGEST, job_folder, read_sweep
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.platforms import here
 
@@ -83,7 +86,7 @@ def test_wandb_logs_config_curves_table_and_figures(smoke):
     config = {u.key: u.value_json for r in records for u in r.run.config.update}
     assert json.loads(config["n_examples"]) == 120
     keys = {"/".join(i.nested_key) or i.key for r in records for i in r.history.item}
-    assert "tokens/fisher/mean_logit" in keys
+    assert {"tokens/fisher/mean_logit", "finished"} <= keys
     (table,) = smoke.glob("wandb/offline-run-*/files/media/table/results*.json")
     assert len(json.loads(table.read_text())["data"]) == len(read_rows(smoke / "results.jsonl"))
     assert len(list(smoke.glob("wandb/offline-run-*/files/media/images/*.png"))) == 2
@@ -198,6 +201,99 @@ def test_a_sweep_has_results_of_every_job(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list(tmp_path.glob("*/results.jsonl"))) == 2
+
+
+def test_a_bad_job_ends_no_sweep_and_long_overrides_have_short_folders(tmp_path):
+    long = "selectors=[uniform,longest,sentence_od,density,sensitivity,prototypes_easy]"
+    small = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in SMALL.items()]
+    more = [f"+grid.{key}=[{value}]" for key, value in (("theta_scale", 2.0), ("n_types", 500))]
+    named = [f"name={'n' * 150}", f"hydra.sweep.dir={tmp_path}"]
+    done = command("synthetic", "-m", "seed=-1,0", long, *small, *more, *named)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert "experiments.synthetic: error: seed must be at least 0, got -1" in done.stderr
+    assert "a job of the sweep failed, and its message is above" in done.stderr
+    (finished,) = tmp_path.glob("*/results.jsonl")  # of the job after the bad one
+    overrides = OmegaConf.load(finished.parent / ".hydra/overrides.yaml")
+    assert "seed=0" in overrides and long in overrides
+    assert len(finished.parent.name) == LONGEST < len(",".join(overrides)) - 200
+
+
+def test_folders_of_jobs_are_told_apart():
+    assert job_folder("seed=0,dim=3") == "seed=0,dim=3"
+    long = [
+        job_folder("model=a/b"),
+        job_folder("model=a_b"),
+        *(job_folder("x" * n) for n in (300, 301)),
+    ]
+    assert len({*long}) == 4 and not any("/" in name or len(name) > LONGEST for name in long)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two jobs of one grid's parts, the second begun first; their seeds differ too."""
+    small = SMALL | {"budgets": [4], "replicates": 1}
+    for number, (dim, seed, names) in enumerate(
+        [(3, 0, ["uniform"]), (2, 1, ["uniform", "longest"])]
+    ):
+        folder = tmp_path / f"job{1 - number}"
+        given = options(**small | {"seed": seed, "selectors": names, "grid": {"dim": [dim]}})
+        synthetic.run(given, folder)
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra/hydra.yaml").write_text(f"hydra: {{job: {{num: {number}}}}}")
+    return tmp_path
+
+
+def test_a_sweep_is_read_as_one_run(sweep):
+    rows, whole, facts = read_sweep(sweep)
+    assert whole["grid"] == {"dim": [3, 2], "seed": [0, 1]}
+    assert whole["selectors"] == ["uniform", "longest"] and whole["replicates"] == 1
+    settings = {(r["setting"]["dim"], r["setting"]["seed"], r["selector"]) for r in rows}
+    assert settings == {(3, 0, "uniform"), (2, 1, "uniform"), (2, 1, "longest")}
+    each = [json.loads((sweep / f"job{k}/provenance.json").read_text())["seconds"] for k in (0, 1)]
+    assert facts["seconds"] == pytest.approx(sum(each), abs=0.11)
+    n_rows = sum(len(read_rows(sweep / f"job{k}/results.jsonl")) for k in (0, 1))
+    assert len(rows) == n_rows
+    with pytest.raises(ValueError, match="has no job with results"):
+        read_sweep(sweep / "job0")
+
+
+def test_sweeps_are_collected_with_the_runs(sweep, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "conf/synthetic/experiment").mkdir(parents=True)
+    (root / "conf/synthetic/experiment/mine.yaml").write_text("")
+    monkeypatch.setattr(scripts.figures, "ROOT", root)
+    monkeypatch.setattr(scripts.figures, "KEPT", root / "results")
+    shutil.copytree(sweep, root / "outputs/synthetic/multirun/mine", ignore=lambda *_: ["root"])
+    scripts.figures.collect()
+    kept = root / "results/synthetic/mine"
+    assert read_rows(kept / "results.jsonl.gz") == read_sweep(sweep).rows
+    assert OmegaConf.load(kept / "config.yaml").grid.dim == [3, 2]
+
+
+def test_wandb_is_loaded_only_where_it_logs():
+    code = "import sys, experiments.language, experiments.words; sys.exit('wandb' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_wandb_tells_jobs_of_a_sweep_apart(tmp_path, monkeypatch):
+    began = []
+
+    class Log:
+        def log(self, values):
+            pass
+
+        def finish(self, exit_code=0):
+            pass
+
+    monkeypatch.setattr(wandb, "init", lambda **given: began.append(given) or Log())
+    told = {"mode": "offline", "entity": "team", "tags": ["a"]}
+    given = options(**SMALL, name="mine", wandb=told)
+    for job in (None, "seed=0", "seed=1", "x" * 200):
+        log_to_wandb("synthetic", given, tmp_path, lambda *_: [], job)
+    assert len({own["name"] for own in began}) == 4
+    assert max(len(own["name"]) for own in began) == 128
+    assert [own["group"] for own in began] == [None, *["synthetic-mine"] * 3]
+    assert all(own["entity"] == "team" and own["tags"] == ["a"] for own in began)
 
 
 def test_sentences_without_a_prompt_refuse_the_selector_by_prompts():

@@ -37,6 +37,7 @@ def test_results_are_what_the_committed_rows_say(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "save", lambda *args: None)
     committed = (runs.ROOT / "RESULTS.md").read_text()
     assert render() == committed
+    assert "SmolLM2-135M-**Instruct**, from the 4-bit GGUF (Q4_1)" in committed
     lines = committed.splitlines()
     shown = {line.split("(")[1].rstrip(")") for line in lines if line.startswith("![")}
     assert shown == {f"docs/figures/{path.name}" for path in runs.FIGURES.iterdir()}

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -17,10 +18,10 @@ from tuning import language_model, nll_by_hand, options, random_rows
 from fisher_jax import finetune as finetune_module
 from fisher_jax import packing
 from fisher_jax.adapters import merged, untied, with_lora
-from fisher_jax.embed import forward
+from fisher_jax.embed import TokenizedRows, forward
 from fisher_jax.finetune import DivergedError, batches_of, finetune, learning_rates
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.packing import pack, packed_states
+from fisher_jax.packing import Batches, arrange, packed_states
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_packing_keeps_every_row_once_and_whole(shape):
     rows = random_rows(prompt=1)
     order = np.random.default_rng(1).permutation(20)
     seen = []
-    for batch in pack(rows, order, shape, weights=np.arange(20.0)):
+    for batch in Batches(rows, [order], shape, weights=np.arange(20.0)):
         assert batch.ids.shape == shape
         flat = [part.reshape(-1, shape[2]) for part in batch]
         for ids, positions, segments, labels, weights in zip(*flat, strict=True):
@@ -51,11 +52,50 @@ def test_packing_keeps_every_row_once_and_whole(shape):
     assert sorted(seen) == list(range(20))
 
 
+@pytest.mark.parametrize("sequences", [1, 3, 5, 40])
+def test_a_row_goes_to_the_first_sequence_with_room(sequences):
+    rows = random_rows(n=60)
+    order, length = np.random.default_rng(2).permutation(60), 20
+    used = None
+    for places in arrange(rows, order, (1, sequences, length)):
+        if used is not None:  # the row that begins a batch had no room in the one before
+            assert used.min() + len(rows.ids[places[0].row]) - 1 > length
+        used = np.zeros(sequences, int)
+        for row, sequence, begin in places:
+            fed = len(rows.ids[row]) - 1
+            assert sequence == np.flatnonzero(used + fed <= length)[0] and begin == used[sequence]
+            used[sequence] += fed
+
+
+def test_packing_takes_time_in_proportion_to_the_rows():
+    """With as many sequences as rows, as `packed_states` asks for."""
+
+    def seconds(n):
+        ids = [np.zeros(40 + k % 25, np.int32) for k in range(n)]
+        rows = TokenizedRows(ids, np.ones(n, np.int64), np.zeros(n, bool))
+        begin = time.process_time()
+        list(arrange(rows, np.arange(n), (1, n, 64)))
+        return time.process_time() - begin
+
+    few, many = (min(seconds(n) for _ in range(3)) for n in (4_000, 40_000))
+    assert many < 25 * few
+
+
+def test_batches_are_made_when_they_are_asked_for(monkeypatch):
+    made = []
+    real = packing._batch
+    monkeypatch.setattr(packing, "_batch", lambda *args: made.append(1) or real(*args))
+    batches = batches_of(random_rows(), options(epochs=50))
+    assert len(batches) >= 50 and len(made) <= 1  # of which a type checker looks at one
+    made.clear()
+    assert batches[3].ids.shape == batches[-1].ids.shape and len(made) == 2
+
+
 def test_a_row_longer_than_a_sequence_is_refused():
     rows = random_rows()
     longest = int(np.argmax([len(ids) for ids in rows.ids]))
     with pytest.raises(ValueError, match=f"row {longest} has .* raise sequence_length"):
-        list(pack(rows, np.arange(20), (1, 4, 8)))
+        Batches(rows, [np.arange(20)], (1, 4, 8))
 
 
 @both_families

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 from experiment_options import SMALL, options
+from word_model import language_model
 
-from experiments import information, softmax_study, statistics
+from experiments import generators, information, softmax_study, statistics
 from experiments.algorithms import algorithm_1, algorithm_2
 from experiments.generators import GENERATORS, make_problem
 from experiments.softmax_study import rank
@@ -125,3 +126,29 @@ def test_fits_side_by_side_are_the_devices(device, device_memory):
     assert [together(n, 100, 300, 10, 5) for n in (1, 4, 5, 9, 12)] == [1, 4, 3, 3, 4]
     device_memory(8 * 2.5 * 4 * (100 * (10**2 + 8 * 5) + 300 * (10 + 8 * 5)))  # two and a half
     assert together(9, 100, 300, 10, 5) == 2
+
+
+@pytest.mark.parametrize("name", ["uniform", "fisher", "fisher_per_token"])
+def test_every_budget_has_the_rows_that_its_own_ranking_gives(name):
+    given = options(**SMALL | {"budgets": [2, 4, 7, 12]})
+    problem = make_problem(given, 0)
+    budgets = softmax_study.budgets_of(problem.emb, given.budgets)
+    for choice in softmax_study._choices(problem, name, given, 0):
+        budget = budgets[choice.equal][given.budgets.index(choice.n)]
+        np.testing.assert_array_equal(choice.rows, rank(problem, name, budget, given, 0))
+
+
+def test_kept_embeddings_are_those_of_their_model_rows_and_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(generators, "cache_folder", lambda: tmp_path / "cache")
+    model, texts = language_model(), ["to be or not", "that is the question"]
+    emb = generators._embedded(texts, model, 4)
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.chdir(tmp_path)  # from any folder the same file is found
+    before = kept.stat().st_mtime_ns
+    np.testing.assert_array_equal(generators._embedded(texts, model, 4).tokens, emb.tokens)
+    assert kept.stat().st_mtime_ns == before
+    assert len(generators._embedded(texts, model, 3).tokens) < len(emb.tokens)
+    other = generators._embedded([texts[1], texts[0]], model, 4)
+    np.testing.assert_array_equal(other[1], emb[0])
+    generators._embedded(texts, model._replace(weights_sha256="another"), 4)
+    assert len([*(tmp_path / "cache").iterdir()]) == 4

@@ -113,7 +113,7 @@ def test_ask_llm_asks_an_endpoint(run, out, tmp_path, problem, llama, serve):
         ),
         (
             ["--endpoint", "http://me:word@localhost:1/v1", "--endpoint-model", "m"],
-            "--endpoint: base_url must hold no key or password",
+            "--endpoint: base_url must hold no user, password or query",
         ),
         (["--endpoint", "http://localhost:1/v1", "--endpoint-model", ""], "it is empty"),
         (

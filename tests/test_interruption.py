@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from command import K, leave_earlier_results, read_rows, snapshot
@@ -105,3 +106,25 @@ def test_an_interruption_leaves_everything_as_it_was(
     assert b"Traceback" not in messages
     assert printed == b""
     assert snapshot(tmp_path) == before
+
+
+def test_the_caller_s_signal_handlers_are_there_again(run, ready, out, monkeypatch):
+    def own(signum, frame):
+        raise AssertionError
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, own) for number in numbers}
+    try:
+        assert run(*ready, "-o", out, "--n-samples", K)[0] == 0
+        assert run(*ready, "-o", out, "--n-samples", K)[0] == 2  # OUT is there
+        assert all(signal.getsignal(number) is own for number in numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_command_may_run_in_a_thread(ready, out):
+    with ThreadPoolExecutor(1) as executor:
+        argv = [str(word) for word in [*ready, "-o", out, "--n-samples", K]]
+        assert executor.submit(cli.main, argv).result() == 0
+    assert len(read_rows(out)) == K

@@ -41,9 +41,9 @@ def test_the_prompt_is_the_papers():
         "Respond 2 if the text inside <tag2> is more fluent Shakespeare text than the text "
         "inside <tag1>. Respond 1 otherwise."
     )
-    assert judge_prompt(("x", "y"), corpus="Sherlock Holmes") == (
-        "You are a judge of Sherlock Holmes text.\n<tag1>x</tag1>\n<tag2>y</tag2>\n"
-        "Respond 2 if the text inside <tag2> is more fluent Sherlock Holmes text than the text "
+    assert judge_prompt(("x", "y"), corpus="Sherlock") == (
+        "You are a judge of Sherlock text.\n<tag1>x</tag1>\n<tag2>y</tag2>\n"
+        "Respond 2 if the text inside <tag2> is more fluent Sherlock text than the text "
         "inside <tag1>. Respond 1 otherwise."
     )
 

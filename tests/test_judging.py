@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from endpoint_server import completion, failure, shorter
@@ -121,6 +121,21 @@ def test_an_endpoint_is_estimated_asked_and_kept(written, serve, capsys):
     assert other.calls and all(e["winners"] == ["tie", "tie"] for e in judged(written))
 
 
+def test_verdicts_on_texts_that_changed_are_told_of(written, serve, capsys):
+    asks = ["--judges", "endpoint", "--base-url", serve(shorter).url, "--judge-model", "m"]
+    run(written, *asks, "--selectors", "fisher")
+    path = written / "results.jsonl"
+    path.write_text(path.read_text().replace(" fisher 1", " changed 1"))
+    capsys.readouterr()
+    run(written, *asks, "--selectors", "density")
+    told = capsys.readouterr().err
+    assert told.count("judged other texts of") == 1
+    assert (
+        """m (neutral) judged other texts of fisher against uniform, equal tokens, n = 4""" in told
+    )
+    assert len(judged(written)) == 3
+
+
 def test_a_missing_key_is_told_before_another_judge_begins(written, monkeypatch):
     pytest.importorskip("openai", reason="needs openai: pip install 'fisher-jax[judge]'")
     monkeypatch.setattr(judging, "make_judge", None)
@@ -173,6 +188,13 @@ def test_a_corpus_without_a_name_asks_for_one(written):
     with pytest.raises(ValueError, match=r"judge of gsm8k .* pass --corpus-name"):
         texts.corpus(comparison, None)
     assert texts.corpus(comparison, "maths") == "maths"
+
+
+@pytest.mark.parametrize("corpus", ["sherlock", "sherlock_whole"])
+def test_sherlock_is_named_as_in_the_paper(written, corpus):
+    texts = Texts(written)
+    texts._options = replace(texts._options, corpus=corpus)
+    assert texts.corpus(Comparison("{}", "fisher", "uniform", "tokens", 4), None) == "Sherlock"
 
 
 def test_a_run_without_texts_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import wandb
 from experiment_options import ROOT, base_config, committed
 from omegaconf import OmegaConf
 
@@ -84,6 +85,39 @@ def test_a_second_run_redoes_nothing_and_a_larger_one_adds_cells(model_folder, s
     assert len(grown) == len(before) + 4
     with pytest.raises(ValueError, match="holds results of other options"):
         language.run(options(model_folder, epochs=3), folder)
+
+
+def test_losses_are_logged_while_training(model_folder, tmp_path, monkeypatch):
+    told = []
+
+    class Log:
+        def log(self, values):
+            told.append((values, (tmp_path / "results.jsonl").exists()))
+
+    monkeypatch.setattr(wandb, "run", Log())
+    own = options(model_folder, selectors=["uniform"], equal=["tokens"], replicates=1, n_prompts=0)
+    (row,) = language.run(replace(own, generate_budgets=[]), tmp_path)
+    *steps, (last, _) = told
+    assert [values["training_step"] for values, _ in steps] == [*range(1, row["steps"] + 1)]
+    assert all(0 < v["training_loss"] < 10 and not finished for v, finished in steps)
+    assert last["finished"] == "clean/0/uniform/tokens/4"
+    assert last["held_out_nll"] == pytest.approx(row["held_out_nll"], rel=1e-5)
+
+
+def test_texts_fill_the_context_and_no_more(model_folder, tmp_path, monkeypatch):
+    asked = {}
+
+    def generate(model, prompts, *, max_new_tokens, **others):
+        asked[max_new_tokens] = [len(ids) for ids in model.tokenizer(prompts)["input_ids"]]
+        return ["" for _ in prompts]
+
+    monkeypatch.setattr(language_training, "generate", generate)
+    own = options(model_folder, selectors=["uniform"], equal=["tokens"], replicates=1)
+    for k, new_tokens in enumerate((3, 100_000)):
+        language.run(replace(own, new_tokens=new_tokens), tmp_path / str(k))
+    assert asked.pop(3)
+    ((most, lengths),) = asked.items()
+    assert most + max(lengths) == load_model(str(model_folder)).context
 
 
 def test_a_corpus_that_has_changed_is_refused(model_folder, smoke, tmp_path):
@@ -204,6 +238,7 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ),
         ({"grid": {"nothing": [1]}}, "grid has an unknown option 'nothing'"),
         ({"generate_budgets": []}, "generate_budgets must be some of the budgets"),
+        ({"held_out": 1.0}, "held_out must be above 0 and below 1"),
         ({"generate_budgets": [5]}, "generate_budgets must be some of the budgets"),
         ({"prompt_words": 0}, "prompt_words must be above 0"),
         ({"temperature": -1.0}, "n_prompts and temperature must be at least 0"),

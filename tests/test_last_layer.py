@@ -62,3 +62,12 @@ def test_training_a_head_follows_the_gradient_of_its_rows(head_problem):
     direction = np.sign(np.asarray(jax.grad(loss)(start)))
     moved = np.asarray(alone - start)
     assert (np.sign(moved) == -direction)[np.abs(moved) > 1e-3].all()
+
+
+def test_steps_of_weights_of_zero_change_nothing(head_problem):
+    head, x, labels = head_problem
+    data = positions_of(head, np.arange(30), x, labels)
+    rows, start = [np.arange(4), np.arange(4, 8)], jnp.asarray(head[:30])
+    options = HeadOptions(0.05, epochs=1, batch_tokens=4, weight_decay=0.0)
+    theta = train(start, data, rows, options, np.zeros(2))
+    np.testing.assert_array_equal(theta, start)

@@ -177,6 +177,8 @@ def test_config_of_older_writers_is_understood(tmp_path):
         (LLAMA_CONFIG, {"num_attention_heads": 0, "head_dim": None}, "config.json"),
         (LLAMA_CONFIG, {"num_hidden_layers": 0}, "n_layers must be a whole number of at least 1"),
         (LLAMA_CONFIG, {"num_key_value_heads": 3}, "3 key heads do not divide"),
+        (LLAMA_CONFIG, {"head_dim": 15}, "heads of the odd width 15"),
+        (GPT2_CONFIG, {"n_head": 5}, "5 heads do not divide the width 32"),
         (GPT2_CONFIG, {"vocab_size": 10.5}, "vocab must be a whole number of at least 1, got 10.5"),
         (GPT2_CONFIG, {"activation_function": "relu"}, "activation_function"),
         (GPT2_CONFIG, {"scale_attn_weights": False}, "scale_attn_weights"),

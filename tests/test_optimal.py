@@ -9,9 +9,10 @@ from references import DIM, N, algorithm_1, greedy, log_det, random_pool
 import fisher_jax as fj
 from fisher_jax import prediction_variance, selector
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
+from fisher_jax.budget import Budget, take
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.softmax_model import information as exact
+from fisher_jax.streams import stream
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
 
@@ -55,6 +56,15 @@ def test_fisher_mixed_is_half_fisher_half_uniform(emb):
     assert set(mixed[5:]) != set(other[5:])
     with pytest.raises(ValueError, match="share must be from 0 to 1, got 2"):
         SELECTORS["fisher_mixed"](emb, n_samples=10, share=2)
+
+
+@pytest.mark.parametrize("budget", [{"n_samples": 10}, {"token_budget": 40}])
+def test_a_share_of_nothing_takes_no_row_by_fisher(emb, budget):
+    none = SELECTORS["fisher_mixed"](emb, **budget, seed=2, share=0).ranking
+    drawn = take(Budget.of(emb, **budget), stream(2, "fisher_mixed").permutation(len(emb)))
+    np.testing.assert_array_equal(none, drawn)
+    little = SELECTORS["fisher_mixed"](emb, **budget, seed=2, share=1e-3).ranking
+    np.testing.assert_array_equal(none, little)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

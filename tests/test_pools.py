@@ -72,6 +72,14 @@ def groups_of(corpus, rows):
     return [having.get(normalized(row), set()) for row in rows]
 
 
+@pytest.mark.parametrize(("share", "stories"), [(0.25, 3), (0.15, 2), (0.5, 6)])
+def test_a_share_of_the_groups_is_held_out(share, stories):
+    split = split_corpus("shakespeare", 41, 61, 0, held_out=share)
+    assert len({p.group for p in split.pool}) == 12 - stories
+    pool = make_pool("clean", "shakespeare", **SIZES, seed=0, held_out=share)
+    assert pool.test == [p.row for p in split.test]
+
+
 @pytest.mark.parametrize("corpus", ["shakespeare", "gsm8k"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_seed_gives_the_same_bytes_and_another_other_ones(kind, corpus):

@@ -74,3 +74,10 @@ def test_tokens_are_never_exceeded_and_uniform_weights_are_one(emb):
         assert draw.ranking.tolist() == [9] and draw.inclusion.tolist() == [0] * 9 + [1]
     with pytest.raises(ValueError, match="epsilon"):
         draw_fisher(emb, budget, ridge=1.0, seed=0, epsilon=0.0)
+
+
+def test_embeddings_without_information_are_told_of():
+    nothing = fj.TokenEmbeddings.from_list([np.zeros((2, 3), np.float32)] * 6)
+    for budget in (Budget.of(nothing, n_samples=3), Budget.of(nothing, token_budget=7)):
+        with pytest.raises(ValueError, match="embeddings have no information: they are all zero"):
+            draw_fisher(nothing, budget, ridge=1.0, seed=0)

@@ -17,8 +17,9 @@ from fisher_jax import report as reporting
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.cli import main, parser
 from fisher_jax.figures import uniform_draws
-from fisher_jax.report import FIGURES, FILES, N_DRAWS, STREAM, compare_with_uniform
+from fisher_jax.report import FIGURES, FILES, N_DRAWS, compare_with_uniform
 from fisher_jax.selection import remaining_gains
+from fisher_jax.streams import stream
 
 N, M, D, K = 8, 4, 8, 3  # the command's runs share one shape: each other is a compilation
 
@@ -52,7 +53,7 @@ def test_uniform_draws_get_as_much_as_the_selection(budget):
     assert comparison.examples.budget[-1] == n
     assert comparison.tokens.budget[-1] == spent
 
-    rng = np.random.default_rng((seed, STREAM))
+    rng = stream(seed, "report")
     orders = [rng.permutation(n_rows) for _ in range(N_DRAWS)]
     assert 3 not in [order[0] for order in orders]
     values = [f(examples, order[:n], 0.5) for order in orders]
@@ -238,6 +239,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
         "notes",
         "uniform_log_det",
         "versions",
+        "sizes",
         "seconds",
     }
     options = manifest["options"]
@@ -266,6 +268,16 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     assert manifest["versions"]["numpy"] == np.__version__
     assert manifest["versions"]["devices"].startswith(f"{jax.device_count()} x ")
     assert {"select", "compare", "report", "total"} == set(manifest["seconds"])
+
+
+def test_the_page_loads_nothing_and_texts_run_in_their_own_direction(page):
+    tags = Page(page).tags
+    (policy,) = [a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert all(a["src"].startswith("data:") for tag, a in tags if tag == "img")
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in tags}
+    texts = [a for tag, a in tags if tag == "td" and a.get("class") == "text" and "dir" in a]
+    assert len(texts) >= K and {own["dir"] for own in texts} == {"auto"}
 
 
 def test_a_pool_of_one_row_has_a_report_too(tmp_path):

@@ -147,6 +147,12 @@ def test_the_page_needs_no_other_file(sheet):
         assert tag not in ("link", "iframe", "object", "base", "img")
 
 
+def test_every_text_runs_in_its_own_direction(sheet):
+    divs = [attributes for tag, attributes in Page(sheet.html).tags if tag == "div"]
+    of_texts = [own for own in divs if own.get("class") in ("prompt", "text")]
+    assert len(of_texts) == 3 * len(PAIRS) and all(own.get("dir") == "auto" for own in of_texts)
+
+
 def test_the_page_asks_1_2_or_tie_of_every_pair(sheet, key):
     inputs = [a for tag, a in Page(sheet.html).tags if tag == "input"]
     assert {(a["name"], a["value"]) for a in inputs} == {
@@ -211,6 +217,16 @@ def test_a_sheet_that_may_hold_answers_is_left_alone(tmp_path, sheet, name):
         getattr(sheet, other).unlink()
     with pytest.raises(ValueError, match="exists and may hold answers: name another folder"):
         write_sheet(PAIRS, tmp_path / "rater", 1, METHODS)
+
+
+def test_a_folder_that_cannot_be_written_leaves_no_key_and_blocks_no_second_try(tmp_path):
+    folder = tmp_path / "rater"
+    folder.write_text("in the way")
+    with pytest.raises(OSError, match="rater"):
+        write_sheet(PAIRS, folder, 0, METHODS)
+    assert [*tmp_path.iterdir()] == [folder]
+    folder.unlink()
+    assert all(path.exists() for path in write_sheet(PAIRS, folder, 0, METHODS))
 
 
 # What comes back

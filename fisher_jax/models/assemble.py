@@ -23,7 +23,8 @@ def checked_sizes(config: "LlamaConfig | GPT2Config", where: object) -> "LlamaCo
     """The same sizes.
 
     Raises:
-        ModelError: one that is no whole number of at least 1, or heads that can't be grouped.
+        ModelError: one that is no whole number of at least 1, or heads that don't divide what
+            they share.
     """
     for name, value in config._asdict().items():
         if name in _SIZES and (type(value) is not int or value < 1):
@@ -34,6 +35,14 @@ def checked_sizes(config: "LlamaConfig | GPT2Config", where: object) -> "LlamaCo
         raise ModelError(
             f"{where}: {config.n_kv_heads} key heads do not divide {config.n_heads} heads: "
             "get it anew"
+        )
+    if isinstance(config, LlamaConfig) and config.head_dim % 2:
+        raise ModelError(
+            f"{where}: heads of the odd width {config.head_dim} can't be rotated: get it anew"
+        )
+    if isinstance(config, GPT2Config) and config.dim % config.n_heads:
+        raise ModelError(
+            f"{where}: {config.n_heads} heads do not divide the width {config.dim}: get it anew"
         )
     return config
 
