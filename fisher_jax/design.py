@@ -12,12 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
 from fisher_jax.linalg import HIGHEST, log_det_identity_plus
 
 _CHECK_ROWS = 1 << 16
+ALIGNMENT = 64  # bytes
 
 Pooling = Literal["mean", "last", "position"]
+
+
+def aligned(shape: tuple[int, int], dtype: DTypeLike) -> np.ndarray:
+    """An array to be filled that JAX's CPU device takes as it is; of others it makes a copy."""
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + n_bytes].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +98,9 @@ class TokenEmbeddings:
                     f"example {i} has shape {x.shape}, every example must be (M, D) "
                     f"with the D of example 0, whose shape is {arrays[0].shape}"
                 )
-        return cls(np.concatenate(arrays), np.cumsum([0] + [len(x) for x in arrays]))
+        offsets = np.cumsum([0] + [len(x) for x in arrays])
+        shape, dtype = (offsets[-1], arrays[0].shape[1]), np.result_type(*arrays)
+        return cls(np.concatenate(arrays, out=aligned(shape, dtype)), offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -43,61 +43,69 @@ class Pool(NamedTuple):
 
 
 def make_pool(
-    emb: TokenEmbeddings, costs: np.ndarray, per: np.ndarray, mesh: Mesh | None = None
+    emb: TokenEmbeddings,
+    costs: np.ndarray | None = None,
+    per: np.ndarray | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Pool, Shapes]:
-    """The pool on its devices and its shapes; examples longer than D become D rows."""
-    emb = emb.at_most_dim_rows()
+    """The pool on its devices and its shapes; examples longer than D become D rows.
+
+    Every example costs 1 and gains are divided by 1 unless told otherwise.
+    """
+    emb, ones = emb.at_most_dim_rows(), np.ones(len(emb), np.int32)
+    costs, per = ones if costs is None else costs, ones if per is None else per
     order = np.argsort(emb.lengths, kind="stable")
-    pool = Pool(
-        tokens=emb.tokens,
-        start=emb.offsets[:-1][order].astype(np.int32),
-        length=emb.lengths[order].astype(np.int32),
-        original=order.astype(np.int32),
-        cost=costs[order],
-        per=per[order].astype(emb.tokens.dtype),
+    lengths = emb.lengths[order]
+    columns = (
+        emb.tokens,
+        emb.offsets[:-1][order].astype(np.int32),
+        lengths.astype(np.int32),
+        order.astype(np.int32),
+        costs[order],
+        per[order].astype(emb.tokens.dtype),
     )
-    steps = tuple(int(length) for length in ladder(emb.lengths, here().update_lengths))
+    steps = tuple(int(length) for length in ladder(lengths, here().update_lengths))
     if mesh is None:
-        return jax.tree.map(jnp.asarray, pool), Shapes(batches(pool.length, emb.dim), steps)
-    pool = _divided(pool, mesh.size)
-    longest = pool.length.reshape(mesh.size, -1).max(axis=0)
+        pool = Pool._make(jax.device_put(x, may_alias=True) for x in columns)
+        return pool, Shapes(batches(lengths, emb.dim), steps)
+    columns = _divided(*columns, mesh.size)
+    longest = columns[2].reshape(mesh.size, -1).max(axis=0)
     place = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    return jax.device_put(pool, place), Shapes(batches(longest, emb.dim), steps, mesh)
+    pool = Pool._make(jax.device_put(x, place) for x in columns)
+    return pool, Shapes(batches(longest, emb.dim), steps, mesh)
 
 
-def _divided(pool: Pool, n_parts: int) -> Pool:
-    """Equal parts, one after the other, to which examples are dealt by length.
+def _divided(
+    tokens: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    original: np.ndarray,
+    cost: np.ndarray,
+    per: np.ndarray,
+    n_parts: int,
+) -> tuple[np.ndarray, ...]:
+    """A pool's columns in equal parts, one after the other; examples are dealt by length.
 
     What a part lacks to the size of the others are examples of one token, zeros, that no budget
     pays for; they come first.
     """
-    n = -(-len(pool.start) // n_parts)
-    size = 1 + max(int(pool.length[k::n_parts].sum()) for k in range(n_parts))
-    never = np.iinfo(pool.cost.dtype).max if pool.cost.dtype.kind == "i" else np.inf
+    n = -(-len(start) // n_parts)
+    size = 1 + max(int(length[k::n_parts].sum()) for k in range(n_parts))
+    never = np.iinfo(cost.dtype).max if cost.dtype.kind == "i" else np.inf
+    last = np.iinfo(np.int32).max
     parts = []
     for k in range(n_parts):
-        _, start, length, original, cost, per = (np.asarray(x)[k::n_parts] for x in pool)
-        own = np.cumsum(length, dtype=np.int32) - length
-        tokens = np.zeros((size, pool.tokens.shape[1]), pool.tokens.dtype)
-        tokens[: length.sum()] = pool.tokens[
-            np.repeat(start - own, length) + np.arange(length.sum())
-        ]
-
-        def filled(x: np.ndarray, value: float) -> np.ndarray:
-            return np.pad(x, (n - len(x), 0), constant_values=value)
-
-        last = np.iinfo(np.int32).max
-        parts.append(
-            Pool(
-                tokens,
-                filled(own, size - 1),
-                filled(length, 1),
-                filled(original, last),
-                filled(cost, never),
-                filled(per, 1),
-            )
-        )
-    return Pool(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        mine = slice(k, None, n_parts)
+        end = np.cumsum(length[mine], dtype=np.int32)
+        own = end - length[mine]
+        rows = np.repeat(start[mine] - own, length[mine]) + np.arange(length[mine].sum())
+        part_TxD = np.zeros((size, tokens.shape[1]), tokens.dtype)
+        part_TxD[: len(rows)] = tokens[rows]
+        columns = [(own, size - 1), (length[mine], 1), (original[mine], last)]
+        columns += [(cost[mine], never), (per[mine], 1)]
+        short = n - len(own)
+        parts.append([part_TxD, *(np.pad(x, (short, 0), constant_values=v) for x, v in columns)])
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Num[Array, ""]) -> Bool[Array, "N"]:

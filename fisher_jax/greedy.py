@@ -201,7 +201,8 @@ def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[...,
     if shapes.mesh is None:
         return function
     part, whole = PartitionSpec(shapes.mesh.axis_names[0]), PartitionSpec()
-    state = State(*[whole] * 9)._replace(bounds=part, stamp=part, taken=part, evaluated=part)
+    divided = ("bounds", "stamp", "taken", "evaluated")
+    state = State._make(part if name in divided else whole for name in State._fields)
 
     def run(pool: Pool, other: Any) -> State:
         mapped = jax.shard_map(

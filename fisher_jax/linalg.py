@@ -146,7 +146,7 @@ def update_root(
     for begin, end in itertools.pairwise(edge):
         y_MxB, w_DxB = whitened_MxD[:, begin:end], root_DxD[:end, begin:end]
         z_MxB, column_DxB = y_MxB, w_DxB
-        if before_MxM is not None:
+        if before_MxM is not None and cross_DxM is not None:
             z_MxB = solve(before_MxM, y_MxB)
             inner_MxB = solve(before_MxM, z_MxB, transpose_a=True)
             column_DxB = w_DxB.at[:begin].add(-matmul(cross_DxM, inner_MxB))

@@ -198,7 +198,7 @@ def remaining_gains(
     """
     order = _checked_ranking(emb, ranking, ridge)
     with computing(emb, ridge) as emb:
-        pool, shapes = make_pool(emb, *np.ones((2, len(emb)), np.int32))
+        pool, shapes = make_pool(emb)
         gains = np.empty(len(emb), emb.tokens.dtype)
         root = _fresh_root(emb, order, ridge)
         gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
@@ -359,7 +359,7 @@ def check_ridge(ridge: float | int) -> None:
 def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.ndarray:
     """Marginal gains along a sequence."""
     with computing(emb, ridge) as emb:
-        pool, shapes = make_pool(emb, *np.ones((2, len(emb)), np.int32))
+        pool, shapes = make_pool(emb)
         place = np.argsort(np.asarray(pool.original)).astype(np.int32)
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):

@@ -1,8 +1,10 @@
+import jax
 import numpy as np
 import pytest
 from references import f, random_pool
 
 from fisher_jax import TokenEmbeddings
+from fisher_jax.design import aligned
 
 
 def test_from_list_is_ragged_and_gives_its_examples_back():
@@ -94,3 +96,13 @@ def test_unsigned_offsets_do_not_wrap_around():
         TokenEmbeddings(np.zeros((8, 2)), np.array([0, 5, 3, 8], np.uint64))
     rows = TokenEmbeddings(np.zeros((8, 2)), np.array([0, 5, 8], np.uint64))
     assert rows.lengths.tolist() == [5, 3]
+
+
+def test_lists_and_embeddings_become_arrays_that_jax_takes_without_a_copy():
+    tokens = TokenEmbeddings.from_list([np.ones((3, 5)), np.ones((4, 5), np.float32)]).tokens
+    assert tokens.dtype == np.float64 and tokens.flags.aligned
+    for shape in ((1, 1), (33, 7), (1000, 576)):
+        array = aligned(shape, np.float32)
+        assert array.shape == shape and array.dtype == np.float32
+        on_device = jax.device_put(array, may_alias=True)
+        assert on_device.unsafe_buffer_pointer() == array.ctypes.data

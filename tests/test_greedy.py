@@ -57,7 +57,7 @@ def test_one_trace_a_shape():
 def kernels():
     """Every public kernel with a small example of its arguments."""
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
-    pool, shapes = make_pool(emb, *np.ones((2, 20), np.int32))
+    pool, shapes = make_pool(emb)
     root = greedy.first_root(8, 1.0, np.float32)
     state = greedy.start(pool, root, 5, shapes)
     yield "start", lambda pool, root: greedy.start(pool, root, 5, shapes), (pool, root)
