@@ -99,7 +99,7 @@ class TokenEmbeddings:
                     f"with the D of example 0, whose shape is {arrays[0].shape}"
                 )
         offsets = np.cumsum([0] + [len(x) for x in arrays])
-        shape, dtype = (offsets[-1], arrays[0].shape[1]), np.result_type(*arrays)
+        shape, dtype = (int(offsets[-1]), arrays[0].shape[1]), np.result_type(*arrays)
         return cls(np.concatenate(arrays, out=aligned(shape, dtype)), offsets)
 
     def __len__(self) -> int:

@@ -192,7 +192,7 @@ def forward(
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
     fed = np.asarray([len(ids) - 1 for ids in rows.ids])
     lengths, offsets = rows.counted, rows.offsets
-    tokens_TxD = aligned((offsets[-1], model.dim), np.float32)
+    tokens_TxD = aligned((int(offsets[-1]), model.dim), np.float32)
     graph, weights = nnx.split(model.module)
     steps = _padded_lengths(model, fed[fed > 0]).tolist()  # a row of one token is not fed
     batches = []
