@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
@@ -30,7 +32,7 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 REPEATS = 5
 WITH_TORCH = ["embedding", "generation", "training"]  # with transformers on PyTorch
-SECTIONS = ["selection", "memory", "fits", "drift", "growth", *WITH_TORCH]
+SECTIONS = ["selection", "synthetic", "memory", "fits", "drift", "growth", *WITH_TORCH]
 
 
 def main() -> None:
@@ -61,6 +63,7 @@ def main() -> None:
 
     parts: dict[str, Callable[[], dict]] = {
         "selection": lambda: selection_speed(pool(), quick=args.quick),
+        "synthetic": lambda: selection_speed(synthetic_pool(5000), quick=True),
         "memory": lambda: memory(pool()),
         "fits": fit_race,
         "drift": lambda: drift(pool()),
@@ -87,24 +90,25 @@ def machine() -> dict:
 
 def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:
     """Ours, warm and cold, beside the product of all tokens with a D x D matrix and the paper's."""
-    matrix = np.random.default_rng(0).standard_normal((emb.dim, emb.dim)).astype(np.float32)
-    product = np.empty_like(emb.tokens)
+    products = products_of(emb)
     cold = clock(lambda: fj.select(emb, n_samples=N_SAMPLES))
-    ours, yardstick = [], []
+    ours, one = [], {name: [] for name in products}
     for _ in range(REPEATS):
-        yardstick.append(
-            min(clock(lambda: np.dot(emb.tokens, matrix, out=product)) for _ in range(3))
-        )
+        for name, product in products.items():
+            one[name].append(min(clock(product) for _ in range(3)))
         ours.append(clock(lambda: fj.select(emb, n_samples=N_SAMPLES)))
-    warm, one = float(np.median(ours)), float(np.median(yardstick))
+    warm = float(np.median(ours))
+    seconds = {name: float(np.median(times)) for name, times in one.items()}
     ranking = fj.select(emb, n_samples=N_SAMPLES).ranking
     _, slow1 = algorithm_1(emb, N_SAMPLES, steps=2, candidates=100)
     result = {
         "select_warm_s": warm,
         "select_cold_s": cold,
         "compilation_s": cold - warm,
-        "product_s": one,
-        "select_in_products": warm / one,
+        "product_s": seconds["jax"],
+        "select_in_products": warm / seconds["jax"],
+        "product_numpy_s": seconds["numpy"],
+        "select_in_numpy_products": warm / seconds["numpy"],
         "algorithm_1_numpy_s": slow1,
         "speedup_over_algorithm_1": slow1 / warm,
         "shape": [len(emb), *emb.tokens.shape],
@@ -119,6 +123,18 @@ def selection_speed(emb: fj.TokenEmbeddings, *, quick: bool) -> dict:
             "same_ranking_as_algorithm_2": picks == ranking.tolist(),
         }
     return result
+
+
+def products_of(emb: fj.TokenEmbeddings) -> dict[str, Callable[[], object]]:
+    """The product of all tokens with a D x D matrix: XLA's, and NumPy's into a buffer."""
+    matrix = np.random.default_rng(0).standard_normal((emb.dim, emb.dim)).astype(np.float32)
+    buffer, x, on_device = np.empty_like(emb.tokens), jnp.asarray(emb.tokens), jnp.asarray(matrix)
+    run = jax.jit(functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))
+    run(x, on_device).block_until_ready()
+    return {
+        "jax": lambda: run(x, on_device),
+        "numpy": lambda: np.dot(emb.tokens, matrix, out=buffer),
+    }
 
 
 def memory(emb: fj.TokenEmbeddings) -> dict:
@@ -157,11 +173,12 @@ def growth(*, quick: bool) -> dict:
     """Time against N at n = 500 and against n at N = 5,000, with the slope of log against log."""
     sizes = [1000, 5000, 20_000] if quick else [1000, 5000, 20_000, 80_000]
     budgets = [100, 1000] if quick else [100, 1000, 5000]
-    by_size, by_budget = [], []
+    by_size, by_budget, in_products = [], [], []
     for n in tqdm(sizes, desc="growth with N"):
         emb = synthetic_pool(n, dim=128)
         fj.select(emb, n_samples=500)
         by_size.append(median_clock(lambda emb=emb: fj.select(emb, n_samples=500)))
+        in_products.append(by_size[-1] / median_clock(products_of(emb)["jax"]))
     emb = synthetic_pool(5000, dim=128)
     for k in tqdm(budgets, desc="growth with n"):
         fj.select(emb, n_samples=k)
@@ -180,6 +197,7 @@ def growth(*, quick: bool) -> dict:
     return {
         "N": sizes,
         "seconds_N": by_size,
+        "products_N": in_products,
         "exponent_N": slopes[0],
         "n": budgets,
         "seconds_n": by_budget,
