@@ -157,7 +157,7 @@ def batch_gains(
     """
     rooms = plan(length_C, batch)
     source_R, _ = laid_out(rooms.row, start_C, rooms.length, batch.rows, batch.length)
-    x_RxD = tokens_TxD.at[source_R].get(mode="clip")
+    x_RxD = tokens_TxD.at[source_R].get(mode="clip").astype(root.dtype)
     y_RxD = x_RxD * root if root.ndim == 0 else whiten(x_RxD, root, batch.blocks)
     n_places = batch.tiles * batch.length
     row_P, owner_P = laid_out(rooms.place, rooms.row, rooms.length, n_places, batch.length)

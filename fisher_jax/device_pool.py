@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from fisher_jax.buckets import ladder
 from fisher_jax.candidates import Batch, batches
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.platforms import here
+from fisher_jax.platforms import check_fits, here
 
 
 class Shapes(NamedTuple):
@@ -47,17 +47,24 @@ def make_pool(
     costs: np.ndarray | None = None,
     per: np.ndarray | None = None,
     mesh: Mesh | None = None,
+    dtype: str | None = None,
 ) -> tuple[Pool, Shapes]:
     """The pool on its devices and its shapes; examples longer than D become D rows.
 
-    Every example costs 1 and gains are divided by 1 unless told otherwise.
+    Every example costs 1 and gains are divided by 1 unless told otherwise. `dtype` is that of the
+    tokens on the device; all is computed in theirs.
+
+    Raises:
+        ValueError: the device can't hold them.
     """
+    kept = np.dtype(dtype or emb.tokens.dtype)
+    check_fits(emb.lengths, emb.dim, kept.itemsize, 1 if mesh is None else mesh.size)
     emb, ones = emb.at_most_dim_rows(), np.ones(len(emb), np.int32)
     costs, per = ones if costs is None else costs, ones if per is None else per
     order = np.argsort(emb.lengths, kind="stable")
     lengths = emb.lengths[order]
     columns = (
-        emb.tokens,
+        emb.tokens.astype(kept, copy=False),
         emb.offsets[:-1][order].astype(np.int32),
         lengths.astype(np.int32),
         order.astype(np.int32),
@@ -117,5 +124,5 @@ def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Ar
     """The embeddings of some examples, padded with rows of zeros to `length`."""
     offset = jnp.arange(length)[None]
     rows = pool.start[positions][:, None] + offset
-    x_BxMxD = pool.tokens.at[rows].get(mode="clip")
+    x_BxMxD = pool.tokens.at[rows].get(mode="clip").astype(pool.per.dtype)
     return jnp.where((offset < pool.length[positions][:, None])[..., None], x_BxMxD, 0)

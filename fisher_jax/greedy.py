@@ -56,7 +56,7 @@ def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes)
     n_all = len(pool.start)
 
     def begin(pool: Pool, root: Array) -> State:
-        n, dtype = len(pool.start), pool.tokens.dtype
+        n, dtype = len(pool.start), pool.per.dtype
         return State(
             root=root,
             bounds=all_gains(pool, root[0, 0], shapes),
@@ -140,7 +140,7 @@ def replay_tokens(
 @functools.partial(jax.jit, static_argnames=("shapes",))
 def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Array, "N"]:
     """Gains of all examples, in `pool`'s order. A scalar root is that multiple of the identity."""
-    gains = jnp.zeros(len(pool.start), pool.tokens.dtype)
+    gains = jnp.zeros(len(pool.start), pool.per.dtype)
     for batch in shapes.batches:
 
         def evaluate(carry, batch=batch):

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 MIN_ROWS, MAX_ROWS = 128, 1 << 17  # tokens of a batch of candidates
 FACTOR_WORK = 100  # of a token for each row of its tile
@@ -128,11 +129,31 @@ def scored_tokens(n_labels: int) -> int:
     return within_memory(here().scored_tokens, 3 * 4.0 * n_labels)
 
 
+def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int = 1) -> None:
+    """Refuse a pool whose embeddings its devices can't hold; a row has at most D of them there.
+
+    Raises:
+        ValueError: with what it needs and what there is.
+    """
+    needed = float(np.minimum(lengths, dim).sum()) * dim * n_bytes / n_devices
+    room = _memory()
+    if needed > room * (1 - 2 * MEMORY_SHARE):
+        raise ValueError(
+            f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
+            f"{room / 1e9:.1f} GB: shorten rows (max_length), leave out copies, or select on the "
+            "CPU (JAX_PLATFORMS=cpu)"
+        )
+
+
 def within_memory(wanted: int, bytes_each: float) -> int:
     """`wanted`, or as many as an eighth of the device's memory holds if those are fewer; 1 or more.
 
     A device that doesn't tell its memory, such as a CPU, gives `wanted`.
     """
+    return max(1, int(min(wanted, MEMORY_SHARE * _memory() / bytes_each)))
+
+
+def _memory() -> float:
+    """Bytes that the device has for arrays, infinite where it doesn't tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    room = MEMORY_SHARE * (stats.get("bytes_limit") or float("inf"))
-    return max(1, int(min(wanted, room / bytes_each)))
+    return float(stats.get("bytes_limit") or "inf")

@@ -16,7 +16,7 @@ from fisher_jax.endpoint import Endpoint
 from fisher_jax.inputs import Inputs
 from fisher_jax.messages import announce, progress
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
-from fisher_jax.platforms import here
+from fisher_jax.platforms import check_fits, here
 from fisher_jax.quality import ASK_SETTINGS, ask_questions, completions_alone
 from fisher_jax.report import counted
 from fisher_jax.rows import Chat, Row
@@ -104,6 +104,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
         fed += sum(map(len, wanted.tokens.ids))
     calls = [] if endpoint is None else [_calls(endpoint, rows.texts)]
     announce(args, rows.tokens.counted, costs, model.dim, notes + calls, model.n_parameters, fed)
+    check_fits(rows.tokens.counted, model.dim)
     facts = {
         "pool": str(args.pool),
         "pool_sha256": file_sha256(args.pool),

@@ -51,6 +51,7 @@ def select(
     ridge: float | int = 1.0,
     method: Method = "lazy",
     mesh: Mesh | None = None,
+    pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
     """Greedy maximisation of `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge`.
@@ -81,6 +82,8 @@ def select(
             (Algorithm 1: every candidate at each step). Same ranking, same gains.
         mesh: devices, along one axis, over which the pool is divided; default one device. Same
             ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
+        pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
+            products stay float32. Gains are those of the rounded embeddings.
         on_progress: called now and then with the number chosen so far (with `token_budget`, with
             the cost spent so far).
 
@@ -93,6 +96,8 @@ def select(
         raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
     if mesh is not None and len(mesh.axis_names) != 1:
         raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
+    if pool_dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
     budget = Budget.of(
         emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
     )
@@ -103,6 +108,7 @@ def select(
         ridge=ridge,
         method=method,
         mesh=mesh,
+        pool_dtype=pool_dtype,
         on_progress=on_progress,
     )
 
@@ -115,6 +121,7 @@ def greedily(
     ridge: float | int,
     method: Method = "lazy",
     mesh: Mesh | None = None,
+    pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
     """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
@@ -123,7 +130,7 @@ def greedily(
     count, refreshed = 0, 0
     costs, total = budget.units
     with computing(emb, ridge, budget) as emb:
-        pool, shapes = make_pool(emb, costs, per, mesh)
+        pool, shapes = make_pool(emb, costs, per, mesh, pool_dtype)
         root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
         state = greedy.start(pool, root, total, shapes)
         while count < capacity:

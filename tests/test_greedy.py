@@ -31,6 +31,27 @@ def test_batches_leave_most_of_the_memory_free(device, device_memory):
     assert platforms.batch_rows(10**6, 100, 56) == 100
 
 
+def test_a_pool_that_the_device_cannot_hold_is_refused_with_its_size(device_memory):
+    emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 30], 8))
+    n_bytes = 4 * 8 * int(np.minimum(emb.lengths, 8).sum())
+    device_memory(n_bytes / 0.74)
+    fj.select(emb, n_samples=3)
+    device_memory(n_bytes / 0.76)
+    with pytest.raises(ValueError, match=r"embeddings need 0\.0 GB on the device"):
+        fj.select(emb, n_samples=3)
+    fj.select(emb, n_samples=3, pool_dtype="bfloat16")
+
+
+def test_what_a_tpu_has_not_is_refused_by_name(monkeypatch):
+    emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5], 8))
+    monkeypatch.setattr("fisher_jax.selection.jax.default_backend", lambda: "tpu")
+    fj.select(emb, token_budget=20)
+    with pytest.raises(ValueError, match="a TPU has no float64"):
+        fj.select(emb, n_samples=3, ridge=1e-6)
+    with pytest.raises(ValueError, match="a TPU has no float64"):
+        fj.select(emb, token_budget=20, costs=np.full(20, 1.5))
+
+
 def test_selections_side_by_side_do_not_wait_for_each_other():
     program = """if True:
         from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +62,7 @@ def test_selections_side_by_side_do_not_wait_for_each_other():
         emb = fj.TokenEmbeddings(tokens, np.arange(0, 72_001, 120))
         assert fj.platforms.batch_rows(*tokens.shape, 64) >= 1024
         with ThreadPoolExecutor(4) as executor:
-            list(executor.map(lambda _: fj.select(emb, n_samples=5), range(4)))
+            list(executor.map(lambda _: fj.select(emb, n_samples=5), range(100)))
     """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
 

@@ -51,6 +51,33 @@ def test_lazy_and_naive_give_the_same_ranking_and_gains(n, lengths, dim, dtype):
             np.testing.assert_allclose(lazy.gains, naive.gains, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.parametrize("sizes", [{"factors_together": True, "blocks": 1}, {"blocks": 3}])
+@pytest.mark.parametrize("batch_cost", [1.0, 1e12])
+def test_devices_of_every_size_choose_alike(device, sizes, batch_cost):
+    emb = fj.TokenEmbeddings.from_list(pool(21, 60, [2, 7, 30], 10))
+    one = fj.select(emb, n_samples=40)
+    device(batch_cost=batch_cost, **sizes)
+    for method in ("lazy", "naive"):
+        other = fj.select(emb, n_samples=40, method=method)
+        np.testing.assert_array_equal(one.ranking, other.ranking)
+        np.testing.assert_allclose(one.gains, other.gains, rtol=1e-5, atol=1e-30)
+
+
+def test_a_pool_in_bfloat16_is_the_pool_of_rounded_embeddings():
+    examples = pool(22, 40, [1, 4, 9], 12, awkward=False)
+    emb = fj.TokenEmbeddings.from_list(examples)
+    rounded = fj.TokenEmbeddings(np.asarray(emb.tokens.astype("bfloat16"), np.float32), emb.offsets)
+    got, expected = (
+        fj.select(emb, n_samples=20, pool_dtype="bfloat16"),
+        fj.select(rounded, n_samples=20),
+    )
+    np.testing.assert_array_equal(got.ranking, expected.ranking)
+    np.testing.assert_array_equal(got.gains, expected.gains)
+    assert not np.array_equal(got.gains, fj.select(emb, n_samples=20).gains)
+    with pytest.raises(ValueError, match="pool_dtype must be"):
+        fj.select(emb, n_samples=2, pool_dtype="float16")
+
+
 def one_hot_pool(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.permutation(np.resize([1, 2, 3], 20))
