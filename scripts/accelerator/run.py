@@ -122,7 +122,7 @@ def run_stage(
             ended = f"broke off with exit code {code}"
         if code is not None and part is not None:
             why = "its limit" if code == -signal.SIGALRM else ended
-            content["overran"] = content.get("overran", {}) | {part: why}
+            content.setdefault("overran", {})[part] = why
         write_json(path, content | {"ended": ended})
         print(log_path.read_text(errors="replace")[-1500:], flush=True)
         if code is None or part is None or time.monotonic() - begin > limit - LEAST:
