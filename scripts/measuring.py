@@ -32,7 +32,7 @@ def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
     return fj.TokenEmbeddings(tokens, np.concatenate([[0], lengths.cumsum()]))
 
 
-def real_pool(n: int) -> fj.TokenEmbeddings:
+def real_pool(n: int, batch_tokens: int | None = None) -> fj.TokenEmbeddings:
     """n sentences of Shakespeare of at most 64 tokens, embedded by SmolLM2."""
     from fisher_jax.corpora import shakespeare
     from fisher_jax.models.load import load_model
@@ -43,4 +43,9 @@ def real_pool(n: int) -> fj.TokenEmbeddings:
     ids = model.tokenizer([rows[i] for i in order])["input_ids"]
     texts = [rows[i] for i, tokens in zip(order, ids, strict=True) if len(tokens) <= MAX_TOKENS + 1]
     with tqdm(total=n, desc="embedding the real pool") as bar:
-        return fj.embed(texts[:n], model, on_progress=lambda k: bar.update(k - bar.n) and None)  # pyright: ignore
+        return fj.embed(
+            texts[:n],
+            model,
+            batch_tokens=batch_tokens,
+            on_progress=lambda k: bar.update(k - bar.n) and None,  # pyright: ignore
+        )

@@ -10,11 +10,13 @@ import pytest
 from scripts.accelerator import collect, run
 from scripts.accelerator.imports import imported
 from scripts.accelerator.layout import write_json
+from scripts.accelerator.parity import with_twins
 from scripts.accelerator.parts import MissingPartsError, are_there, join, sha256, split
 from scripts.accelerator.record import LeftOut, Record
 from scripts.accelerator.reference import compared, exact_gains
+from scripts.accelerator.selection import summary
 
-SAME = {"commit": "abc", "dirty": False, "small": True}
+SAME = {"commit": "abc", "dirty": False, "small": False}
 
 
 @pytest.fixture
@@ -100,8 +102,8 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PAUSE", 0.05)
     (tmp_path / "logs").mkdir()
 
-    def stage(program, limit=60.0):
-        command = [sys.executable, "-c", WRITE + program, str(tmp_path / "parity.json")]
+    def stage(program, limit=60.0, write=WRITE):
+        command = [sys.executable, "-c", write + program, str(tmp_path / "parity.json")]
         ended = run.run_stage(command, {}, limit, tmp_path, tmp_path, "parity")
         return ended, json.loads((tmp_path / "results.json").read_text())["parity"]
 
@@ -134,6 +136,39 @@ def test_a_stage_that_crashes_keeps_its_parts_and_shows_its_log(stage, capfd):
     assert record["parts"] == {"a": {"x": 1}} and "last words" in capfd.readouterr().out
 
 
+PARTS = """
+import sys, time
+from pathlib import Path
+from scripts.accelerator.record import Record
+
+def crash():
+    import os
+    os.abort()
+
+parts = {
+    "first": lambda: {"x": 1},
+    "slow": lambda: time.sleep(60),
+    "crash": crash,
+    "last": lambda: {"x": 2},
+}
+Record(Path(sys.argv[1]).parent, "parity", {}).run(parts, 0.2)
+"""
+
+
+def test_parts_that_end_their_process_are_marked_and_the_others_run(stage, tmp_path):
+    begin = time.monotonic()
+    ended, record = stage(PARTS, write="")
+    assert ended.startswith("done") and "slow overran: its limit" in ended
+    assert {name: numbers["x"] for name, numbers in record["parts"].items()} == {
+        "first": 1,
+        "last": 2,
+    }
+    assert record["overran"] == {"slow": "its limit", "crash": "broke off with exit code -6"}
+    assert "running" not in record and time.monotonic() - begin < 30
+    Record(tmp_path, "parity", {}).run({"slow": broken})  # a later call
+    assert json.loads((tmp_path / "parity.json").read_text())["failed"] == {}
+
+
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     """Runs the command with stages that fail, or write what they are told; their names."""
@@ -156,8 +191,8 @@ def job(tmp_path, monkeypatch):
 
 def test_a_stage_that_fails_ends_no_other_and_the_model_is_missed_in_a_line(job, capsys):
     begun = job("--limit", "100", "--stages", "imports", "embedding", "selection")
-    assert begun[0] == ("imports", 30) and [name for name, _ in begun] == ["imports", "selection"]
-    assert 90 < begun[1][1] < 98.1  # not the 200 s of its own
+    assert begun[0] == ("imports", 20) and [name for name, _ in begun] == ["imports", "selection"]
+    assert 90 < begun[1][1] < 98.1  # not the 120 s of its own
     assert "left out: there is no" in capsys.readouterr().out
 
 
@@ -179,8 +214,61 @@ def test_results_of_two_calls_are_collected_by_card(tmp_path, monkeypatch, capsy
     assert path.name == "nvidia_h100_80gb_hbm3.json"
     assert {*json.loads(path.read_text())["parity"]["parts"]} == {"ties", "real"}
     printed = capsys.readouterr().out
-    assert "NVIDIA H100 80GB HBM3, 580.1, 0.11.2, commit abc" in printed
+    assert "NVIDIA H100 80GB HBM3, 580.1, 0.11.2)" in printed
     assert "errors.chosen" in printed and "1.235e-06" in printed
+
+
+def test_of_a_part_at_two_commits_the_newer_wins_and_each_part_keeps_its_commit(
+    tmp_path, monkeypatch
+):
+    kept = {"machine": {"card": "H100", "git_commit": "of the machine"}, "ended": "done"}
+    old = {"commit": "a" * 40, "parts": {"n5000": {"x": 1}, "sweep": {"x": 2}}}
+    new = {"commit": "b" * 40, "dirty": True, "parts": {"n5000": {"x": 3}}, "overran": {"y": "z"}}
+    for name, record in {"old": old, "new": new}.items():
+        write_json(tmp_path / f"{name}.json", {"selection": kept | record})
+        words = ["collect", str(tmp_path / f"{name}.json"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", words)
+        collect.main()
+    stage = json.loads((tmp_path / "out" / "h100.json").read_text())["selection"]
+    assert stage["parts"] == {
+        "n5000": {"commit": "b" * 10 + " dirty", "x": 3},
+        "sweep": {"commit": "a" * 10, "x": 2},
+    }
+    assert stage["machine"] == {"card": "H100"} and stage["overran"] == {"y": "z"}
+
+
+def test_a_trace_is_summed_up_by_kernel():
+    def event(name, duration, tid=1, module="jit_advance"):
+        return {"pid": 1, "tid": tid, "name": name, "dur": duration, "args": {"hlo_module": module}}
+
+    names = {1: "Stream #14(Compute)", 2: "python3"}
+    trace = [
+        {"pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
+        for tid, name in names.items()
+    ]
+    trace += [event("gemm", 6.0), event("gemm", 6.0), event("potrf_reset_info<256>", 3.0)]
+    trace += [event("MemcpyD2H", 1.0), event("Memset 3", 4.0)]
+    trace += [event("gemm", 100.0, tid=2), event("gemm", 100.0, module="jit_start")]
+    trace += [{"pid": 1, "tid": 1, "name": "without arguments", "dur": 1.0}]
+    found = summary({"traceEvents": trace}, 2)
+    assert found.pop("longest")[0] == {"kernel": "gemm", "a_choice": 1.0, "share": 0.6}
+    assert found == {
+        "choices": 2,
+        "batches_a_choice": 0.5,
+        "kernels_a_choice": 1.5,
+        "device_to_host_copies_a_choice": 0.5,
+        "busy_us_a_choice": 10.0,
+    }
+    with pytest.raises(LeftOut, match="no kernels"):
+        summary({"traceEvents": trace[:2]}, 2)
+
+
+def test_twins_are_equal_and_no_length_changes(emb):
+    twins = with_twins(emb)
+    assert (twins.lengths == emb.lengths).all()
+    rows = [twins[i].tobytes() for i in range(len(twins))]
+    pairs = sum(n // 2 for n in np.unique(emb.lengths, return_counts=True)[1])
+    assert 0 < len(rows) - len({*rows}) <= pairs
 
 
 def test_imports_are_found_wherever_they_stand():

@@ -1,7 +1,7 @@
 """Results of one card or several calls into benchmarks/accelerator/CARD.json, and their table.
 
-`python -m scripts.accelerator.collect RESULTS.json...`: files that `run` has copied; of a part in
-several the last one counts.
+`python -m scripts.accelerator.collect RESULTS.json...`: files that `run` has copied, in the order
+of their calls: of a part in several the last one counts. Each part keeps its commit.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from fisher_jax.files import replacing
 from scripts.accelerator.layout import ROOT
 
 OUT = ROOT / "benchmarks" / "accelerator"
+WITHOUT_NUMBERS = ("failed", "left_out", "overran")
 
 
 def main() -> None:
@@ -26,9 +27,9 @@ def main() -> None:
     by_card: dict[str, dict[str, Any]] = {}
     for path in args.results:
         for stage, record in json.loads(path.read_text()).items():
-            name = file_name(record.get("machine", {}).get("card", "unknown"))
+            name = file_name(record)
             kept = by_card.setdefault(name, known(args.out / f"{name}.json"))
-            kept[stage] = merged(kept.get(stage), record)
+            kept[stage] = merged(kept.get(stage, {}), record)
     for name, stages in by_card.items():
         path = args.out / f"{name}.json"
         with replacing(path) as temporary:
@@ -40,16 +41,19 @@ def known(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def merged(before: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, Any]:
-    """A stage's record with the parts that an earlier one of the same commit and size has."""
-    same = ("commit", "dirty", "small")
-    if before is None or any(before.get(key) != record.get(key) for key in same):
-        return record
-    return record | {"parts": before["parts"] | record["parts"]}
+def merged(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A stage's record, its parts beside those that only an earlier one has."""
+    commit = f"{record.get('commit')}"[:10] + " dirty" * bool(record.get("dirty"))
+    parts = {name: {"commit": commit} | numbers for name, numbers in record["parts"].items()}
+    machine = {k: v for k, v in record.get("machine", {}).items() if k != "git_commit"}
+    kept = {"machine": machine, "ended": record["ended"]}
+    kept |= {kind: record[kind] for kind in WITHOUT_NUMBERS if record.get(kind)}
+    return kept | {"parts": before.get("parts", {}) | parts}
 
 
-def file_name(card: str) -> str:
-    """The card's name as a file's."""
+def file_name(record: dict[str, Any]) -> str:
+    """The card's name as a file's; shrunk stages have one of their own."""
+    card = record.get("machine", {}).get("card", "unknown") + " small" * bool(record.get("small"))
     return re.sub(r"[^a-z0-9]+", "_", card.lower()).strip("_")
 
 
@@ -59,11 +63,10 @@ def table(stages: dict[str, Any]) -> str:
     for stage, record in stages.items():
         machine = record.get("machine", {})
         where = [machine.get(k, "?") for k in ("card", "driver", "jax")]
-        commit = f"{record.get('commit')}"[:10] + " dirty" * bool(record.get("dirty"))
-        lines.append(f"\n{stage} ({', '.join(where)}, commit {commit}): {record['ended']}")
+        lines.append(f"\n{stage} ({', '.join(where)}): {record['ended']}")
         for part, numbers in record["parts"].items():
             lines += [f"  {part:24} {key:36} {value}" for key, value in flat(numbers)]
-        for kind in ("failed", "left_out"):
+        for kind in WITHOUT_NUMBERS:
             lines += [f"  {part:24} {kind}: {why}" for part, why in record.get(kind, {}).items()]
     return "\n".join(lines)
 

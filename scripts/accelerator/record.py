@@ -1,6 +1,7 @@
 """What a stage has measured, on disk after every part: a stage that is stopped loses one part."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,11 @@ class Job(NamedTuple):
 Parts = dict[str, Callable[[], Numbers]]
 
 
+def compiled(cold: float, warm: float) -> Numbers:
+    """Seconds of a first run and of a later one; what the first took for compilation."""
+    return {"cold_s": cold, "warm_s": warm, "compile_s": cold - warm}
+
+
 class Record:
     """A stage's results in `folder/STAGE.json`.
 
@@ -61,12 +67,19 @@ class Record:
         self.content["parts"][part] = numbers
         self.save()
 
-    def run(self, parts: Parts) -> None:
-        """All parts that are not done yet, whatever becomes of the others."""
+    def run(self, parts: Parts, limit: float = 0) -> None:
+        """All parts that are not done yet, whatever becomes of the others.
+
+        A part that takes longer than the limit in seconds, if there is one, ends this process,
+        since a compilation can't be ended alone; the record says that it was `running`.
+        """
         for name, part in parts.items():
             known = self.content["parts"].get(name)
-            if known is not None and "unfinished" not in known:
+            is_done = known is not None and "unfinished" not in known
+            if is_done or name in self.content.get("overran", {}):
                 continue
+            self.save(running=name)
+            signal.setitimer(signal.ITIMER_REAL, limit)
             begin = time.perf_counter()
             try:
                 numbers = part()
@@ -81,5 +94,7 @@ class Record:
                 seconds = time.perf_counter() - begin
                 self.keep(name, numbers | {"seconds": round(seconds, 2)})
                 print(f"{name}: {json.dumps(numbers)}")
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            del self.content["running"]
             self.save()
         self.save(ended="with failures" if self.content["failed"] else "done")

@@ -33,20 +33,21 @@ PAUSE = 0.5  # seconds between looks at a stage
 
 
 class Stage(NamedTuple):
-    """A stage's default limit in seconds, and whether nothing of it runs without the model."""
+    """Limits in seconds of a stage and of one of its parts; does nothing run without the model?"""
 
     seconds: float
+    part: float
     needs_model: bool = False
 
 
-STAGES = {  # in order of priority
-    "imports": Stage(30),
-    "parity": Stage(90),
-    "selection": Stage(200),
-    "embedding": Stage(90, needs_model=True),
-    "synthetic": Stage(60),
-    "training": Stage(90, needs_model=True),
-    "language": Stage(120, needs_model=True),
+STAGES = {  # in order of what has been measured least
+    "imports": Stage(20, 20),
+    "parity": Stage(120, 80),
+    "synthetic": Stage(60, 60),
+    "selection": Stage(120, 80),
+    "embedding": Stage(130, 100, needs_model=True),
+    "training": Stage(130, 110, needs_model=True),
+    "language": Stage(300, 300, needs_model=True),
 }
 
 
@@ -78,7 +79,8 @@ def main() -> int:
             continue
         limit = min(STAGES[name].seconds, left - 2)
         command = [sys.executable, "-m", "scripts.accelerator.stage", name]
-        command += ["--results", str(results), "--limit", str(limit), *["--small"] * args.small]
+        command += ["--results", str(results), "--until", str(time.time() + limit)]
+        command += ["--part-limit", str(STAGES[name].part), *["--small"] * args.small]
         ended = run_stage(command, env, limit, results, args.copy_to, name)
         print(f"  {ended}", flush=True)
     print(f"[{end - time.monotonic():.0f} s left] {args.copy_to / 'results.json'}")
@@ -102,46 +104,66 @@ def joined_model(folder: Path) -> str | None:
 def run_stage(
     command: list[str], env: dict[str, str], limit: float, results: Path, copies: Path, name: str
 ) -> str:
-    """Run a stage to its end or limit, results copied as they come; how it ended."""
-    begin, seen = time.monotonic(), None
-    path, log_path = results / f"{name}.json", results / "logs" / f"{name}.txt"
-    with log_path.open("ab") as log:
+    """Run a stage to its end or limit; how it ended.
+
+    A part that ends the stage's process is marked, and a new process goes on after it.
+    """
+    begin, path = time.monotonic(), results / f"{name}.json"
+    log_path = results / "logs" / f"{name}.txt"
+    while True:
+        code = run_process(command, env, begin + limit, results, copies, name)
+        content = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+        part = content.pop("running", None)
+        if code == 0:
+            ended = told(content)
+            break
+        ended = f"stopped at its limit of {limit:.0f} s"
+        if code is not None:
+            ended = f"broke off with exit code {code}"
+        if code is not None and part is not None:
+            why = "its limit" if code == -signal.SIGALRM else ended
+            content.setdefault("overran", {})[part] = why
+        write_json(path, content | {"ended": ended})
+        print(log_path.read_text(errors="replace")[-1500:], flush=True)
+        if code is None or part is None or time.monotonic() - begin > limit - LEAST:
+            break
+    for part, numbers in content["parts"].items():
+        print(f"  {part}: {json.dumps(numbers)[:400]}", flush=True)
+    copy_results(results, copies)
+    return f"{ended}, {time.monotonic() - begin:.1f} s"
+
+
+def run_process(
+    command: list[str], env: dict[str, str], end: float, results: Path, copies: Path, name: str
+) -> int | None:
+    """Run a stage's process, results copied as they come; exit code, None if `end` came before."""
+    path, seen, is_late = results / f"{name}.json", None, False
+    with (results / "logs" / f"{name}.txt").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            while process.poll() is None and time.monotonic() - begin < limit:
+            while process.poll() is None and not is_late:
                 time.sleep(PAUSE)
                 stamp = path.stat().st_mtime_ns if path.exists() else None
                 if stamp != seen:
                     seen = stamp
                     copy_results(results, copies)
+                is_late = time.monotonic() > end
+            ended = process.poll()
         finally:
             with contextlib.suppress(ProcessLookupError):  # whatever it started goes as well
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    took = time.monotonic() - begin
-    if process.returncode == 0:
-        ended = told(path)
-    elif took >= limit:
-        ended = f"stopped at its limit of {limit:.0f} s"
-    else:
-        ended = f"broke off with exit code {process.returncode}"
-    content = json.loads(path.read_text()) if path.exists() else {"parts": {}}
-    if process.returncode != 0:
-        write_json(path, content | {"ended": ended})
-        print(log_path.read_text(errors="replace")[-1500:], flush=True)
-    for part, numbers in content["parts"].items():
-        print(f"  {part}: {json.dumps(numbers)[:400]}", flush=True)
-    copy_results(results, copies)
-    return f"{ended}, {took:.1f} s"
+    return ended
 
 
-def told(path: Path) -> str:
+def told(content: dict[str, Any]) -> str:
     """How a stage that came to its end says it ended."""
-    content = json.loads(path.read_text())
-    lines = [f"{k} failed: {v}" for k, v in content["failed"].items()]
-    lines += [f"{k} left out: {v}" for k, v in content["left_out"].items()]
+    kinds = {"failed": "failed", "left_out": "left out", "overran": "overran"}
+    lines = [
+        f"{k} {word}: {v}" for key, word in kinds.items() for k, v in content.get(key, {}).items()
+    ]
     return "; ".join([content["ended"], *lines])
 
 

@@ -1,6 +1,9 @@
 """Stage: the speed of `select`, in seconds and in products of all tokens with a D x D matrix."""
 
 import functools
+import gzip
+import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +15,14 @@ import numpy as np
 
 import fisher_jax as fj
 from fisher_jax.platforms import PLATFORMS, here
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
+from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import clock, median_clock, synthetic_pool
 
 FACTORS = {5: (1, 1 / 16, 4, 1 / 256), 100: (1 / 16, 4)}  # of the batch's cost, by thousands
 HIGHEST = jax.lax.Precision.HIGHEST
+PROGRAM = "jit_advance"  # that makes the choices
+OF_BATCH = "potrf_reset_info"  # in the name of a kernel that runs once a batch of candidates
+LONGEST = 10  # kernels that are told one by one
 
 
 def parts(job: Job) -> Parts:
@@ -29,26 +35,23 @@ def parts(job: Job) -> Parts:
     def name(thousands: int, of: int = dim) -> str:
         return f"n{thousands * unit}_d{of}"
 
-    plain = {
-        name(5): lambda: speed(pool(5 * unit, dim), n),
-        "naive": lambda: naive(pool(5 * unit, dim), 20),
-        "matmul": lambda: matmul(256 if job.small else 8192),
-        "kernels": lambda: kernels(pool(5 * unit, dim), 20),
-    }
+    def speed_of(thousands: int, choices: int, of: int = dim) -> Parts:
+        return {name(thousands, of): lambda: speed(pool(thousands * unit, of), choices)}
+
     sweeps = {
         f"sweep_{name(k)}_x{factor:g}": lambda k=k, f=factor: swept(pool(k * unit, dim), n, f)
-        for k in (5, 100)
-        for factor in FACTORS[k]
+        for k, factors in FACTORS.items()
+        for factor in factors
     }
-    first, second = ({k: v for k, v in sweeps.items() if name(s) in k} for s in (5, 100))
     return {
-        **{key: plain[key] for key in (name(5), "naive", "matmul")},
-        name(100): lambda: speed(pool(100 * unit, dim), n),
-        name(20): lambda: speed(pool(20 * unit, dim), n_more),
-        **first,
-        **second,
-        name(20, wide): lambda: speed(pool(20 * unit, wide), n_more),
-        "kernels": plain["kernels"],
+        **speed_of(5, n),
+        "kernels": lambda: kernels(pool(5 * unit, dim), 20),
+        **speed_of(20, n_more, wide),
+        **speed_of(100, n),
+        **speed_of(20, n_more),
+        **sweeps,
+        "naive": lambda: naive(pool(5 * unit, dim), 20),
+        "matmul": lambda: matmul(256 if job.small else 8192),
     }
 
 
@@ -62,8 +65,7 @@ def speed(emb: fj.TokenEmbeddings, n: int) -> Numbers:
     return {
         "shape": [len(emb), *emb.tokens.shape],
         "choices": n,
-        "cold_s": cold,
-        "warm_s": warm,
+        **compiled(cold, warm),
         "first_choice_s": first,
         "ms_a_choice": 1000 * (warm - first) / (n - 1),
         "copying_s": copying,
@@ -100,7 +102,7 @@ def naive(emb: fj.TokenEmbeddings, n: int) -> Numbers:
     """Algorithm 1."""
     cold = clock(lambda: fj.select(emb, n_samples=n, method="naive"))
     warm = median_clock(lambda: fj.select(emb, n_samples=n, method="naive"))
-    return {"choices": n, "cold_s": cold, "warm_s": warm, "ms_a_choice": 1000 * warm / n}
+    return {"choices": n, "ms_a_choice": 1000 * warm / n} | compiled(cold, warm)
 
 
 def swept(emb: fj.TokenEmbeddings, n: int, factor: float) -> Numbers:
@@ -113,8 +115,7 @@ def swept(emb: fj.TokenEmbeddings, n: int, factor: float) -> Numbers:
         "factor": factor,
         "batch_cost": cost,
         "rows": int(rows),
-        "cold_s": cold,
-        "warm_s": warm,
+        **compiled(cold, warm),
         "ms_a_choice": 1000 * warm / n,
     }
 
@@ -131,20 +132,47 @@ def batch_cost(factor: float) -> Iterator[float]:
 
 
 def kernels(emb: fj.TokenEmbeddings, n: int) -> Numbers:
-    """Kernels that the device runs for one choice, by JAX's profiler."""
+    """What the device runs for the first n choices, by JAX's profiler."""
     fj.select(emb, n_samples=n)
     with TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             fj.select(emb, n_samples=n)
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        profile = jax.profiler.ProfileData.from_file(str(path))
-        counts = {
-            f"{plane.name} {line.name}": sum(1 for _ in line.events)
-            for plane in profile.planes
-            if plane.name.startswith("/device:")
-            for line in plane.lines
-            if line.name.startswith("Stream")
-        }
+        (path,) = Path(folder).rglob("*.trace.json.gz")
+        return summary(json.loads(gzip.decompress(path.read_bytes())), n)
+
+
+def summary(trace: Numbers, choices: int) -> Numbers:
+    """Kernels, copies and busy microseconds a choice, the longest kernels with their share.
+
+    Args:
+        trace: of JAX's profiler, as its `trace.json.gz` has it.
+        choices: that were made in it.
+    """
+    events = trace["traceEvents"]
+    streams = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event.get("name") == "thread_name" and event["args"]["name"].startswith("Stream")
+    }
+    busy: dict[str, list[float]] = {}
+    for event in events:
+        is_of_choices = event.get("args", {}).get("hlo_module") == PROGRAM
+        if is_of_choices and (event["pid"], event["tid"]) in streams:
+            busy.setdefault(event["name"], []).append(event["dur"])
+    counts = Counter({name: len(durations) for name, durations in busy.items()})
+    microseconds = Counter({name: sum(durations) for name, durations in busy.items()})
     if not counts:
         raise LeftOut("the profiler tells no kernels of this device")
-    return {"choices": n, "kernels_a_choice": sum(counts.values()) / n, "events": counts}
+    total = microseconds.total()
+    copies = sum(n for name, n in counts.items() if name.startswith(("Memcpy", "Memset")))
+    return {
+        "choices": choices,
+        "batches_a_choice": sum(n for k, n in counts.items() if OF_BATCH in k) / choices,
+        "kernels_a_choice": (counts.total() - copies) / choices,
+        "device_to_host_copies_a_choice": counts["MemcpyD2H"] / choices,
+        "busy_us_a_choice": total / choices,
+        "longest": [
+            {"kernel": name[:80], "a_choice": counts[name] / choices, "share": us / total}
+            for name, us in microseconds.most_common(LONGEST)
+        ],
+    }

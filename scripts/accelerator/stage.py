@@ -15,16 +15,16 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("name")
     p.add_argument("--results", type=Path, required=True)
-    p.add_argument("--limit", type=float, required=True, help="seconds")
+    p.add_argument("--until", type=float, required=True, help="seconds since 1970")
+    p.add_argument("--part-limit", type=float, required=True, help="seconds")
     p.add_argument("--small", action="store_true")
     args = p.parse_args()
-    end = time.monotonic() + args.limit
     record = Record(args.results, args.name, same_of(args.small))
     record.save()
     module = importlib.import_module(f"scripts.accelerator.{args.name}")
     record.save(machine=machine())
-    job = Job(args.small, args.results, lambda: end - time.monotonic(), record.keep)
-    record.run(module.parts(job))
+    job = Job(args.small, args.results, lambda: args.until - time.time(), record.keep)
+    record.run(module.parts(job), args.part_limit)
 
 
 def same_of(small: bool) -> dict:

@@ -9,7 +9,7 @@ from fisher_jax.embed import TokenizedRows
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.models.generate import generate_ids
 from scripts.accelerator.embedding import model_of, torch_device
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
+from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import clock
 from scripts.twins import has_torch, torch_continue, torch_step, torch_twin
 
@@ -57,10 +57,9 @@ def ours(method: str, dtype: str, shape: tuple[int, int]) -> Numbers:
         rank=RANK,
         dtype=dtype,
     )
+    model = model_of("float32")
     times = [time.perf_counter()]
-    finetune(
-        model_of("float32"), rows, options, on_step=lambda *_: times.append(time.perf_counter())
-    )
+    finetune(model, rows, options, on_step=lambda *_: times.append(time.perf_counter()))
     since = np.asarray(times) - times[0]
     told = int(np.searchsorted(since, since[1] + AT_ONCE)) - 1  # losses are read in blocks
     seconds = (since[-1] - since[told]) / (STEPS - told) if told < STEPS else since[-1] / STEPS
@@ -85,20 +84,20 @@ def theirs(shape: tuple[int, int], lora: bool = False, autocast: bool = False) -
 
 
 def rate(seconds: float, cold: float, shape: tuple[int, int]) -> Numbers:
-    """Of a warm step, and what the first one took."""
+    """Of a warm step."""
     tokens = shape[0] * shape[1]
-    return {"step_tokens": tokens, "tokens_per_s": tokens / seconds, "cold_s": cold}
+    return {"step_tokens": tokens, "tokens_per_s": tokens / seconds} | compiled(cold, seconds)
 
 
 def decoding(n: int, new_tokens: int) -> Numbers:
     """Greedy, n rows at a time."""
-    prompts = random_ids(n, 7).tolist()
+    prompts, module = random_ids(n, 7).tolist(), model_of("float32").module
 
     def run() -> None:
-        generate_ids(model_of("float32").module, prompts, max_new_tokens=new_tokens, batch_size=n)
+        generate_ids(module, prompts, max_new_tokens=new_tokens, batch_size=n)
 
     cold, warm = clock(run), clock(run)
-    return {"rows": n, "tokens_per_s": n * new_tokens / warm, "cold_s": cold}
+    return {"rows": n, "tokens_per_s": n * new_tokens / warm} | compiled(cold, warm)
 
 
 def torch_decoding(n: int, new_tokens: int) -> Numbers:
@@ -107,7 +106,7 @@ def torch_decoding(n: int, new_tokens: int) -> Numbers:
         raise LeftOut("torch: not there")
     twin, ids = torch_twin(torch_device()), random_ids(n, 7)
     cold, warm = (clock(lambda: torch_continue(twin, ids, new_tokens)) for _ in range(2))
-    return {"rows": n, "tokens_per_s": n * new_tokens / warm, "cold_s": cold}
+    return {"rows": n, "tokens_per_s": n * new_tokens / warm} | compiled(cold, warm)
 
 
 def random_ids(n: int, length: int) -> np.ndarray:
