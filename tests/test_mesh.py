@@ -56,7 +56,7 @@ PROGRAM = """if True:
 
 
 def test_eight_devices_choose_as_one_and_divide_the_work():
-    # where more virtual devices than cores share XLA's threads, they may wait for each other for ever
+    # of more devices than cores, XLA's shared threads may wait for each other for ever
     flags = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
     environment = os.environ | {
         "XLA_FLAGS": flags,
