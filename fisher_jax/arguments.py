@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.files import nearest_folder
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS
 from fisher_jax.model_selectors import MODEL_SELECTORS
-from fisher_jax.platforms import PLATFORMS
-from fisher_jax.provenance import version_of
 from fisher_jax.report import FILES
 from fisher_jax.selection import LEAST_RIDGE
+from fisher_jax.util.files import nearest_folder
+from fisher_jax.util.platforms import PLATFORMS
+from fisher_jax.util.provenance import version_of
 
 NAME = "fisher-select"
 EXAMPLES = f"""

@@ -26,7 +26,7 @@ from fisher_jax.optimal import (
     sentence_od,
 )
 from fisher_jax.selector import Selector
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 
 def uniform(emb: TokenEmbeddings, budget: Budget, *, seed: int) -> Ranking:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fisher_jax.files import replacing
+from fisher_jax.util.files import replacing
 
 _RUN = "run.json"
 

@@ -15,12 +15,8 @@ from fisher_jax.arguments import ALL_SELECTORS, NAME, check, check_earlier, pars
 from fisher_jax.budget import Budget, budget_in_examples
 from fisher_jax.data import writing_selection
 from fisher_jax.errors import FAILURES, Messages, tell
-from fisher_jax.files import replacing_files
 from fisher_jax.messages import progress
-from fisher_jax.platforms import here
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
-from fisher_jax.progress import OnProgress
-from fisher_jax.provenance import provenance
 from fisher_jax.randomized import draw_fisher
 from fisher_jax.report import (
     N_DRAWS,
@@ -31,6 +27,10 @@ from fisher_jax.report import (
     write_report,
 )
 from fisher_jax.selection import Selection, evaluate, select
+from fisher_jax.util.files import replacing_files
+from fisher_jax.util.platforms import here
+from fisher_jax.util.progress import OnProgress
+from fisher_jax.util.provenance import provenance
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fisher_jax.data import SUFFIXES, read_pool
-from fisher_jax.files import replacing
 from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row
+from fisher_jax.util.files import replacing
 
 DATA_FOLDER = "FISHER_JAX_DATA"  # environment variable: a folder with the corpora's files
 N_BLOCKS = 40  # groups of a corpus without documents of its own

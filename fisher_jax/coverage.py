@@ -9,7 +9,7 @@ from jaxtyping import Float
 from fisher_jax.budget import Budget, Purse, Ranking, take
 from fisher_jax.density import kernel_density
 from fisher_jax.design import Pooling, TokenEmbeddings
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 
 def density(

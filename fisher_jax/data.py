@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.errors import one_line
-from fisher_jax.files import replacing
 from fisher_jax.rows import Chat, PoolError, Row, row_of
+from fisher_jax.util.excerpt import one_line
+from fisher_jax.util.files import replacing
 
 COLUMNS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}

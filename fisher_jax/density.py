@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 _PRIME = 2**31 - 1
 

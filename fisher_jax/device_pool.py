@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from fisher_jax.buckets import ladder
 from fisher_jax.candidates import Batch, batches
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.platforms import check_fits, here
+from fisher_jax.util.platforms import check_fits, here
 
 
 class Shapes(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.progress import OnProgress
 from fisher_jax.rows import Chat, PoolError, Row
+from fisher_jax.util.progress import OnProgress
 
 _N_PERMUTATIONS = 128
 _SHINGLE = 3

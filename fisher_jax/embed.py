@@ -14,13 +14,13 @@ from jaxtyping import Array, Bool, Float, Int
 from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
 from fisher_jax.design import TokenEmbeddings, aligned, check_squares
-from fisher_jax.dispatch import ahead
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
-from fisher_jax.platforms import here, within_memory
-from fisher_jax.progress import OnProgress
 from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row, row_of
+from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.platforms import here, within_memory
+from fisher_jax.util.progress import OnProgress
 
 MAX_BUCKETS = 10
 LENGTH_STEP = 4  # padded lengths are multiples of this
@@ -180,7 +180,8 @@ def forward(
 
     Args:
         batch_tokens: of a forward pass, padding included; default the device's `forward_tokens` in
-            `fisher_jax.platforms`. Fewer where they would take an eighth of the device's memory.
+            `fisher_jax.util.platforms`. Fewer where they would take an eighth of the device's
+            memory.
         on_progress: called with the number of rows done.
 
     Raises:

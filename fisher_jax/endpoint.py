@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from fisher_jax.errors import one_line
+from fisher_jax.util.excerpt import one_line
 
 CHARACTERS_A_TOKEN = 4  # of English text
 SETTINGS = {"temperature": 0, "max_tokens": 16}

@@ -7,13 +7,9 @@ import sys
 from typing import Any
 
 from fisher_jax.interruption import INTERRUPTED
+from fisher_jax.util.excerpt import one_line
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
-
-
-def one_line(error: BaseException, most: int = 200) -> str:
-    """A library's message for a line of ours."""
-    return " ".join(str(error).split())[:most]
 
 
 def tell(command: str, error: BaseException, *, smaller: str, interrupted: str) -> int:

@@ -24,7 +24,7 @@ from fisher_jax.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
 from fisher_jax.packing import Batch, Batches
-from fisher_jax.platforms import here
+from fisher_jax.util.platforms import here
 
 REPORT_SECONDS = 0.3  # between two readings of the losses
 

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.progress import OnProgress
 from fisher_jax.quality import ask_llm, ask_llm_endpoint, ifd
 from fisher_jax.rows import Chat, Row
 from fisher_jax.scores import (
@@ -21,6 +20,7 @@ from fisher_jax.scores import (
     token_scores,
     top_probabilities,
 )
+from fisher_jax.util.progress import OnProgress
 
 OF_ROWS = ("losses", "el2n", "gradient_norm", "uncertainty", "quality", "ifd")
 OF_TOKENS = ("weights", "probabilities")

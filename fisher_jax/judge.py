@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from fisher_jax.progress import OnProgress
+from fisher_jax.util.progress import OnProgress
 
 Winner = Literal["a", "b", "tie", "unparsable"]
 

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.dispatch import ahead
 from fisher_jax.finetune import TrainState, adamw, learning_rates
 from fisher_jax.linalg import HIGHEST
-from fisher_jax.platforms import scored_tokens
+from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.platforms import scored_tokens
 
 VOCABULARY_STEP = 1024  # trained rows of the head are a multiple of this: few compiled programs
 

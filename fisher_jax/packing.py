@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.dispatch import ahead
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.layers import packed_rows
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.platforms import here, within_memory
-from fisher_jax.progress import OnProgress
+from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.platforms import here, within_memory
+from fisher_jax.util.progress import OnProgress
 
 
 class Batch(NamedTuple):
@@ -109,7 +109,8 @@ def packed_states(
 
     Args:
         sequences: of a forward pass; default the device's `forward_tokens` in
-            `fisher_jax.platforms`, or half, a quarter, ... of that where the rows fill no more.
+            `fisher_jax.util.platforms`, or half, a quarter, ... of that where the rows fill no
+            more.
         length: of a sequence, at least; more where a row is longer.
         on_progress: called with the number of rows done.
     """

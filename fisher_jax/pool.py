@@ -16,11 +16,11 @@ from fisher_jax.endpoint import Endpoint
 from fisher_jax.inputs import Inputs
 from fisher_jax.messages import announce, progress
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
-from fisher_jax.platforms import check_fits, here
 from fisher_jax.quality import ASK_SETTINGS, ask_questions, completions_alone
 from fisher_jax.report import counted
 from fisher_jax.rows import Chat, Row
 from fisher_jax.scores import labels_of
+from fisher_jax.util.platforms import check_fits, here
 
 
 class Pool(NamedTuple):

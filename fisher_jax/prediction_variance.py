@@ -15,9 +15,9 @@ from fisher_jax.design import TokenEmbeddings
 from fisher_jax.device_pool import Pool, is_open, make_pool, padded_rows
 from fisher_jax.greedy import Number
 from fisher_jax.linalg import cholesky_identity_plus, matmul, update_root
-from fisher_jax.platforms import here
-from fisher_jax.progress import OnProgress
 from fisher_jax.selection import computing
+from fisher_jax.util.platforms import here
+from fisher_jax.util.progress import OnProgress
 
 REFRESH = 64  # choices between evaluations from the root; the updates between them drift
 MOST_BYTES = 8 << 30

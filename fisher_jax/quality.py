@@ -13,9 +13,9 @@ from fisher_jax.duplicates import text_of
 from fisher_jax.embed import TokenizedRows, forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint, EndpointError
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.progress import OnProgress
 from fisher_jax.rows import Chat, PromptCompletion, Row
 from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
+from fisher_jax.util.progress import OnProgress
 
 ASK_SETTINGS = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 YES_WORDS = ("yes", "Yes", " yes", " Yes")

@@ -17,7 +17,7 @@ from fisher_jax.budget import Budget
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.linalg import HIGHEST
 from fisher_jax.selection import computing
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 STEPS = 50
 

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from fisher_jax import figures
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.figures import UniformDraws
-from fisher_jax.progress import OnProgress
 from fisher_jax.selection import Selection, log_dets, remaining_gains
-from fisher_jax.streams import stream
+from fisher_jax.util.progress import OnProgress
+from fisher_jax.util.streams import stream
 
 N_DRAWS = 20
 FIGURES = ("gain", "log_det_examples", "log_det_tokens", "lengths")

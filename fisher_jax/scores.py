@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.dispatch import ahead
 from fisher_jax.embed import TokenizedRows
 from fisher_jax.linalg import HIGHEST
-from fisher_jax.platforms import scored_tokens
-from fisher_jax.progress import OnProgress
+from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.platforms import scored_tokens
+from fisher_jax.util.progress import OnProgress
 
 
 class TokenScores(NamedTuple):

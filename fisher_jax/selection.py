@@ -16,7 +16,7 @@ from fisher_jax.design import TokenEmbeddings, check_squares
 from fisher_jax.device_pool import make_pool
 from fisher_jax.greedy import Method
 from fisher_jax.linalg import one_blas_thread
-from fisher_jax.progress import OnProgress
+from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
 LEAST_RIDGE = 1e-14  # of the same; below, float64 does too

@@ -12,8 +12,8 @@ import numpy as np
 
 from fisher_jax.budget import Budget, Ranking
 from fisher_jax.design import TokenEmbeddings, check_targets
-from fisher_jax.progress import OnProgress
 from fisher_jax.selection import Selection, check_ridge, evaluate
+from fisher_jax.util.progress import OnProgress
 
 
 class Selector:

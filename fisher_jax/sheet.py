@@ -12,8 +12,8 @@ import jinja2
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from fisher_jax.files import replacing, replacing_files
 from fisher_jax.judge import Pair, Winner
+from fisher_jax.util.files import replacing, replacing_files
 
 COLUMNS = ("id", "prompt", "text1", "text2", "answer")
 ANSWERS = ("1", "2", "tie")

@@ -18,8 +18,8 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
     """
     from sklearn.linear_model import LogisticRegression
 
-    from fisher_jax.platforms import here
     from fisher_jax.softmax_model import fit
+    from fisher_jax.util.platforms import here
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n_fits, 2000, 10)).astype(np.float32)
@@ -63,7 +63,7 @@ def embedding_race() -> dict:
     from fisher_jax.corpora import shakespeare
     from fisher_jax.embed import _hidden
     from fisher_jax.models.load import load_model
-    from fisher_jax.platforms import here
+    from fisher_jax.util.platforms import here
 
     model, theirs = load_model("smollm2-135m"), torch_twin()
     graph, weights = nnx.split(model.module)

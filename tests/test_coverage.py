@@ -8,7 +8,7 @@ import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.density import exact_kernel_density
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 
 def test_density_sampling_prefers_sparse_regions():

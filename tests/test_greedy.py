@@ -8,8 +8,9 @@ import pytest
 from references import random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy, platforms
+from fisher_jax import greedy
 from fisher_jax.device_pool import make_pool
+from fisher_jax.util import platforms
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 

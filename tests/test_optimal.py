@@ -12,7 +12,7 @@ from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget, take
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.softmax_model import information as exact
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
 

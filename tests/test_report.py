@@ -19,7 +19,7 @@ from fisher_jax.cli import main, parser
 from fisher_jax.figures import uniform_draws
 from fisher_jax.report import FIGURES, FILES, N_DRAWS, compare_with_uniform
 from fisher_jax.selection import remaining_gains
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 N, M, D, K = 8, 4, 8, 3  # the command's runs share one shape: each other is a compilation
 

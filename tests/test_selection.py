@@ -7,9 +7,10 @@ import pytest
 from references import algorithm_1, f, random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy, platforms, selection
+from fisher_jax import greedy, selection
 from fisher_jax.design import check_pool
 from fisher_jax.selection import log_dets, remaining_gains
+from fisher_jax.util import platforms
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 # lengths from 1 to more than D; every new shape is a compilation, so the grid is fixed

@@ -7,7 +7,7 @@ import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
 from fisher_jax.budget import Budget
 from fisher_jax.model_selectors import MODEL_SELECTORS
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 DRAWING = [
     name

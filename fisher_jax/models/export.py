@@ -10,12 +10,12 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fisher_jax.errors import one_line
-from fisher_jax.files import nearest_folder
 from fisher_jax.models.assemble import GPT2_NAMES, LLAMA_NAMES, ModelError
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.util.excerpt import one_line
+from fisher_jax.util.files import nearest_folder
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 

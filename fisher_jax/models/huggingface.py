@@ -8,10 +8,10 @@ from typing import Any
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from fisher_jax.errors import one_line
 from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
+from fisher_jax.util.excerpt import one_line
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _NOT_PARAMETERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")

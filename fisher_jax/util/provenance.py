@@ -24,7 +24,7 @@ def provenance() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line for line in lines if line.startswith("model name"))
         facts["cpu"] = model.split(":")[1].strip()
-    return facts | _git(Path(__file__).resolve().parents[1])
+    return facts | _git(Path(__file__).resolve().parents[2])
 
 
 def version_of(package: str) -> str:

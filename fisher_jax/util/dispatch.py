@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from fisher_jax.platforms import here
+from fisher_jax.util.platforms import here
 
 Begun = TypeVar("Begun")
 
