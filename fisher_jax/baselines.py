@@ -5,7 +5,6 @@
 
 import numpy as np
 
-from fisher_jax.budget import Budget, Ranking, take
 from fisher_jax.coverage import (
     badge,
     density,
@@ -14,7 +13,8 @@ from fisher_jax.coverage import (
     prototypes_hard,
     sensitivity,
 )
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.budget import Budget, Ranking, take
+from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.optimal import (
     exact_information,
     fisher,

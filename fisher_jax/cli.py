@@ -12,12 +12,13 @@ import numpy as np
 
 from fisher_jax import interruption
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
-from fisher_jax.budget import Budget, budget_in_examples
 from fisher_jax.data import writing_selection
+from fisher_jax.design.budget import Budget, budget_in_examples
+from fisher_jax.design.randomized import draw_fisher
+from fisher_jax.design.selection import Selection, evaluate, select
 from fisher_jax.errors import FAILURES, Messages, tell
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
-from fisher_jax.randomized import draw_fisher
 from fisher_jax.report import (
     N_DRAWS,
     compare_with_uniform,
@@ -26,7 +27,6 @@ from fisher_jax.report import (
     write_ranking,
     write_report,
 )
-from fisher_jax.selection import Selection, evaluate, select
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress

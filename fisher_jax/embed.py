@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from fisher_jax.buckets import ladder
 from fisher_jax.chat import written
-from fisher_jax.design import TokenEmbeddings, aligned, check_squares
+from fisher_jax.design.buckets import ladder
+from fisher_jax.design.embeddings import TokenEmbeddings, aligned, check_squares
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.budget import Budget, Purse, Ranking, take
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.budget import Budget, Purse, Ranking, take
+from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.optimal import fisher, fisher_per_token, i_optimal
 from fisher_jax.selector import Selector
 

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from fisher_jax.arguments import ALL_SELECTORS, answers_of
 from fisher_jax.data import PoolFile, check_columns_fit, read_embeddings, read_pool
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.embed import TokenizedRows, forward, standardize, tokenize
 from fisher_jax.endpoint import Endpoint

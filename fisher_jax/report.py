@@ -17,9 +17,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from fisher_jax import figures
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design.selection import Selection, log_dets, remaining_gains
 from fisher_jax.figures import UniformDraws
-from fisher_jax.selection import Selection, log_dets, remaining_gains
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
 

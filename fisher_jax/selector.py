@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fisher_jax.budget import Budget, Ranking
-from fisher_jax.design import TokenEmbeddings, check_targets
-from fisher_jax.selection import Selection, check_ridge, evaluate
+from fisher_jax.design.budget import Budget, Ranking
+from fisher_jax.design.embeddings import TokenEmbeddings, check_targets
+from fisher_jax.design.selection import Selection, check_ridge, evaluate
 from fisher_jax.util.progress import OnProgress
 
 

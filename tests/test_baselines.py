@@ -7,7 +7,7 @@ from scipy.special import softmax
 
 import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
+from fisher_jax.design.budget import Budget
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
 

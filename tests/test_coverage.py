@@ -6,8 +6,8 @@ from scipy.special import softmax
 
 import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
 from fisher_jax.density import exact_kernel_density
+from fisher_jax.design.budget import Budget
 from fisher_jax.util.streams import stream
 
 

@@ -19,7 +19,7 @@ from experiments import language, synthetic, words
 from experiments.harness import checked, log_to_wandb, reporting
 from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
 from experiments.sweeps import LONGEST, job_folder, read_sweep
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.util.platforms import here
 
 CONFIGS = [

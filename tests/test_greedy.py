@@ -8,8 +8,8 @@ import pytest
 from references import random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy
-from fisher_jax.device_pool import make_pool
+from fisher_jax.design import greedy
+from fisher_jax.design.device_pool import make_pool
 from fisher_jax.util import platforms
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
@@ -45,7 +45,7 @@ def test_a_pool_that_the_device_cannot_hold_is_refused_with_its_size(device_memo
 
 def test_what_a_tpu_has_not_is_refused_by_name(monkeypatch):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5], 8))
-    monkeypatch.setattr("fisher_jax.selection.jax.default_backend", lambda: "tpu")
+    monkeypatch.setattr("fisher_jax.design.selection.jax.default_backend", lambda: "tpu")
     fj.select(emb, token_budget=20)
     with pytest.raises(ValueError, match="a TPU has no float64"):
         fj.select(emb, n_samples=3, ridge=1e-6)

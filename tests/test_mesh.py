@@ -9,7 +9,7 @@ PROGRAM = """if True:
     import numpy as np
     from jax.sharding import Mesh
     import fisher_jax as fj
-    from fisher_jax import greedy, selection
+    from fisher_jax.design import greedy, selection
 
     states, advance = [], greedy.advance
     greedy.advance = lambda *args: states.append(advance(*args)) or states[-1]

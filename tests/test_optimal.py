@@ -7,9 +7,10 @@ import pytest
 from references import DIM, N, algorithm_1, greedy, log_det, random_pool
 
 import fisher_jax as fj
-from fisher_jax import prediction_variance, selector
+from fisher_jax import selector
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget, take
+from fisher_jax.design import i_optimal
+from fisher_jax.design.budget import Budget, take
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.softmax_model import information as exact
 from fisher_jax.util.streams import stream
@@ -183,7 +184,7 @@ def test_i_optimal_stays_exact_past_a_refresh():
 
 
 def test_i_optimal_refuses_what_memory_cannot_hold(emb, monkeypatch):
-    monkeypatch.setattr(prediction_variance, "MOST_BYTES", 1000)
+    monkeypatch.setattr(i_optimal, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="two M x M matrices a row"):
         SELECTORS["i_optimal"](emb, n_samples=3)
 

@@ -5,7 +5,7 @@ import numpy as np
 
 import fisher_jax as fj
 from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
+from fisher_jax.design.budget import Budget
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.util.streams import stream
 

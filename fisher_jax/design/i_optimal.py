@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from fisher_jax import greedy
-from fisher_jax.buckets import Bucket, bucketed
-from fisher_jax.budget import Budget, Ranking
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.device_pool import Pool, is_open, make_pool, padded_rows
-from fisher_jax.greedy import Number
-from fisher_jax.linalg import cholesky_identity_plus, matmul, update_root
-from fisher_jax.selection import computing
+from fisher_jax.design import greedy
+from fisher_jax.design.buckets import Bucket, bucketed
+from fisher_jax.design.budget import Budget, Ranking
+from fisher_jax.design.device_pool import Pool, is_open, make_pool, padded_rows
+from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design.greedy import Number
+from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root
+from fisher_jax.design.selection import computing
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
 

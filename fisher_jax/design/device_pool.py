@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from fisher_jax.buckets import ladder
-from fisher_jax.candidates import Batch, batches
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.buckets import ladder
+from fisher_jax.design.candidates import Batch, batches
+from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.util.platforms import check_fits, here
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from fisher_jax.linalg import HIGHEST, is_small, log_det_terms, series, trace_terms, whiten
+from fisher_jax.design.linalg import HIGHEST, is_small, log_det_terms, series, trace_terms, whiten
 from fisher_jax.util.platforms import batch_rows, here
 
 SHARES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64)  # candidates that a tile may hold

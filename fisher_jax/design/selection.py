@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from fisher_jax import greedy
-from fisher_jax.budget import Budget, check_numbers
-from fisher_jax.design import TokenEmbeddings, check_squares
-from fisher_jax.device_pool import make_pool
-from fisher_jax.greedy import Method
-from fisher_jax.linalg import one_blas_thread
+from fisher_jax.design import greedy
+from fisher_jax.design.budget import Budget, check_numbers
+from fisher_jax.design.device_pool import make_pool
+from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
+from fisher_jax.design.greedy import Method
+from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from fisher_jax.design import TokenEmbeddings, check_pool
+from fisher_jax.design.embeddings import TokenEmbeddings, check_pool
 
 Ranking = Int[np.ndarray, "n"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
-from fisher_jax.linalg import HIGHEST, log_det_identity_plus
+from fisher_jax.design.linalg import HIGHEST, log_det_identity_plus
 
 _CHECK_ROWS = 1 << 16
 ALIGNMENT = 64  # bytes

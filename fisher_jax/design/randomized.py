@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.budget import Budget
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.linalg import HIGHEST
-from fisher_jax.selection import computing
+from fisher_jax.design.budget import Budget
+from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design.linalg import HIGHEST
+from fisher_jax.design.selection import computing
 from fisher_jax.util.streams import stream
 
 STEPS = 50
