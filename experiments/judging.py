@@ -27,7 +27,7 @@ from experiments.pools import split_corpus
 from experiments.results import RESULTS, Row
 from experiments.texts import Comparison, Texts, comparison_of, digest
 from fisher_jax.compiled import keep_compiled
-from fisher_jax.duplicates import normalized
+from fisher_jax.data.duplicates import normalized
 from fisher_jax.embed import tokenize
 from fisher_jax.endpoint import SETTINGS, Estimate
 from fisher_jax.finetune import TrainOptions, finetune

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from experiments.harness import reporting
 from fisher_jax.compiled import keep_compiled
 from fisher_jax.corpora import read_corpus
-from fisher_jax.duplicates import text_of
+from fisher_jax.data.duplicates import text_of
 from fisher_jax.embed import tokenize
 from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.models.export import save_folder

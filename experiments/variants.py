@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher_jax.baselines import SELECTORS
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
+from fisher_jax.data.rows import Row
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.inputs import OF_ROWS, Inputs
 from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.rows import Row
 
 
 class Variant(NamedTuple):

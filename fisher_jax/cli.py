@@ -12,7 +12,7 @@ import numpy as np
 
 from fisher_jax import interruption
 from fisher_jax.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
-from fisher_jax.data import writing_selection
+from fisher_jax.data.pool_file import writing_selection
 from fisher_jax.design.budget import Budget, budget_in_examples
 from fisher_jax.design.randomized import draw_fisher
 from fisher_jax.design.selection import Selection, evaluate, select

@@ -12,12 +12,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.chat import written
+from fisher_jax.data.rows import Chat, PoolError, PromptCompletion, Row, row_of
 from fisher_jax.design.buckets import ladder
 from fisher_jax.design.embeddings import TokenEmbeddings, aligned, check_squares
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
-from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row, row_of
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fisher_jax.data.rows import Chat, Row
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.quality import ask_llm, ask_llm_endpoint, ifd
-from fisher_jax.rows import Chat, Row
 from fisher_jax.scores import (
     TokenScores,
     el2n,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fisher_jax.data.rows import PromptCompletion
 from fisher_jax.embed import forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.rows import PromptCompletion
 from fisher_jax.scores import labels_of, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
 

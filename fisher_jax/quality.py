@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.duplicates import text_of
+from fisher_jax.data.duplicates import text_of
+from fisher_jax.data.rows import Chat, PromptCompletion, Row
 from fisher_jax.embed import TokenizedRows, forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint, EndpointError
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.rows import Chat, PromptCompletion, Row
 from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
 

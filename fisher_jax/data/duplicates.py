@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.rows import Chat, PoolError, Row
+from fisher_jax.data.rows import Chat, PoolError, Row
 from fisher_jax.util.progress import OnProgress
 
 _N_PERMUTATIONS = 128

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
+from fisher_jax.data.rows import Chat, PoolError, Row, row_of
 from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.rows import Chat, PoolError, Row, row_of
 from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.files import replacing
 
