@@ -11,9 +11,9 @@ from experiments.language_preparation import Prepared, seed_of
 from experiments.results import Row
 from experiments.variants import TASK, Chosen
 from fisher_jax.data.rows import Row as DataRow
-from fisher_jax.embed import TokenizedRows
 from fisher_jax.finetune import DivergedError, TrainOptions, finetune
 from fisher_jax.last_layer import HeadOptions, nll, train
+from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.generate import generate
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.packing import packed_states

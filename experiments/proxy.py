@@ -18,9 +18,9 @@ from experiments.harness import reporting
 from fisher_jax.compiled import keep_compiled
 from fisher_jax.corpora import read_corpus
 from fisher_jax.data.duplicates import text_of
-from fisher_jax.embed import tokenize
 from fisher_jax.finetune import TrainOptions, finetune
-from fisher_jax.models.export import save_folder
+from fisher_jax.models.embed import tokenize
+from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.load import LanguageModel
 

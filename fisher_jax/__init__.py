@@ -3,7 +3,7 @@
 from fisher_jax import baselines
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.selection import FisherSelector, Selection, evaluate, select
-from fisher_jax.embed import embed
+from fisher_jax.models.embed import embed
 
 __all__ = [
     "FisherSelector",

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from fisher_jax.adapters import METHODS, Method, merged, prepare
 from fisher_jax.checkpoints import Checkpoints
-from fisher_jax.embed import TokenizedRows
+from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
 from fisher_jax.packing import Batch, Batches

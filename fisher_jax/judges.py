@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fisher_jax.data.rows import PromptCompletion
-from fisher_jax.embed import forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint
 from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
+from fisher_jax.models.embed import forward, last_states, tokenize
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.scores import labels_of, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
@@ -28,7 +28,7 @@ class LocalJudge:
 
     Attributes:
         model: the judge.
-        batch_tokens: of a forward pass, see `fisher_jax.embed.forward`.
+        batch_tokens: of a forward pass, see `fisher_jax.models.embed.forward`.
     """
 
     model: LanguageModel
@@ -86,7 +86,7 @@ class LikelihoodJudge:
 
     Attributes:
         model: the reference.
-        batch_tokens: of a forward pass, see `fisher_jax.embed.forward`.
+        batch_tokens: of a forward pass, see `fisher_jax.models.embed.forward`.
     """
 
     model: LanguageModel

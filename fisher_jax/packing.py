@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.embed import TokenizedRows
 from fisher_jax.models.activations import activation_bytes
+from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.util.dispatch import ahead

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.data.duplicates import text_of
 from fisher_jax.data.rows import Chat, PromptCompletion, Row
-from fisher_jax.embed import TokenizedRows, forward, last_states, tokenize
 from fisher_jax.endpoint import Endpoint, EndpointError
+from fisher_jax.models.embed import TokenizedRows, forward, last_states, tokenize
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
@@ -56,7 +56,7 @@ def ask_llm(
         yes_words: words that count; those of more than one token do not.
         prompt: holds `{text}` once.
         max_length: tokens of the whole question; default the model's context.
-        batch_tokens: of a forward pass, see `fisher_jax.embed.forward`.
+        batch_tokens: of a forward pass, see `fisher_jax.models.embed.forward`.
         on_progress: called with the number of rows done.
 
     Raises:

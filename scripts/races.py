@@ -61,7 +61,7 @@ def embedding_race() -> dict:
     from flax import nnx
 
     from fisher_jax.corpora import shakespeare
-    from fisher_jax.embed import _hidden
+    from fisher_jax.models.embed import _hidden
     from fisher_jax.models.load import load_model
     from fisher_jax.util.platforms import here
 
@@ -110,8 +110,8 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     As in training, steps follow each other: blocks of ours and of PyTorch's take turns, and the
     first of a block, which is slower after the other's, isn't counted.
     """
-    from fisher_jax.embed import TokenizedRows
     from fisher_jax.finetune import TrainOptions, finetune
+    from fisher_jax.models.embed import TokenizedRows
     from fisher_jax.models.load import load_model
 
     model = load_model("smollm2-135m")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fisher_jax.models.export import save_folder
+from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.load import load_model
 
 

@@ -18,8 +18,8 @@ from tuning import language_model, nll_by_hand, options, random_rows
 from fisher_jax import finetune as finetune_module
 from fisher_jax import packing
 from fisher_jax.adapters import merged, untied, with_lora
-from fisher_jax.embed import TokenizedRows, forward
 from fisher_jax.finetune import DivergedError, batches_of, finetune, learning_rates
+from fisher_jax.models.embed import TokenizedRows, forward
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.packing import Batches, arrange, packed_states
 
@@ -437,7 +437,7 @@ def test_twenty_steps_follow_a_pytorch_loop(tmp_path, name):
     from test_models import GPT2_SIZES, LLAMA, save_random_reference
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    from fisher_jax.models.huggingface import load_folder
+    from fisher_jax.models.files.huggingface import load_folder
 
     if name == "llama":
         reference = LlamaForCausalLM(LlamaConfig(**LLAMA))

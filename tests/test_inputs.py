@@ -11,8 +11,8 @@ import fisher_jax as fj
 from fisher_jax import quality
 from fisher_jax.arguments import ALL_SELECTORS, TARGETED
 from fisher_jax.data.rows import PromptCompletion
-from fisher_jax.embed import tokenize
 from fisher_jax.inputs import OF_ROWS, OF_TOKENS, Inputs
+from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model
 from fisher_jax.scores import labels_of
 

@@ -21,7 +21,7 @@ from experiments.variants import VARIANTS
 from fisher_jax import corpora
 from fisher_jax.design.selection import select
 from fisher_jax.finetune import DivergedError
-from fisher_jax.models.export import save_folder
+from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.load import load_model
 from scripts.language_tables import length_bias, picked
 

@@ -1,1 +1,4 @@
-"""Language models: the two families' forward passes, and loading them by name."""
+"""Language models: forward passes of the two families, loading by name, embedding, generation.
+
+Results for a seed stay as they are; how the work is cut into batches and compiled may change.
+"""

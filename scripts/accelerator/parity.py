@@ -105,7 +105,7 @@ def logits(family: str) -> Numbers:
         raise LeftOut("torch: not there")
     import torch  # pyright: ignore[reportMissingImports]
 
-    from fisher_jax.models.huggingface import load_folder
+    from fisher_jax.models.files.huggingface import load_folder
 
     reference = random_reference(family)
     ids_BxT = np.random.default_rng(0).integers(97, size=(2, 64), dtype=np.int32)

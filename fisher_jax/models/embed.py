@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from fisher_jax.chat import written
 from fisher_jax.data.rows import Chat, PoolError, PromptCompletion, Row, row_of
 from fisher_jax.design.buckets import ladder
 from fisher_jax.design.embeddings import TokenEmbeddings, aligned, check_squares
 from fisher_jax.models.activations import activation_bytes
-from fisher_jax.models.assemble import ModelError
+from fisher_jax.models.chat import written
+from fisher_jax.models.files.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.platforms import here, within_memory
@@ -73,7 +73,8 @@ def embed(
 
     Args:
         texts: strings, or mappings with `text`, or `prompt` and `completion` strings; chats as
-            lists of messages in their place, or as `messages`, see `fisher_jax.chat.written`.
+            lists of messages in their place, or as `messages`, see
+            `fisher_jax.models.chat.written`.
         model: a name or path as `fisher_jax.models.load.load_model` takes it, or a loaded model.
         max_length: tokens a row may have, longer ones are cut; default the model's context.
         batch_tokens: of a forward pass, padding included, see `forward`.

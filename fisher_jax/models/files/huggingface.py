@@ -8,7 +8,7 @@ from typing import Any
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
+from fisher_jax.models.files.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
 from fisher_jax.util.excerpt import one_line

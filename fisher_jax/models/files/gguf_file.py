@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from fisher_jax.models.assemble import ModelError, Tensor, assemble, checked_sizes
+from fisher_jax.models.files.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.util.excerpt import one_line

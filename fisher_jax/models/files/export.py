@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fisher_jax.models.assemble import GPT2_NAMES, LLAMA_NAMES, ModelError
+from fisher_jax.models.files.assemble import GPT2_NAMES, LLAMA_NAMES, ModelError
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
 from fisher_jax.models.load import LanguageModel
