@@ -17,7 +17,7 @@ from fisher_jax.last_layer import Positions, positions_of, trained_rows
 from fisher_jax.models.embed import TokenizedRows, tokenize
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.packing import packed_states
-from fisher_jax.scores import labels_of
+from fisher_jax.scoring.scores import labels_of
 
 
 class Prepared(NamedTuple):

@@ -17,7 +17,7 @@ from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.generate import generate
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.packing import packed_states
-from fisher_jax.scores import labels_of, token_scores
+from fisher_jax.scoring.scores import labels_of, token_scores
 
 
 def train_and_test(

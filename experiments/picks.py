@@ -29,7 +29,7 @@ from fisher_jax.compiled import keep_compiled
 from fisher_jax.design.selection import evaluate
 from fisher_jax.model_selectors import MODEL_SELECTORS
 from fisher_jax.models.load import load_model
-from fisher_jax.scores import row_means
+from fisher_jax.scoring.scores import row_means
 from fisher_jax.util.files import replacing
 
 PICKS = "picks.json"

@@ -13,9 +13,9 @@ from fisher_jax.data.rows import Row
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.inputs import OF_ROWS, Inputs
 from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.scoring.inputs import OF_ROWS, Inputs
 
 
 class Variant(NamedTuple):

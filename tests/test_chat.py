@@ -16,7 +16,7 @@ from fisher_jax.data.pool_file import read_pool
 from fisher_jax.data.rows import Chat, PromptCompletion
 from fisher_jax.models.chat import written
 from fisher_jax.models.embed import tokenize
-from fisher_jax.quality import ask_questions
+from fisher_jax.scoring.quality import ask_questions
 
 ASKS = {"role": "user", "content": "Which day is it?"}
 SAYS = {"role": "assistant", "content": "Monday."}

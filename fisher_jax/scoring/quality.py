@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.data.duplicates import text_of
 from fisher_jax.data.rows import Chat, PromptCompletion, Row
-from fisher_jax.endpoint import Endpoint, EndpointError
 from fisher_jax.models.embed import TokenizedRows, forward, last_states, tokenize
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.scores import by_chunks, labels_of, logits, row_means, token_scores
+from fisher_jax.scoring.endpoint import Endpoint, EndpointError
+from fisher_jax.scoring.scores import by_chunks, labels_of, logits, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
 
 ASK_SETTINGS = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}

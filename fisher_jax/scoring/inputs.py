@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.data.rows import Chat, Row
 from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.endpoint import Endpoint
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.quality import ask_llm, ask_llm_endpoint, ifd
-from fisher_jax.scores import (
+from fisher_jax.scoring.endpoint import Endpoint
+from fisher_jax.scoring.quality import ask_llm, ask_llm_endpoint, ifd
+from fisher_jax.scoring.scores import (
     TokenScores,
     el2n,
     gradient_norms,
