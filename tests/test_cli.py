@@ -25,9 +25,9 @@ from safetensors.numpy import save_file
 
 import fisher_jax as fj
 from fisher_jax import cli
-from fisher_jax.baselines import SELECTORS
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
+from fisher_jax.selectors.registry import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
 

@@ -1,7 +1,7 @@
 """What a language model says of rows: scores of tokens and of rows, without T x L logits.
 
 `token_scores` goes over the vocabulary once, a chunk of tokens at a time; rankings made of its
-results are in `model_selectors`.
+results are in `selectors.scored`.
 """
 
 import functools

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.density import kernel_density
 from fisher_jax.design.budget import Budget, Purse, Ranking, take
 from fisher_jax.design.embeddings import Pooling, TokenEmbeddings
+from fisher_jax.selectors.density import kernel_density
 from fisher_jax.util.streams import stream
 
 

@@ -1,6 +1,6 @@
 """Selectors that ask the language model: `MODEL_SELECTORS[name](emb, n_samples=..., ...)`.
 
-The call is that of `baselines.SELECTORS`. What a selector needs beside the embeddings is numbers a
+The call is that of `registry.SELECTORS`. What a selector needs beside the embeddings is numbers a
 row (N,) or weights of tokens (T,), which `scores` computes, or the rows of a task.
 """
 
@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from fisher_jax.design.budget import Budget, Purse, Ranking, take
 from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.optimal import fisher, fisher_per_token, i_optimal
-from fisher_jax.selector import Selector
+from fisher_jax.selectors.optimal import fisher, fisher_per_token, i_optimal
+from fisher_jax.selectors.rule import Selector
 
 
 def perplexity_low(

@@ -1,11 +1,13 @@
 """Selectors that need no language model: `SELECTORS[name](emb, n_samples=..., seed=...)`.
 
-`selector.Selector` has their one call signature; those that need a model are in `model_selectors`.
+`rule.Selector` has their one call signature; those that need a model are in `scored`.
 """
 
 import numpy as np
 
-from fisher_jax.coverage import (
+from fisher_jax.design.budget import Budget, Ranking, take
+from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.selectors.coverage import (
     badge,
     density,
     k_center,
@@ -13,9 +15,7 @@ from fisher_jax.coverage import (
     prototypes_hard,
     sensitivity,
 )
-from fisher_jax.design.budget import Budget, Ranking, take
-from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.optimal import (
+from fisher_jax.selectors.optimal import (
     exact_information,
     fisher,
     fisher_mixed,
@@ -25,7 +25,7 @@ from fisher_jax.optimal import (
     i_optimal_per_token,
     sentence_od,
 )
-from fisher_jax.selector import Selector
+from fisher_jax.selectors.rule import Selector
 from fisher_jax.util.streams import stream
 
 

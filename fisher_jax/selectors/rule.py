@@ -22,7 +22,7 @@ class Selector:
     A rule gives a ranking, or a whole `Selection` where it knows the gains already.
 
     Attributes:
-        name: its key in `baselines.SELECTORS` or `model_selectors.MODEL_SELECTORS`.
+        name: its key in `registry.SELECTORS` or `scored.MODEL_SELECTORS`.
         options: the rule's own named arguments.
         needs: those without a default, what the rule needs beside embeddings.
     """
