@@ -18,11 +18,11 @@ from experiments.harness import reporting
 from fisher_jax.compiled import keep_compiled
 from fisher_jax.corpora import read_corpus
 from fisher_jax.data.duplicates import text_of
-from fisher_jax.finetune import TrainOptions, finetune
 from fisher_jax.models.embed import tokenize
 from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.training.finetune import TrainOptions, finetune
 
 VOCAB = 4096
 CONFIG = GPT2Config(

@@ -110,9 +110,9 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     As in training, steps follow each other: blocks of ours and of PyTorch's take turns, and the
     first of a block, which is slower after the other's, isn't counted.
     """
-    from fisher_jax.finetune import TrainOptions, finetune
     from fisher_jax.models.embed import TokenizedRows
     from fisher_jax.models.load import load_model
+    from fisher_jax.training.finetune import TrainOptions, finetune
 
     model = load_model("smollm2-135m")
     rng = np.random.default_rng(0)

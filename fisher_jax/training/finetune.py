@@ -18,12 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fisher_jax.adapters import METHODS, Method, merged, prepare
-from fisher_jax.checkpoints import Checkpoints
 from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.layers import packed_rows, project
 from fisher_jax.models.load import DTYPES, LanguageModel
-from fisher_jax.packing import Batch, Batches
+from fisher_jax.training.adapters import METHODS, Method, merged, prepare
+from fisher_jax.training.checkpoints import Checkpoints
+from fisher_jax.training.packing import Batch, Batches
 from fisher_jax.util.platforms import here
 
 REPORT_SECONDS = 0.3  # between two readings of the losses

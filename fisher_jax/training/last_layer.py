@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fisher_jax.design.linalg import HIGHEST
-from fisher_jax.finetune import TrainState, adamw, learning_rates
+from fisher_jax.training.finetune import TrainState, adamw, learning_rates
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.platforms import scored_tokens
 
