@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fisher_jax.design.selection import LEAST_RIDGE
-from fisher_jax.report import FILES
+from fisher_jax.report.page import FILES
 from fisher_jax.scoring.inputs import OF_ROWS, OF_TOKENS
 from fisher_jax.selectors.registry import SELECTORS
 from fisher_jax.selectors.scored import MODEL_SELECTORS

@@ -19,7 +19,7 @@ from fisher_jax.design.selection import Selection, evaluate, select
 from fisher_jax.errors import FAILURES, Messages, tell
 from fisher_jax.messages import progress
 from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
-from fisher_jax.report import (
+from fisher_jax.report.page import (
     N_DRAWS,
     compare_with_uniform,
     counted,

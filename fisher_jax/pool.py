@@ -15,7 +15,7 @@ from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.messages import announce, progress
 from fisher_jax.models.embed import TokenizedRows, forward, standardize, tokenize
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
-from fisher_jax.report import counted
+from fisher_jax.report.page import counted
 from fisher_jax.scoring.endpoint import Endpoint
 from fisher_jax.scoring.inputs import Inputs
 from fisher_jax.scoring.quality import ASK_SETTINGS, ask_questions, completions_alone

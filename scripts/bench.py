@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import fisher_jax as fj
 from experiments.algorithms import algorithm_1, algorithm_2
-from fisher_jax.report import plt
+from fisher_jax.report.page import plt
 from fisher_jax.util.files import replacing
 from fisher_jax.util.provenance import provenance
 from scripts.measuring import clock, median_clock, real_pool, synthetic_pool

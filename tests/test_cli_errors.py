@@ -24,7 +24,7 @@ from command import (
 )
 from safetensors.numpy import load_file, save_file
 
-from fisher_jax.report import FILES, write_ranking
+from fisher_jax.report.page import FILES, write_ranking
 
 # Arguments
 

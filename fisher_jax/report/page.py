@@ -16,10 +16,10 @@ from jaxtyping import Int
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from fisher_jax import figures
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.selection import Selection, log_dets, remaining_gains
-from fisher_jax.figures import UniformDraws
+from fisher_jax.report import figures
+from fisher_jax.report.figures import UniformDraws
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
 
@@ -175,7 +175,7 @@ def write_report(
         },
     ]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fisher_jax", "."), autoescape=True
+        loader=jinja2.PackageLoader("fisher_jax.report", "."), autoescape=True
     )
     page = environment.get_template("report.html.j2").render(
         headline=comparison.headline(selection),
