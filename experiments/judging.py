@@ -26,7 +26,7 @@ from experiments.language_preparation import pool_of
 from experiments.pools import split_corpus
 from experiments.results import RESULTS, Row
 from experiments.texts import Comparison, Texts, comparison_of, digest
-from fisher_jax.compiled import keep_compiled
+from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.data.duplicates import normalized
 from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
 from fisher_jax.judges import EndpointJudge, LikelihoodJudge, LocalJudge

@@ -24,7 +24,7 @@ from experiments.language_options import Options
 from experiments.language_preparation import Prepared, pool_of, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from experiments.variants import TASK, VARIANTS
-from fisher_jax.compiled import keep_compiled
+from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.design.selection import evaluate
 from fisher_jax.models.load import load_model
 from fisher_jax.scoring.scores import row_means

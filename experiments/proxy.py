@@ -15,7 +15,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from experiments.harness import reporting
-from fisher_jax.compiled import keep_compiled
+from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.corpora import read_corpus
 from fisher_jax.data.duplicates import text_of
 from fisher_jax.models.embed import tokenize

@@ -15,8 +15,8 @@ from references import DIM, N, random_pool
 from small_models import llama_checkpoint, word_tokenizer_files
 
 import fisher_jax as fj
-from fisher_jax.cli import main
-from fisher_jax.compiled import SWITCH
+from fisher_jax.command.compiled import SWITCH
+from fisher_jax.command.main import main
 from fisher_jax.corpora import shakespeare
 from fisher_jax.design import i_optimal
 from fisher_jax.models.load import SMOLLM2, load_model

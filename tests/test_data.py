@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from fisher_jax.cli import main
+from fisher_jax.command.main import main
 from fisher_jax.data.pool_file import read_embeddings, read_pool
 from fisher_jax.util.files import replacing, replacing_files
 

@@ -8,7 +8,7 @@ from command import K, manifest_of, ranking_of, texts, write_rows
 from endpoint_server import likely
 
 import fisher_jax as fj
-from fisher_jax.arguments import ALL_SELECTORS, TARGETED
+from fisher_jax.command.arguments import ALL_SELECTORS, TARGETED
 from fisher_jax.data.rows import PromptCompletion
 from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model

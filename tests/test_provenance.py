@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from fisher_jax.arguments import parser
+from fisher_jax.command.arguments import parser
 from fisher_jax.util import provenance
 
 

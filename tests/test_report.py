@@ -13,7 +13,7 @@ from references import f, information, log_det, random_pool
 from safetensors.numpy import load_file, save_file
 
 import fisher_jax as fj
-from fisher_jax.cli import main, parser
+from fisher_jax.command.main import main, parser
 from fisher_jax.design.selection import remaining_gains
 from fisher_jax.report import page as reporting
 from fisher_jax.report.figures import uniform_draws

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from fisher_jax import interruption
-from fisher_jax.arguments import NAME
+from fisher_jax.command import interruption
+from fisher_jax.command.arguments import NAME
 from fisher_jax.design.budget import budget_in_examples
 from fisher_jax.report.page import counted
 from fisher_jax.util.progress import OnProgress

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.arguments import ALL_SELECTORS, answers_of
+from fisher_jax.command.arguments import ALL_SELECTORS, answers_of
+from fisher_jax.command.messages import announce, progress
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.data.pool_file import PoolFile, check_columns_fit, read_embeddings, read_pool
 from fisher_jax.data.rows import Chat, Row
 from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.messages import announce, progress
 from fisher_jax.models.embed import TokenizedRows, forward, standardize, tokenize
 from fisher_jax.models.load import LanguageModel, file_sha256, load_model
 from fisher_jax.report.page import counted

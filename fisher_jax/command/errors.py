@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from fisher_jax.interruption import INTERRUPTED
+from fisher_jax.command.interruption import INTERRUPTED
 from fisher_jax.util.excerpt import one_line
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from fisher_jax import interruption
-from fisher_jax.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
+from fisher_jax.command import interruption
+from fisher_jax.command.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
+from fisher_jax.command.errors import FAILURES, Messages, tell
+from fisher_jax.command.messages import progress
+from fisher_jax.command.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.data.pool_file import writing_selection
 from fisher_jax.design.budget import Budget, budget_in_examples
 from fisher_jax.design.randomized import draw_fisher
 from fisher_jax.design.selection import Selection, evaluate, select
-from fisher_jax.errors import FAILURES, Messages, tell
-from fisher_jax.messages import progress
-from fisher_jax.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.report.page import (
     N_DRAWS,
     compare_with_uniform,
