@@ -6,7 +6,7 @@ import pytest
 from endpoint_judge import PAIRS, judge
 from endpoint_server import failure, shorter
 
-from fisher_jax.judge import judge_pairs, questions_of
+from fisher_jax.judging.judge import judge_pairs, questions_of
 from fisher_jax.scoring.endpoint import EndpointError, read_transcript
 
 

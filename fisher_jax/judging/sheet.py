@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from fisher_jax.judge import Pair, Winner
+from fisher_jax.judging.judge import Pair, Winner
 from fisher_jax.util.files import replacing, replacing_files
 
 COLUMNS = ("id", "prompt", "text1", "text2", "answer")
@@ -179,7 +179,7 @@ def _inert(cell: str) -> str:
 
 
 def _as_page(rows: Sequence[Mapping[str, str]]) -> str:
-    loader = jinja2.PackageLoader("fisher_jax", ".")
+    loader = jinja2.PackageLoader("fisher_jax.judging", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True)
     return environment.get_template("sheet.html.j2").render(rows=rows)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fisher_jax.data.rows import PromptCompletion
-from fisher_jax.judge import Answer, JudgeError, Question, parse_answer
+from fisher_jax.judging.judge import Answer, JudgeError, Question, parse_answer
 from fisher_jax.models.embed import forward, last_states, tokenize
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.scoring.endpoint import Endpoint
