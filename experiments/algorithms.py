@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings
 
 
 def algorithm_1(

@@ -31,8 +31,7 @@ from fisher_jax.data.duplicates import normalized
 from fisher_jax.judging.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
 from fisher_jax.judging.judges import EndpointJudge, LikelihoodJudge, LocalJudge
 from fisher_jax.judging.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
-from fisher_jax.models.embed import tokenize
-from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.models import LanguageModel, load_model, tokenize
 from fisher_jax.scoring.endpoint import SETTINGS, Estimate
 from fisher_jax.training.finetune import TrainOptions, finetune
 from fisher_jax.util.files import replacing

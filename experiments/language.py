@@ -21,7 +21,7 @@ from experiments.language_training import described, train_and_test
 from experiments.results import GROWING, Results, Row, settings_of
 from experiments.variants import VARIANTS
 from fisher_jax.data.duplicates import check_near
-from fisher_jax.models.load import load_model
+from fisher_jax.models import load_model
 from fisher_jax.training.finetune import DivergedError
 from fisher_jax.util.files import replacing
 

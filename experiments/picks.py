@@ -25,11 +25,10 @@ from experiments.language_preparation import Prepared, pool_of, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from experiments.variants import TASK, VARIANTS
 from fisher_jax.command.compiled import keep_compiled
-from fisher_jax.design.selection import evaluate
-from fisher_jax.models.load import load_model
-from fisher_jax.scoring.scores import row_means
-from fisher_jax.selectors.registry import SELECTORS
-from fisher_jax.selectors.scored import MODEL_SELECTORS
+from fisher_jax.design import evaluate
+from fisher_jax.models import load_model
+from fisher_jax.scoring import row_means
+from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
 from fisher_jax.util.files import replacing
 
 PICKS = "picks.json"

@@ -16,12 +16,9 @@ from tqdm import tqdm
 
 from experiments.harness import Wandb
 from experiments.results import RUNTIME_KEYS
-from fisher_jax.design.buckets import ladder
-from fisher_jax.design.budget import Budget, take
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher, ladder, take
 from fisher_jax.design.linalg import one_blas_thread
-from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
 from fisher_jax.util.platforms import here, within_memory
 

@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from fisher_jax.data import Row
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.data.rows import Row
-from fisher_jax.design.budget import Budget
-from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.models.load import LanguageModel
-from fisher_jax.scoring.inputs import OF_ROWS, Inputs
-from fisher_jax.selectors.registry import SELECTORS
-from fisher_jax.selectors.scored import MODEL_SELECTORS, weighted
+from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher
+from fisher_jax.models import LanguageModel
+from fisher_jax.scoring import OF_ROWS, Inputs
+from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.selectors.scored import weighted
 
 
 class Variant(NamedTuple):

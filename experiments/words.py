@@ -27,7 +27,7 @@ from experiments.softmax_study import (
 )
 from experiments.word_vectors import read_vectors
 from fisher_jax.corpora import shakespeare
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings
 
 _READING = threading.Lock()  # replicates run side by side; one of them reads
 _WORD = re.compile(r"[a-z]+")

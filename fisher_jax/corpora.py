@@ -10,8 +10,8 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from fisher_jax.data import Chat, PoolError, PromptCompletion, Row
 from fisher_jax.data.pool_file import SUFFIXES, read_pool
-from fisher_jax.data.rows import Chat, PoolError, PromptCompletion, Row
 from fisher_jax.util.files import replacing
 
 DATA_FOLDER = "FISHER_JAX_DATA"  # environment variable: a folder with the corpora's files

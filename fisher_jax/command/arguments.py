@@ -8,11 +8,10 @@ from os.path import realpath
 from pathlib import Path
 from typing import NoReturn
 
-from fisher_jax.design.selection import LEAST_RIDGE
-from fisher_jax.report.page import FILES
-from fisher_jax.scoring.inputs import OF_ROWS, OF_TOKENS
-from fisher_jax.selectors.registry import SELECTORS
-from fisher_jax.selectors.scored import MODEL_SELECTORS
+from fisher_jax.design import LEAST_RIDGE
+from fisher_jax.report import FILES
+from fisher_jax.scoring import OF_ROWS, OF_TOKENS
+from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
 from fisher_jax.util.files import nearest_folder
 from fisher_jax.util.platforms import PLATFORMS
 from fisher_jax.util.provenance import version_of

@@ -16,10 +16,8 @@ from fisher_jax.command.errors import FAILURES, Messages, tell
 from fisher_jax.command.messages import progress
 from fisher_jax.command.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.data.pool_file import writing_selection
-from fisher_jax.design.budget import Budget, budget_in_examples
-from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.design.selection import Selection, evaluate, select
-from fisher_jax.report.page import (
+from fisher_jax.design import Budget, Selection, budget_in_examples, draw_fisher, evaluate, select
+from fisher_jax.report import (
     N_DRAWS,
     compare_with_uniform,
     counted,

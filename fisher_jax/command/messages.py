@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME
-from fisher_jax.design.budget import budget_in_examples
-from fisher_jax.report.page import counted
+from fisher_jax.design import budget_in_examples
+from fisher_jax.report import counted
 from fisher_jax.util.progress import OnProgress
 
 

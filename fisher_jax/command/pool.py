@@ -9,17 +9,28 @@ from jaxtyping import Int
 
 from fisher_jax.command.arguments import ALL_SELECTORS, answers_of
 from fisher_jax.command.messages import announce, progress
+from fisher_jax.data import Chat, Row
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.data.pool_file import PoolFile, check_columns_fit, read_embeddings, read_pool
-from fisher_jax.data.rows import Chat, Row
-from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.models.embed import TokenizedRows, forward, standardize, tokenize
-from fisher_jax.models.load import LanguageModel, file_sha256, load_model
-from fisher_jax.report.page import counted
-from fisher_jax.scoring.endpoint import Endpoint
-from fisher_jax.scoring.inputs import Inputs
-from fisher_jax.scoring.quality import ASK_SETTINGS, ask_questions, completions_alone
-from fisher_jax.scoring.scores import labels_of
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models import (
+    LanguageModel,
+    TokenizedRows,
+    file_sha256,
+    forward,
+    load_model,
+    standardize,
+    tokenize,
+)
+from fisher_jax.report import counted
+from fisher_jax.scoring import (
+    ASK_SETTINGS,
+    Endpoint,
+    Inputs,
+    ask_questions,
+    completions_alone,
+    labels_of,
+)
 from fisher_jax.util.platforms import check_fits, here
 
 

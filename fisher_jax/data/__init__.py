@@ -2,3 +2,13 @@
 
 What is read and written stays readable; how a file's lines become rows may change.
 """
+
+from fisher_jax.data.rows import Chat, PoolError, PromptCompletion, Row, row_of
+
+__all__ = [
+    "Chat",
+    "PoolError",
+    "PromptCompletion",
+    "Row",
+    "row_of",
+]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from fisher_jax.data.rows import Chat, PoolError, Row, row_of
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings
 from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.files import replacing
 

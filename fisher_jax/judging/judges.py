@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import PromptCompletion
 from fisher_jax.judging.judge import Answer, JudgeError, Question, parse_answer
-from fisher_jax.models.embed import forward, last_states, tokenize
-from fisher_jax.models.load import LanguageModel
-from fisher_jax.scoring.endpoint import Endpoint
-from fisher_jax.scoring.scores import labels_of, row_means, token_scores
+from fisher_jax.models import LanguageModel, forward, last_states, tokenize
+from fisher_jax.scoring import Endpoint, labels_of, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
 
 

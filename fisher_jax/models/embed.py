@@ -11,9 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from fisher_jax.data.rows import Chat, PoolError, PromptCompletion, Row, row_of
-from fisher_jax.design.buckets import ladder
-from fisher_jax.design.embeddings import TokenEmbeddings, aligned, check_squares
+from fisher_jax.data import Chat, PoolError, PromptCompletion, Row, row_of
+from fisher_jax.design import TokenEmbeddings, aligned, check_squares, ladder
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.chat import written
 from fisher_jax.models.files.assemble import ModelError

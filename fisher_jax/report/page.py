@@ -16,8 +16,7 @@ from jaxtyping import Int
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.design.selection import Selection, log_dets, remaining_gains
+from fisher_jax.design import Selection, TokenEmbeddings, log_dets, remaining_gains
 from fisher_jax.report import figures
 from fisher_jax.report.figures import UniformDraws
 from fisher_jax.util.progress import OnProgress

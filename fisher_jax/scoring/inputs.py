@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.data.rows import Chat, Row
-from fisher_jax.design.embeddings import TokenEmbeddings
-from fisher_jax.models.load import LanguageModel
+from fisher_jax.data import Chat, Row
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models import LanguageModel
 from fisher_jax.scoring.endpoint import Endpoint
 from fisher_jax.scoring.quality import ask_llm, ask_llm_endpoint, ifd
 from fisher_jax.scoring.scores import (

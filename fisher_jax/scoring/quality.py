@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fisher_jax.data import Chat, PromptCompletion, Row
 from fisher_jax.data.duplicates import text_of
-from fisher_jax.data.rows import Chat, PromptCompletion, Row
-from fisher_jax.models.embed import TokenizedRows, forward, last_states, tokenize
-from fisher_jax.models.load import LanguageModel
+from fisher_jax.models import LanguageModel, TokenizedRows, forward, last_states, tokenize
 from fisher_jax.scoring.endpoint import Endpoint, EndpointError
 from fisher_jax.scoring.scores import by_chunks, labels_of, logits, row_means, token_scores
 from fisher_jax.util.progress import OnProgress

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.design.linalg import HIGHEST
-from fisher_jax.models.embed import TokenizedRows
+from fisher_jax.design import HIGHEST
+from fisher_jax.models import TokenizedRows
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.platforms import scored_tokens
 from fisher_jax.util.progress import OnProgress

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.design.budget import Budget, Purse, Ranking, take
-from fisher_jax.design.embeddings import Pooling, TokenEmbeddings
+from fisher_jax.design import Budget, Pooling, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.density import kernel_density
 from fisher_jax.util.streams import stream
 

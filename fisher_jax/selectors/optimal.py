@@ -3,11 +3,17 @@
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.design.budget import Budget, Ranking, take
-from fisher_jax.design.embeddings import Pooling, TokenEmbeddings
-from fisher_jax.design.i_optimal import least_variance
-from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.design.selection import Selection, greedily
+from fisher_jax.design import (
+    Budget,
+    Pooling,
+    Ranking,
+    Selection,
+    TokenEmbeddings,
+    draw_fisher,
+    greedily,
+    least_variance,
+    take,
+)
 from fisher_jax.softmax_model import information_rows
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream

@@ -5,8 +5,7 @@
 
 import numpy as np
 
-from fisher_jax.design.budget import Budget, Ranking, take
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design import Budget, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.coverage import (
     badge,
     density,

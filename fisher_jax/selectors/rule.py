@@ -10,9 +10,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fisher_jax.design.budget import Budget, Ranking
-from fisher_jax.design.embeddings import TokenEmbeddings, check_targets
-from fisher_jax.design.selection import Selection, check_ridge, evaluate
+from fisher_jax.design import (
+    Budget,
+    Ranking,
+    Selection,
+    TokenEmbeddings,
+    check_ridge,
+    check_targets,
+    evaluate,
+)
 from fisher_jax.util.progress import OnProgress
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fisher_jax.design.budget import Budget, Purse, Ranking, take
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design import Budget, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.optimal import fisher, fisher_per_token, i_optimal
 from fisher_jax.selectors.rule import Selector
 

@@ -6,9 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.layers import project, stack
-from fisher_jax.models.llama import Llama
+from fisher_jax.models import GPT2, Llama, project, stack
 
 Method = Literal["full", "lora", "last_layer"]
 METHODS = ("full", "lora", "last_layer")

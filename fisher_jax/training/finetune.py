@@ -18,9 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fisher_jax.models.embed import TokenizedRows
-from fisher_jax.models.layers import packed_rows, project
-from fisher_jax.models.load import DTYPES, LanguageModel
+from fisher_jax.models import DTYPES, LanguageModel, TokenizedRows, packed_rows, project
 from fisher_jax.training.adapters import METHODS, Method, merged, prepare
 from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.packing import Batch, Batches

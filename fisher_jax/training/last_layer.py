@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.design.linalg import HIGHEST
+from fisher_jax.design import HIGHEST
 from fisher_jax.training.finetune import TrainState, adamw, learning_rates
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.platforms import scored_tokens

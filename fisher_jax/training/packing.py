@@ -10,10 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.models.activations import activation_bytes
-from fisher_jax.models.embed import TokenizedRows
-from fisher_jax.models.layers import packed_rows
-from fisher_jax.models.load import LanguageModel
+from fisher_jax.models import LanguageModel, TokenizedRows, activation_bytes, packed_rows
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fisher_jax as fj
-from fisher_jax.design.selection import remaining_gains
+from fisher_jax.design import remaining_gains
 from scripts.accelerator.embedding import BATCH
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
 from scripts.accelerator.reference import choices, compared, exact_gains, gain_of, on_cpu

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from fisher_jax.models.embed import TokenizedRows
+from fisher_jax.models import TokenizedRows
 from fisher_jax.models.generate import generate_ids
 from fisher_jax.training.finetune import TrainOptions, finetune
 from scripts.accelerator.embedding import model_of, torch_device
