@@ -43,6 +43,11 @@ def test_a_pool_that_the_device_cannot_hold_is_refused_with_its_size(device_memo
     fj.select(emb, n_samples=3, pool_dtype="bfloat16")
 
 
+def test_more_tokens_than_int32_counts_are_refused():
+    with pytest.raises(ValueError, match=r"at most 2\^31 - 1"):
+        platforms.check_fits(np.full(1 << 16, 1 << 15), 1 << 20)
+
+
 def test_what_a_tpu_has_not_is_refused_by_name(monkeypatch):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5], 8))
     monkeypatch.setattr("fisher_jax.design.selection.jax.default_backend", lambda: "tpu")

@@ -62,6 +62,9 @@ def corpora(monkeypatch):
         return questions() if name == "gsm8k" else passages(name)
 
     monkeypatch.setattr(pools, "read_corpus", read)
+    pools._passages.cache_clear()  # of the real ones, and then of these
+    yield
+    pools._passages.cache_clear()
 
 
 def groups_of(corpus, rows):

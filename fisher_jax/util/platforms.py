@@ -135,7 +135,10 @@ def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int =
     Raises:
         ValueError: with what it needs and what there is.
     """
-    needed = float(np.minimum(lengths, dim).sum()) * dim * n_bytes / n_devices
+    n_tokens = int(np.minimum(lengths, dim).sum())
+    if n_tokens >= 2**31:  # places of tokens are int32
+        raise ValueError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
+    needed = n_tokens * dim * n_bytes / n_devices
     room = _memory()
     if needed > room * (1 - 2 * MEMORY_SHARE):
         raise ValueError(

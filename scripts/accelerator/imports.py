@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 
 import jax
@@ -59,6 +60,7 @@ def devices() -> Numbers:
         "kind": jax.devices()[0].device_kind,
         "memory_bytes": stats.get("bytes_limit"),
         "versions": versions,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

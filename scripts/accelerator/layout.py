@@ -36,6 +36,8 @@ def environment(folder: Path, results: Path) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(results / "cache"),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # PyTorch needs room beside JAX
+        # without Triton's products, of which dozens are compiled and tried for every shape
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=false"),
     }
 
 

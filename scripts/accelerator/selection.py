@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ def parts(job: Job) -> Parts:
         for factor in factors
     }
     return {
+        "compiling": lambda: compiling(8000 if not job.small else 80, dim),
         **speed_of(5, n),
         "kernels": lambda: kernels(pool(5 * unit, dim), 20),
         **speed_of(20, n_more, wide),
@@ -96,6 +98,23 @@ def matmul(size: int) -> Numbers:
         for precision in (HIGHEST, jax.lax.Precision.DEFAULT)
     }
     return {"size": size} | {f"{k}_tflops": 2 * size**3 / s / 1e12 for k, s in seconds.items()}
+
+
+def compiling(rows: int, dim: int) -> Numbers:
+    """Seconds to compile a product of a pool's shape with and without Triton's, and its rate."""
+    x, matrix = jnp.ones((rows, dim), jnp.float32), jnp.ones((dim, dim), jnp.float32)
+    found: Numbers = {"shape": [rows, dim]}
+    for name, with_triton in (("triton", True), ("cublas", False)):
+        run = jax.jit(
+            functools.partial(jnp.matmul, precision=HIGHEST),
+            compiler_options={"xla_gpu_enable_triton_gemm": with_triton},
+        )
+        begin = time.perf_counter()
+        program = run.lower(x, matrix).compile()
+        found[f"{name}_compile_s"] = time.perf_counter() - begin
+        seconds = median_clock(lambda p=program: [p(x, matrix) for _ in range(8)]) / 8
+        found[f"{name}_tflops"] = 2 * rows * dim**2 / seconds / 1e12
+    return found
 
 
 def naive(emb: fj.TokenEmbeddings, n: int) -> Numbers:
