@@ -63,10 +63,11 @@ def test_selections_side_by_side_do_not_wait_for_each_other():
         from concurrent.futures import ThreadPoolExecutor
         import numpy as np
         import fisher_jax as fj
+        from fisher_jax.util import platforms
 
         tokens = np.random.default_rng(0).standard_normal((72_000, 64)).astype(np.float32)
         emb = fj.TokenEmbeddings(tokens, np.arange(0, 72_001, 120))
-        assert fj.platforms.batch_rows(*tokens.shape, 64) >= 1024
+        assert platforms.batch_rows(*tokens.shape, 64) >= 1024
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(lambda _: fj.select(emb, n_samples=5), range(100)))
     """
