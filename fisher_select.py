@@ -8,13 +8,14 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command as a process of its own; see `fisher_jax.cli`."""
+    """Run the command as a process of its own; see `fisher_jax.command.main`."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
-    from fisher_jax import cli, compiled, interruption  # deferred: it takes seconds
+    from fisher_jax.command import compiled, interruption  # deferred: it takes seconds
+    from fisher_jax.command.main import main as run
 
     compiled.keep_compiled()
-    interruption.leave(cli.main())
+    interruption.leave(run())
 
 
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:

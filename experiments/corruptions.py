@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fisher_jax.rows import PromptCompletion, Row
+from fisher_jax.data import PromptCompletion, Row
 
 OCR_RATE = 0.15
 MIN_EDITED_WORDS = 5  # of a row that near duplicates are made of

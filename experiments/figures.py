@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from experiments.results import Row
 from experiments.statistics import Estimate, by_replicate, estimate, group, log_ratio, percent
-from fisher_jax.files import replacing
+from fisher_jax.util.files import replacing
 
 METRICS = {
     "max_logit": "maximum logit error",

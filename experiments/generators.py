@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from experiments.softmax_study import Problem
 from fisher_jax.corpora import cache_folder, shakespeare
-from fisher_jax.data import read_embeddings
+from fisher_jax.data.pool_file import read_embeddings
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.embed import embed
-from fisher_jax.files import replacing
-from fisher_jax.models.load import SMOLLM2, LanguageModel, load_model
+from fisher_jax.models import LanguageModel, load_model
+from fisher_jax.models.embed import embed
+from fisher_jax.models.load import SMOLLM2
+from fisher_jax.util.files import replacing
 
 Features = Callable[[np.random.Generator, Any, np.ndarray], np.ndarray]
 CORPUS_ROWS, CORPUS_DIM = 6000, 576

@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.figures import draw_all
 from experiments.results import RESULTS, Row
 from experiments.sweeps import job_folder
-from fisher_jax.compiled import keep_compiled
-from fisher_jax.errors import FAILURES, tell
-from fisher_jax.interruption import INTERRUPTED, leave
+from fisher_jax.command.compiled import keep_compiled
+from fisher_jax.command.errors import FAILURES, tell
+from fisher_jax.command.interruption import INTERRUPTED, leave
 
 Config = TypeVar("Config")
 

@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from experiments.generators import make_problem
 from experiments.softmax_study import Problem, budgets_of, rank
-from fisher_jax.budget import Budget, take
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import Budget, TokenEmbeddings, take
 from fisher_jax.softmax_model import information
 
 _exact = jax.jit(functools.partial(information, reduced=True))

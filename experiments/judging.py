@@ -26,16 +26,15 @@ from experiments.language_preparation import pool_of
 from experiments.pools import split_corpus
 from experiments.results import RESULTS, Row
 from experiments.texts import Comparison, Texts, comparison_of, digest
-from fisher_jax.compiled import keep_compiled
-from fisher_jax.duplicates import normalized
-from fisher_jax.embed import tokenize
-from fisher_jax.endpoint import SETTINGS, Estimate
-from fisher_jax.files import replacing
-from fisher_jax.finetune import TrainOptions, finetune
-from fisher_jax.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
-from fisher_jax.judges import EndpointJudge, LikelihoodJudge, LocalJudge
-from fisher_jax.models.load import LanguageModel, load_model
-from fisher_jax.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
+from fisher_jax.command.compiled import keep_compiled
+from fisher_jax.data.duplicates import normalized
+from fisher_jax.judging.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
+from fisher_jax.judging.judges import EndpointJudge, LikelihoodJudge, LocalJudge
+from fisher_jax.judging.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
+from fisher_jax.models import LanguageModel, load_model, tokenize
+from fisher_jax.scoring.endpoint import SETTINGS, Estimate
+from fisher_jax.training.finetune import TrainOptions, finetune
+from fisher_jax.util.files import replacing
 
 JUDGED = "judged.json"
 REFERENCE_ROWS, LEAST_ROWS = 1000, 100  # that the reference model learns from

@@ -20,10 +20,10 @@ from experiments.language_preparation import pool_of, prepare, seed_of
 from experiments.language_training import described, train_and_test
 from experiments.results import GROWING, Results, Row, settings_of
 from experiments.variants import VARIANTS
-from fisher_jax.duplicates import check_near
-from fisher_jax.files import replacing
-from fisher_jax.finetune import DivergedError
-from fisher_jax.models.load import load_model
+from fisher_jax.data.duplicates import check_near
+from fisher_jax.models import load_model
+from fisher_jax.training.finetune import DivergedError
+from fisher_jax.util.files import replacing
 
 MANIFEST = "manifest.json"
 

@@ -11,13 +11,12 @@ from tqdm import tqdm
 from experiments.language_options import Options
 from experiments.pools import HELD_OUT, Pool, make_pool
 from experiments.variants import Candidates
+from fisher_jax.data import Row as DataRow
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.embed import TokenizedRows, tokenize
-from fisher_jax.last_layer import Positions, positions_of, trained_rows
-from fisher_jax.models.load import LanguageModel
-from fisher_jax.packing import packed_states
-from fisher_jax.rows import Row as DataRow
-from fisher_jax.scores import labels_of
+from fisher_jax.models import LanguageModel, TokenizedRows, tokenize
+from fisher_jax.scoring import labels_of
+from fisher_jax.training.last_layer import Positions, positions_of, trained_rows
+from fisher_jax.training.packing import packed_states
 
 
 class Prepared(NamedTuple):

@@ -10,14 +10,13 @@ from experiments.language_options import Options
 from experiments.language_preparation import Prepared, seed_of
 from experiments.results import Row
 from experiments.variants import TASK, Chosen
-from fisher_jax.embed import TokenizedRows
-from fisher_jax.finetune import DivergedError, TrainOptions, finetune
-from fisher_jax.last_layer import HeadOptions, nll, train
+from fisher_jax.data import Row as DataRow
+from fisher_jax.models import LanguageModel, TokenizedRows
 from fisher_jax.models.generate import generate
-from fisher_jax.models.load import LanguageModel
-from fisher_jax.packing import packed_states
-from fisher_jax.rows import Row as DataRow
-from fisher_jax.scores import labels_of, token_scores
+from fisher_jax.scoring import labels_of, token_scores
+from fisher_jax.training.finetune import DivergedError, TrainOptions, finetune
+from fisher_jax.training.last_layer import HeadOptions, nll, train
+from fisher_jax.training.packing import packed_states
 
 
 def train_and_test(

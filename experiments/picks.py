@@ -2,7 +2,7 @@
 
 `python -m experiments.picks outputs/language/cpu` selects once more in replicate 0 of the run's
 first setting, without any training, and writes picks.json into its folder: the run's selectors,
-with `--every` those of `baselines` and `model_selectors` too.
+with `--every` all of `fisher_jax.selectors` too.
 """
 
 import argparse
@@ -24,13 +24,12 @@ from experiments.language_options import Options
 from experiments.language_preparation import Prepared, pool_of, prepare, seed_of
 from experiments.results import RESOLVED, Row, settings
 from experiments.variants import TASK, VARIANTS
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.compiled import keep_compiled
-from fisher_jax.files import replacing
-from fisher_jax.model_selectors import MODEL_SELECTORS
-from fisher_jax.models.load import load_model
-from fisher_jax.scores import row_means
-from fisher_jax.selection import evaluate
+from fisher_jax.command.compiled import keep_compiled
+from fisher_jax.design import evaluate
+from fisher_jax.models import load_model
+from fisher_jax.scoring import row_means
+from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.util.files import replacing
 
 PICKS = "picks.json"
 FIRST = 20
@@ -66,7 +65,7 @@ def main() -> None:
     p.add_argument(
         "--every",
         action="store_true",
-        help="the rules of baselines and model_selectors too (not ifd, for completions)",
+        help="all of fisher_jax.selectors too (not ifd, for completions)",
     )
     args = p.parse_args()
     with reporting("experiments.picks"):

@@ -23,8 +23,8 @@ from experiments.corruptions import (
     words_of,
 )
 from fisher_jax.corpora import Passage, read_corpus
-from fisher_jax.duplicates import normalized, text_of
-from fisher_jax.rows import PoolError, Row
+from fisher_jax.data import PoolError, Row
+from fisher_jax.data.duplicates import normalized, text_of
 
 KINDS = ("clean", "duplicates", "imbalance", "noise")
 HELD_OUT = 0.25  # of the groups, for validation and test: 3 of Sherlock's 12 stories

@@ -15,14 +15,13 @@ from flax import nnx
 from tqdm import tqdm
 
 from experiments.harness import reporting
-from fisher_jax.compiled import keep_compiled
+from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.corpora import read_corpus
-from fisher_jax.duplicates import text_of
-from fisher_jax.embed import tokenize
-from fisher_jax.finetune import TrainOptions, finetune
-from fisher_jax.models.export import save_folder
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.load import LanguageModel
+from fisher_jax.data.duplicates import text_of
+from fisher_jax.models import GPT2, LanguageModel, tokenize
+from fisher_jax.models.files.export import save_folder
+from fisher_jax.models.gpt2 import GPT2Config
+from fisher_jax.training.finetune import TrainOptions, finetune
 
 VOCAB = 4096
 CONFIG = GPT2Config(

@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments import live
-from fisher_jax.files import replacing
-from fisher_jax.platforms import here
-from fisher_jax.provenance import provenance
+from fisher_jax.util.files import replacing
+from fisher_jax.util.platforms import here
+from fisher_jax.util.provenance import provenance
 
 Row = dict[str, Any]
 

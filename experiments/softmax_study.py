@@ -16,14 +16,11 @@ from tqdm import tqdm
 
 from experiments.harness import Wandb
 from experiments.results import RUNTIME_KEYS
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.buckets import ladder
-from fisher_jax.budget import Budget, take
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.linalg import one_blas_thread
-from fisher_jax.platforms import here, within_memory
-from fisher_jax.randomized import draw_fisher
+from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher, ladder, take
+from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.softmax_model import fit, log_likelihood, prediction_errors
+from fisher_jax.util.platforms import here, within_memory
 
 GROUPS = 4  # padded sizes of a setting's fits, at most
 GROUP_SIZE = 1 << 22  # products of a Newton step that are worth a size of their own
@@ -340,7 +337,7 @@ def _fit_groups(
 
         return run
 
-    # one group after the other, for the reason in `fisher_jax.platforms.Platform`
+    # one group after the other, for the reason in `fisher_jax.util.platforms.Platform`
     branches = [branch(g) for g in range(len(groups))]
     of_cell = jax.eval_shape(measure, jax.tree.map(lambda x: x[0], groups[0]))
 

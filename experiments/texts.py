@@ -15,7 +15,7 @@ from experiments.language_preparation import pool_of
 from experiments.language_training import prompts_of
 from experiments.results import RESOLVED, RESULTS, Row, read_rows
 from experiments.statistics import group
-from fisher_jax.judge import Pair
+from fisher_jax.judging.judge import Pair
 
 CORPUS_NAMES = {
     "shakespeare": "Shakespeare",

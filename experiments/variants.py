@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.inputs import OF_ROWS, Inputs
-from fisher_jax.model_selectors import MODEL_SELECTORS, weighted
-from fisher_jax.models.load import LanguageModel
-from fisher_jax.randomized import draw_fisher
-from fisher_jax.rows import Row
+from fisher_jax.data import Row
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
+from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher
+from fisher_jax.models import LanguageModel
+from fisher_jax.scoring import OF_ROWS, Inputs
+from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.selectors.scored import weighted
 
 
 class Variant(NamedTuple):

@@ -1,11 +1,12 @@
 """Choose the examples to fine-tune on by their Fisher information."""
 
-from fisher_jax import baselines
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.embed import embed
-from fisher_jax.selection import FisherSelector, Selection, evaluate, select
+from fisher_jax.design import FisherSelector, Selection, TokenEmbeddings, evaluate, select
+from fisher_jax.models.embed import embed
+from fisher_jax.selectors import SELECTORS
+from fisher_jax.selectors import registry as baselines
 
 __all__ = [
+    "SELECTORS",
     "FisherSelector",
     "Selection",
     "TokenEmbeddings",

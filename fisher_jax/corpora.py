@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fisher_jax.data import SUFFIXES, read_pool
-from fisher_jax.files import replacing
-from fisher_jax.rows import Chat, PoolError, PromptCompletion, Row
+from fisher_jax.data import Chat, PoolError, PromptCompletion, Row
+from fisher_jax.data.pool_file import SUFFIXES, read_pool
+from fisher_jax.util.files import replacing
 
 DATA_FOLDER = "FISHER_JAX_DATA"  # environment variable: a folder with the corpora's files
 N_BLOCKS = 40  # groups of a corpus without documents of its own
@@ -88,7 +88,7 @@ def read_corpus(name: str, path: str | None = None) -> list[Passage]:
     - `sherlock_whole`: the same with sentences of fewer than five words, 6,621 in all.
     - `gsm8k`: prompt = question, completion = answer, group = `train` or `test`.
     - any other name is a path of a .jsonl, .parquet or .txt pool, read by
-      `fisher_jax.data.read_pool`, group = one of 40 contiguous blocks of rows.
+      `fisher_jax.data.pool_file.read_pool`, group = one of 40 contiguous blocks of rows.
 
     A corpus' files are looked for in the folder that the environment variable FISHER_JAX_DATA
     names, or are downloaded once to ~/.cache/fisher_jax. Their SHA-256 must be the recorded one.

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.linalg import HIGHEST
+from fisher_jax.design import HIGHEST
 
 AnyArray = Array | np.ndarray
 FORCING = 0.1  # relative accuracy of a Newton direction

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 import fisher_jax as fj
 from experiments.algorithms import algorithm_1, algorithm_2
-from fisher_jax.files import replacing
-from fisher_jax.provenance import provenance
-from fisher_jax.report import plt
+from fisher_jax.report.page import plt
+from fisher_jax.util.files import replacing
+from fisher_jax.util.provenance import provenance
 from scripts.measuring import clock, median_clock, real_pool, synthetic_pool
 from scripts.races import embedding_race, fit_race, generation_race, training_race
 from scripts.twins import has_torch

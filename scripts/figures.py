@@ -22,7 +22,7 @@ from experiments.picks import PICKS
 from experiments.results import PROVENANCE, RESOLVED, RESULTS, settings
 from experiments.statistics import group
 from experiments.sweeps import jobs_of, read_sweep
-from fisher_jax.files import replacing
+from fisher_jax.util.files import replacing
 from scripts.language_tables import LanguageTables, difference, judged, length_bias, picked
 from scripts.runs import FIGURES, KEPT, ROOT, Run, table
 

@@ -18,8 +18,8 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
     """
     from sklearn.linear_model import LogisticRegression
 
-    from fisher_jax.platforms import here
     from fisher_jax.softmax_model import fit
+    from fisher_jax.util.platforms import here
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n_fits, 2000, 10)).astype(np.float32)
@@ -61,9 +61,9 @@ def embedding_race() -> dict:
     from flax import nnx
 
     from fisher_jax.corpora import shakespeare
-    from fisher_jax.embed import _hidden
-    from fisher_jax.models.load import load_model
-    from fisher_jax.platforms import here
+    from fisher_jax.models import load_model
+    from fisher_jax.models.embed import _hidden
+    from fisher_jax.util.platforms import here
 
     model, theirs = load_model("smollm2-135m"), torch_twin()
     graph, weights = nnx.split(model.module)
@@ -110,9 +110,8 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     As in training, steps follow each other: blocks of ours and of PyTorch's take turns, and the
     first of a block, which is slower after the other's, isn't counted.
     """
-    from fisher_jax.embed import TokenizedRows
-    from fisher_jax.finetune import TrainOptions, finetune
-    from fisher_jax.models.load import load_model
+    from fisher_jax.models import TokenizedRows, load_model
+    from fisher_jax.training.finetune import TrainOptions, finetune
 
     model = load_model("smollm2-135m")
     rng = np.random.default_rng(0)
@@ -144,8 +143,8 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
 
 def generation_race(prompts: int = 16, prompt_tokens: int = 8, new_tokens: int = 64) -> dict:
     """New tokens/s of greedy decoding in one batch, ours and transformers'."""
+    from fisher_jax.models import load_model
     from fisher_jax.models.generate import generate_ids
-    from fisher_jax.models.load import load_model
 
     model, theirs = load_model("smollm2-135m"), torch_twin()
     rng = np.random.default_rng(0)

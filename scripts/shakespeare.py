@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fisher_jax.corpora import shakespeare
-from fisher_jax.files import replacing
+from fisher_jax.util.files import replacing
 
 
 def main() -> None:

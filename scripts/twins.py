@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fisher_jax.models.export import save_folder
-from fisher_jax.models.load import load_model
+from fisher_jax.models import load_model
+from fisher_jax.models.files.export import save_folder
 
 
 def has_torch() -> bool:

@@ -15,12 +15,13 @@ from references import DIM, N, random_pool
 from small_models import llama_checkpoint, word_tokenizer_files
 
 import fisher_jax as fj
-from fisher_jax import platforms, prediction_variance
-from fisher_jax.cli import main
-from fisher_jax.compiled import SWITCH
+from fisher_jax.command.compiled import SWITCH
+from fisher_jax.command.main import main
 from fisher_jax.corpora import shakespeare
+from fisher_jax.design import i_optimal
 from fisher_jax.models.load import SMOLLM2, load_model
-from fisher_jax.platforms import PLATFORMS, here
+from fisher_jax.util import platforms
+from fisher_jax.util.platforms import PLATFORMS, here
 
 # programs whose rounding is held to a bound are those that users run
 AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models", "test_selection"}
@@ -83,7 +84,7 @@ def no_rank_promotion():
 @pytest.fixture
 def small_buckets(monkeypatch):
     """Small pools have as many batches, kinds of them and length buckets as large ones."""
-    monkeypatch.setattr(prediction_variance, "BUCKET_SIZE", 1)
+    monkeypatch.setattr(i_optimal, "BUCKET_SIZE", 1)
     monkeypatch.setattr(platforms, "MIN_ROWS", 8)
     cpu = platforms.PLATFORMS["cpu"]._replace(batch_cost=1.0, block=3)
     monkeypatch.setitem(platforms.PLATFORMS, "cpu", cpu)
@@ -105,7 +106,7 @@ def device_memory(monkeypatch):
 
     def change(n_bytes):
         card = SimpleNamespace(memory_stats=lambda: {"bytes_limit": n_bytes})
-        monkeypatch.setattr("fisher_jax.platforms.jax.local_devices", lambda: [card])
+        monkeypatch.setattr("fisher_jax.util.platforms.jax.local_devices", lambda: [card])
 
     return change
 

@@ -1,7 +1,7 @@
 """A judge behind the endpoint of `endpoint_server`, and pairs to ask it about."""
 
-from fisher_jax.judge import Pair
-from fisher_jax.judges import EndpointJudge
+from fisher_jax.judging.judge import Pair
+from fisher_jax.judging.judges import EndpointJudge
 
 PAIRS = [Pair("To be", f", or not to be {i}", " is it") for i in range(3)]
 

@@ -7,7 +7,7 @@ from gguf.quants import dequantize, quantize
 from small_models import CONTEXT, HEAD_DIM, HEADS, KEY_HEADS, LAYERS, Checkpoint, gpt2_checkpoint
 from tokenizers import pre_tokenizers
 
-from fisher_jax.models.gguf_file import GGUFFile
+from fisher_jax.models.files.gguf_file import GGUFFile
 
 F32, F16, Q8_0, Q4_0 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "Q8_0", "Q4_0"))
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type

@@ -1,6 +1,6 @@
 """Pairs of continuations that the judges are tried on."""
 
-from fisher_jax.judge import Pair
+from fisher_jax.judging.judge import Pair
 
 PAIR = Pair("To be", ", or not to be", " and then was not")
 PAIRS = [

@@ -6,8 +6,8 @@ from references import DIM, N
 from scipy.special import softmax
 
 import fisher_jax as fj
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
+from fisher_jax.design.budget import Budget
+from fisher_jax.selectors.registry import SELECTORS
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
 

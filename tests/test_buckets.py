@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fisher_jax.buckets import ladder
+from fisher_jax.design.buckets import ladder
 
 
 def padded(edges, lengths):

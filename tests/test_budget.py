@@ -6,7 +6,7 @@ import pytest
 from references import cost_benefit, random_pool
 
 import fisher_jax as fj
-from fisher_jax.budget import Budget, budget_in_examples, check_numbers, take
+from fisher_jax.design.budget import Budget, budget_in_examples, check_numbers, take
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 

@@ -11,12 +11,12 @@ from command import N, page_of, read_rows, texts, write_rows
 from word_model import language_model
 
 import fisher_jax as fj
-from fisher_jax.chat import written
-from fisher_jax.data import read_pool
-from fisher_jax.duplicates import deduplicate_exact, deduplicate_near, text_of
-from fisher_jax.embed import tokenize
-from fisher_jax.quality import ask_questions
-from fisher_jax.rows import Chat, PromptCompletion
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near, text_of
+from fisher_jax.data.pool_file import read_pool
+from fisher_jax.data.rows import Chat, PromptCompletion
+from fisher_jax.models.chat import written
+from fisher_jax.models.embed import tokenize
+from fisher_jax.scoring.quality import ask_questions
 
 ASKS = {"role": "user", "content": "Which day is it?"}
 SAYS = {"role": "assistant", "content": "Monday."}

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from tuning import language_model, nll_by_hand, options, random_rows
 
-from fisher_jax.finetune import finetune
+from fisher_jax.training.finetune import finetune
 
 
 class KilledError(Exception):

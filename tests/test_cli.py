@@ -24,12 +24,12 @@ from command import (
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
-from fisher_jax import cli
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
-from fisher_jax.files import replacing_files
-from fisher_jax.platforms import here
-from fisher_jax.randomized import draw_fisher
+from fisher_jax.command import main
+from fisher_jax.design.budget import Budget
+from fisher_jax.design.randomized import draw_fisher
+from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.util.files import replacing_files
+from fisher_jax.util.platforms import here
 
 # Text through a model
 
@@ -181,7 +181,7 @@ def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeyp
             yield temporary
             raise OSError("no space left")
 
-    monkeypatch.setattr(cli, "replacing_files", stuck)
+    monkeypatch.setattr(main, "replacing_files", stuck)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
 
@@ -190,7 +190,7 @@ def test_memory_that_does_not_suffice_is_told(run, ready, out, monkeypatch):
     def too_much(*args):
         raise MemoryError("Unable to allocate 9 TiB")
 
-    monkeypatch.setattr(cli, "_choose", too_much)
+    monkeypatch.setattr(main, "_choose", too_much)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and "9 TiB" in messages and "smaller --batch-tokens" in messages
     assert [*out.parent.iterdir()] == []

@@ -24,7 +24,7 @@ from command import (
 )
 from safetensors.numpy import load_file, save_file
 
-from fisher_jax.report import FILES, write_ranking
+from fisher_jax.report.page import FILES, write_ranking
 
 # Arguments
 
@@ -111,7 +111,7 @@ def test_an_output_that_comes_while_we_work_is_kept(run, ready, out, monkeypatch
         write_ranking(*args)
         out.write_bytes(EARLIER)
 
-    monkeypatch.setattr("fisher_jax.cli.write_ranking", meanwhile)
+    monkeypatch.setattr("fisher_jax.command.main.write_ranking", meanwhile)
     before = snapshot(tmp_path)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and f"{out} exists: name another output" in messages
@@ -154,14 +154,14 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
 def test_what_cannot_fit_or_start_is_told(refused, run, llama, out, tmp_path, monkeypatch):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": "a b c"}] * 4)
     argv = [pool, "-o", out, "--model", llama, "--n-samples", "1"]
-    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * 8 * D - 1)
+    monkeypatch.setattr("fisher_jax.command.messages.physical_memory", lambda: 4.0 * 8 * D - 1)
     refused(argv, ["embeddings of 8 tokens need", "smaller --max-length"])
-    monkeypatch.setattr("fisher_jax.messages.physical_memory", lambda: 4.0 * 8 * D)
+    monkeypatch.setattr("fisher_jax.command.messages.physical_memory", lambda: 4.0 * 8 * D)
 
     def no_device(*args, **options):
         raise RuntimeError("Unable to initialize backend 'cuda'")
 
-    monkeypatch.setattr("fisher_jax.cli.select", no_device)
+    monkeypatch.setattr("fisher_jax.command.main.select", no_device)
     code, messages = run(*argv)
     assert code == 2 and not out.exists()
     assert "out of memory, or the device failed (Unable to initialize backend 'cuda')" in messages

@@ -10,7 +10,7 @@ import pytest
 from command import write_embeddings
 
 import fisher_jax as fj
-from fisher_jax import compiled
+from fisher_jax.command import compiled
 
 HIT, MISS = "Persistent compilation cache hit", "PERSISTENT COMPILATION CACHE MISS"
 

@@ -22,7 +22,7 @@ from fisher_jax.corpora import (
     split_sentences,
     stories,
 )
-from fisher_jax.rows import PoolError, PromptCompletion
+from fisher_jax.data.rows import PoolError, PromptCompletion
 from scripts import shakespeare as script
 
 PLAY = r"""# A Play

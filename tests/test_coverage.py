@@ -5,10 +5,10 @@ from scipy.sparse import csr_array, csr_matrix
 from scipy.special import softmax
 
 import fisher_jax as fj
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
-from fisher_jax.density import exact_kernel_density
-from fisher_jax.streams import stream
+from fisher_jax.design.budget import Budget
+from fisher_jax.selectors.density import exact_kernel_density
+from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.util.streams import stream
 
 
 def test_density_sampling_prefers_sparse_regions():

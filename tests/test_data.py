@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from fisher_jax.cli import main
-from fisher_jax.data import read_embeddings, read_pool
-from fisher_jax.files import replacing, replacing_files
+from fisher_jax.command.main import main
+from fisher_jax.data.pool_file import read_embeddings, read_pool
+from fisher_jax.util.files import replacing, replacing_files
 
 N, M, D, K = 8, 4, 8, 3  # one shape: each other is a compilation
 

@@ -4,7 +4,7 @@ import pytest
 from references import f, random_pool
 
 from fisher_jax import TokenEmbeddings
-from fisher_jax.design import aligned
+from fisher_jax.design.embeddings import aligned
 
 
 def test_from_list_is_ragged_and_gives_its_examples_back():

@@ -15,8 +15,8 @@ from command import (
     write_rows,
 )
 
-from fisher_jax.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.rows import PoolError, PromptCompletion
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
+from fisher_jax.data.rows import PoolError, PromptCompletion
 
 has_datasketch = pytest.mark.skipif(
     importlib.util.find_spec("datasketch") is None, reason="needs: pip install -e '.[dedup]'"

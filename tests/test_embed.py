@@ -1,5 +1,4 @@
 import json
-import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -11,13 +10,13 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fisher_jax.embed import check_rows, embed, forward, tokenize
+from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.models import embed as embed_module
 from fisher_jax.models.activations import activation_bytes
+from fisher_jax.models.embed import check_rows, embed, forward, tokenize
 from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import load_model
-from fisher_jax.rows import PromptCompletion
 
-embed_module = sys.modules["fisher_jax.embed"]  # whose name the function has
 WORDS = "to be or not that is the question whether tis nobler in mind".split()
 SPECIAL = ["[UNK]", "[BOS]"]
 VOCAB, DIM, INNER, CONTEXT = len(SPECIAL) + len(WORDS), 16, 24, 30

@@ -14,10 +14,10 @@ import pytest
 from endpoint_judge import PAIRS, judge
 from endpoint_server import completion, failure, shorter
 
-from fisher_jax.endpoint import EndpointError, estimate_cost, is_local, read_transcript
-from fisher_jax.judge import Answer, Verdict, judge_pairs, questions_of
-from fisher_jax.judges import EndpointJudge, LocalJudge
-from fisher_jax.models import export
+from fisher_jax.judging.judge import Answer, Verdict, judge_pairs, questions_of
+from fisher_jax.judging.judges import EndpointJudge, LocalJudge
+from fisher_jax.models.files import export
+from fisher_jax.scoring.endpoint import EndpointError, estimate_cost, is_local, read_transcript
 
 KEY = "sk-a-secret-of-the-test"
 

@@ -19,8 +19,8 @@ from experiments import language, synthetic, words
 from experiments.harness import checked, log_to_wandb, reporting
 from experiments.results import RESOLVED, Results, read_rows, run_grid, settings
 from experiments.sweeps import LONGEST, job_folder, read_sweep
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.platforms import here
+from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.util.platforms import here
 
 CONFIGS = [
     (path.parents[1].name, path.stem) for path in sorted(ROOT.glob("conf/*/experiment/*.yaml"))

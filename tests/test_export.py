@@ -16,13 +16,13 @@ from small_models import (
     word_tokenizer_files,
 )
 
-from fisher_jax.embed import TokenizedRows
-from fisher_jax.finetune import TrainOptions, finetune
-from fisher_jax.models import export
-from fisher_jax.models.export import save_folder
+from fisher_jax.models.embed import TokenizedRows
+from fisher_jax.models.files import export
+from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
 from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.training.finetune import TrainOptions, finetune
 
 VOCAB, CONTEXT = 97, 64
 LLAMA = LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT, norm_eps=0.03, rope_theta=50.0)

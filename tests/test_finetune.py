@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from test_models import MODELS, random_ids
 from tuning import language_model, nll_by_hand, options, random_rows
 
-from fisher_jax import finetune as finetune_module
-from fisher_jax import packing
-from fisher_jax.adapters import merged, untied, with_lora
-from fisher_jax.embed import TokenizedRows, forward
-from fisher_jax.finetune import DivergedError, batches_of, finetune, learning_rates
+from fisher_jax.models.embed import TokenizedRows, forward
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.packing import Batches, arrange, packed_states
+from fisher_jax.training import finetune as finetune_module
+from fisher_jax.training import packing
+from fisher_jax.training.adapters import merged, untied, with_lora
+from fisher_jax.training.finetune import DivergedError, batches_of, finetune, learning_rates
+from fisher_jax.training.packing import Batches, arrange, packed_states
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_the_rate_rises_to_its_highest_and_falls_towards_zero():
 
 
 def test_one_compiled_program_for_all_steps_and_runs(model):
-    from fisher_jax.finetune import _step
+    from fisher_jax.training.finetune import _step
 
     finetune(model, random_rows(), options())
     before = _step._cache_size()
@@ -384,7 +384,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tuning import language_model, nll_by_hand, options, random_rows
 
-from fisher_jax.finetune import finetune
+from fisher_jax.training.finetune import finetune
 
 model, rows = language_model(), random_rows(n=40)
 mesh = Mesh(np.array(jax.devices()), ("data",))
@@ -437,7 +437,7 @@ def test_twenty_steps_follow_a_pytorch_loop(tmp_path, name):
     from test_models import GPT2_SIZES, LLAMA, save_random_reference
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    from fisher_jax.models.huggingface import load_folder
+    from fisher_jax.models.files.huggingface import load_folder
 
     if name == "llama":
         reference = LlamaForCausalLM(LlamaConfig(**LLAMA))

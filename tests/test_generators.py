@@ -12,7 +12,7 @@ from experiments.generators import GENERATORS, make_problem
 from experiments.softmax_study import rank
 from experiments.word_vectors import read_vectors
 from fisher_jax import softmax_model
-from fisher_jax.budget import Budget
+from fisher_jax.design.budget import Budget
 from fisher_jax.softmax_model import prediction_errors
 
 

@@ -19,8 +19,8 @@ from small_models import (
     llama_checkpoint,
 )
 
-from fisher_jax.models.gguf_file import GGUFFile
-from fisher_jax.models.huggingface import load_folder
+from fisher_jax.models.files.gguf_file import GGUFFile
+from fisher_jax.models.files.huggingface import load_folder
 from fisher_jax.models.llama import LlamaConfig
 from fisher_jax.models.load import load_model
 

@@ -14,7 +14,7 @@ from gguf_files import (
 from small_models import assert_model_error, gpt2_checkpoint
 from tokenizers import ByteLevelBPETokenizer
 
-from fisher_jax.models.gguf_file import GGUFFile
+from fisher_jax.models.files.gguf_file import GGUFFile
 from fisher_jax.models.load import _smollm2_file
 
 PIECES = {  # by hand, from the splitting rules of each pre-tokenizer

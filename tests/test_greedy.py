@@ -8,8 +8,9 @@ import pytest
 from references import random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy, platforms
-from fisher_jax.device_pool import make_pool
+from fisher_jax.design import greedy
+from fisher_jax.design.device_pool import make_pool
+from fisher_jax.util import platforms
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 
@@ -49,7 +50,7 @@ def test_more_tokens_than_int32_counts_are_refused():
 
 def test_what_a_tpu_has_not_is_refused_by_name(monkeypatch):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5], 8))
-    monkeypatch.setattr("fisher_jax.selection.jax.default_backend", lambda: "tpu")
+    monkeypatch.setattr("fisher_jax.design.selection.jax.default_backend", lambda: "tpu")
     fj.select(emb, token_budget=20)
     with pytest.raises(ValueError, match="a TPU has no float64"):
         fj.select(emb, n_samples=3, ridge=1e-6)
@@ -62,10 +63,11 @@ def test_selections_side_by_side_do_not_wait_for_each_other():
         from concurrent.futures import ThreadPoolExecutor
         import numpy as np
         import fisher_jax as fj
+        from fisher_jax.util import platforms
 
         tokens = np.random.default_rng(0).standard_normal((72_000, 64)).astype(np.float32)
         emb = fj.TokenEmbeddings(tokens, np.arange(0, 72_001, 120))
-        assert fj.platforms.batch_rows(*tokens.shape, 64) >= 1024
+        assert platforms.batch_rows(*tokens.shape, 64) >= 1024
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(lambda _: fj.select(emb, n_samples=5), range(100)))
     """

@@ -8,13 +8,13 @@ from command import K, manifest_of, ranking_of, texts, write_rows
 from endpoint_server import likely
 
 import fisher_jax as fj
-from fisher_jax import quality
-from fisher_jax.arguments import ALL_SELECTORS, TARGETED
-from fisher_jax.embed import tokenize
-from fisher_jax.inputs import OF_ROWS, OF_TOKENS, Inputs
+from fisher_jax.command.arguments import ALL_SELECTORS, TARGETED
+from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model
-from fisher_jax.rows import PromptCompletion
-from fisher_jax.scores import labels_of
+from fisher_jax.scoring import quality
+from fisher_jax.scoring.inputs import OF_ROWS, OF_TOKENS, Inputs
+from fisher_jax.scoring.scores import labels_of
 
 TOLD = ["perplexity_middle", "el2n", "fisher_weighted", "badge", "adaicl", "sensitivity"]
 
@@ -27,7 +27,7 @@ def problem(llama):
 
 
 def test_inputs_are_those_of_the_full_softmax(problem, monkeypatch):
-    monkeypatch.setattr("fisher_jax.inputs.TOP", 5)
+    monkeypatch.setattr("fisher_jax.scoring.inputs.TOP", 5)
     model, rows, hidden, labels = problem
     inputs = Inputs(hidden, np.asarray(model.module.head), labels, rows, model)
     logits = hidden.tokens.astype(np.float64) @ np.asarray(model.module.head, np.float64).T

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from command import K, leave_earlier_results, read_rows, snapshot
 
-from fisher_jax import cli
+from fisher_jax.command import main
 
 
 @contextlib.contextmanager
@@ -46,14 +46,14 @@ def wait_for(process, is_reached):
 def test_an_interruption_that_a_library_swallows_is_not_lost(
     where, run, ready, out, monkeypatch, tmp_path
 ):
-    real = getattr(cli, where)
+    real = getattr(main, where)
 
     def swallowing(*args, **options):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **{k: v for k, v in options.items() if k != "on_progress"})
 
-    monkeypatch.setattr(cli, where, swallowing)
+    monkeypatch.setattr(main, where, swallowing)
     before = snapshot(tmp_path)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 130 and messages.endswith("interrupted, no selection was written\n")
@@ -67,7 +67,7 @@ def test_nobody_has_to_read_the_messages(ready, out, monkeypatch):
     with os.fdopen(writer, "w") as broken:
         for stream in (None, broken):
             monkeypatch.setattr(sys, "stderr", stream)
-            assert cli.main([str(word) for word in [*ready, "-o", out, "--n-samples", K]]) == 0
+            assert main.main([str(word) for word in [*ready, "-o", out, "--n-samples", K]]) == 0
             assert len(read_rows(out)) == K
             out.unlink()
             shutil.rmtree(out.with_name(out.name + ".report"))
@@ -126,5 +126,5 @@ def test_the_caller_s_signal_handlers_are_there_again(run, ready, out, monkeypat
 def test_the_command_may_run_in_a_thread(ready, out):
     with ThreadPoolExecutor(1) as executor:
         argv = [str(word) for word in [*ready, "-o", out, "--n-samples", K]]
-        assert executor.submit(cli.main, argv).result() == 0
+        assert executor.submit(main.main, argv).result() == 0
     assert len(read_rows(out)) == K

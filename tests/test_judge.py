@@ -5,7 +5,7 @@ import pytest
 from pairs import PAIR, PAIRS
 from scipy import stats
 
-from fisher_jax.judge import (
+from fisher_jax.judging.judge import (
     LETTERS,
     NEUTRAL,
     Answer,

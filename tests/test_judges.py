@@ -10,10 +10,10 @@ from flax import nnx
 from pairs import PAIR, PAIRS
 from test_embed import CONTEXT, save_folder
 
-from fisher_jax.judge import JudgeError, Naming, Pair, judge_pairs, questions_of, tally
-from fisher_jax.judges import LikelihoodJudge, LocalJudge, mean_log_likelihoods
+from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.judging.judge import JudgeError, Naming, Pair, judge_pairs, questions_of, tally
+from fisher_jax.judging.judges import LikelihoodJudge, LocalJudge, mean_log_likelihoods
 from fisher_jax.models.load import load_model
-from fisher_jax.rows import PromptCompletion
 
 TEMPLATE = "{% for m in messages %}whether {{ m['content'] }}{% endfor %} nobler"
 

@@ -17,7 +17,7 @@ from experiments.language_preparation import pool_of
 from experiments.language_training import prompts_of
 from experiments.results import read_rows
 from experiments.texts import Comparison, Texts
-from fisher_jax.judge import JudgeError
+from fisher_jax.judging.judge import JudgeError
 
 SELECTORS = ["uniform", "fisher", "density"]
 

@@ -19,10 +19,10 @@ from experiments.language_preparation import pool_of
 from experiments.results import read_rows, settings
 from experiments.variants import VARIANTS
 from fisher_jax import corpora
-from fisher_jax.finetune import DivergedError
-from fisher_jax.models.export import save_folder
+from fisher_jax.design.selection import select
+from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.load import load_model
-from fisher_jax.selection import select
+from fisher_jax.training.finetune import DivergedError
 from scripts.language_tables import length_bias, picked
 
 

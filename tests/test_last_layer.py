@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_models import VOCAB, random_model
 
-from fisher_jax.last_layer import HeadOptions, nll, positions_of, train, trained_rows
+from fisher_jax.training.last_layer import HeadOptions, nll, positions_of, train, trained_rows
 
 
 @pytest.fixture(scope="module")

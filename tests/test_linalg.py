@@ -9,8 +9,8 @@ import scipy.linalg  # noqa: F401  its BLAS is the one that is limited
 from references import log_det
 from threadpoolctl import threadpool_info
 
-from fisher_jax.design import information_gain
-from fisher_jax.linalg import log_det_identity_plus, one_blas_thread, update_root
+from fisher_jax.design.embeddings import information_gain
+from fisher_jax.design.linalg import log_det_identity_plus, one_blas_thread, update_root
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion")
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}

@@ -21,7 +21,7 @@ from small_models import (
 )
 
 from fisher_jax.models import load
-from fisher_jax.models.huggingface import load_folder, read_config
+from fisher_jax.models.files.huggingface import load_folder, read_config
 from fisher_jax.models.llama import Llama3Rope, LlamaConfig
 from fisher_jax.models.load import SMOLLM2, _smollm2_file, load_model
 

@@ -9,7 +9,8 @@ PROGRAM = """if True:
     import numpy as np
     from jax.sharding import Mesh
     import fisher_jax as fj
-    from fisher_jax import greedy, platforms
+    from fisher_jax.design import greedy
+    from fisher_jax.util import platforms
 
     row = platforms.PLATFORMS["cpu"]  # small batches: each is filled, needed or not
     platforms.MIN_ROWS, platforms.PLATFORMS["cpu"] = 8, row._replace(batch_cost=1.0, blocks=2)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fisher_jax.arguments import parser
-from fisher_jax.messages import announce
+from fisher_jax.command.arguments import parser
+from fisher_jax.command.messages import announce
 
 
 @pytest.mark.parametrize(("dtype", "gib"), [("float32", "5.0"), ("bfloat16", "3.0")])

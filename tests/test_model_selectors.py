@@ -4,8 +4,8 @@ from references import DIM, N, algorithm_1, greedy, log_det
 from scipy.special import softmax
 
 import fisher_jax as fj
-from fisher_jax import model_selectors
-from fisher_jax.model_selectors import MODEL_SELECTORS
+from fisher_jax.selectors import scored
+from fisher_jax.selectors.scored import MODEL_SELECTORS
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
 L = 9
@@ -135,13 +135,13 @@ def test_the_weighted_design_is_the_trace_of_the_exact_information(emb, p, extra
         for q, x in zip(p, emb.tokens.astype(np.float64), strict=True)
     )
     over_labels = np.trace(exact.reshape(L, DIM, L, DIM), axis1=0, axis2=2)
-    x = model_selectors.weighted(emb, extras["weights"]).tokens
+    x = scored.weighted(emb, extras["weights"]).tokens
     np.testing.assert_allclose(x.T @ x, over_labels, rtol=1e-4, atol=1e-4)
 
 
 def test_negative_weights_are_refused(emb, extras):
     with pytest.raises(ValueError, match="at least 0"):
-        model_selectors.weighted(emb, -extras["weights"])
+        scored.weighted(emb, -extras["weights"])
 
 
 def test_fisher_weighted_per_token_and_i_optimal_weighted_are_brute_force(emb, examples, extras):
@@ -207,7 +207,7 @@ def test_adaicl_takes_one_row_and_neighbours_beyond_the_first_thousand():
     assert MODEL_SELECTORS["adaicl"](one, n_samples=1, uncertainty=np.ones(1)).ranking == [0]
     angle = np.arange(1100) * 2 * np.pi / 1100
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    graph = model_selectors._nearest(circle, 2).toarray()
+    graph = scored._nearest(circle, 2).toarray()
     np.testing.assert_array_equal(
         graph, np.roll(np.eye(1100), 1, axis=1) + np.roll(np.eye(1100), -1, axis=1)
     )

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from fisher_jax.models import layers
+from fisher_jax.models.files.huggingface import load_folder
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.huggingface import load_folder
 from fisher_jax.models.layers import project
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import SMOLLM2_SHA256

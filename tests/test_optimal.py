@@ -7,12 +7,13 @@ import pytest
 from references import DIM, N, algorithm_1, greedy, log_det, random_pool
 
 import fisher_jax as fj
-from fisher_jax import prediction_variance, selector
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget, take
-from fisher_jax.model_selectors import MODEL_SELECTORS
+from fisher_jax.design import i_optimal
+from fisher_jax.design.budget import Budget, take
+from fisher_jax.selectors import rule
+from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.selectors.scored import MODEL_SELECTORS
 from fisher_jax.softmax_model import information as exact
-from fisher_jax.streams import stream
+from fisher_jax.util.streams import stream
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
 
@@ -30,7 +31,7 @@ def test_fisher_is_algorithm_1_and_spends_tokens_by_gain_alone(emb, examples):
     ("name", "budget"), [("fisher", {"n_samples": 12}), ("fisher_per_token", {"token_budget": 60})]
 )
 def test_gains_that_a_rule_knows_are_not_computed_again(name, budget, emb, monkeypatch):
-    monkeypatch.setattr(selector, "evaluate", None)
+    monkeypatch.setattr(rule, "evaluate", None)
     got, expected = SELECTORS[name](emb, **budget), fj.select(emb, **budget)
     np.testing.assert_array_equal(got.ranking, expected.ranking)
     np.testing.assert_array_equal(got.gains, expected.gains)
@@ -158,7 +159,7 @@ import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import numpy as np, fisher_jax as fj
-from fisher_jax.baselines import SELECTORS
+from fisher_jax.selectors.registry import SELECTORS
 rng = np.random.default_rng(0)
 lengths = np.repeat([8, 19, 26, 42, 64], 40)
 tokens = rng.standard_normal((lengths.sum(), 96)).astype(np.float32)
@@ -183,7 +184,7 @@ def test_i_optimal_stays_exact_past_a_refresh():
 
 
 def test_i_optimal_refuses_what_memory_cannot_hold(emb, monkeypatch):
-    monkeypatch.setattr(prediction_variance, "MOST_BYTES", 1000)
+    monkeypatch.setattr(i_optimal, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="two M x M matrices a row"):
         SELECTORS["i_optimal"](emb, n_samples=3)
 

@@ -13,8 +13,8 @@ from experiments.pools import (
     split_corpus,
 )
 from fisher_jax.corpora import Passage
-from fisher_jax.duplicates import deduplicate_exact, deduplicate_near, normalized
-from fisher_jax.rows import PoolError, PromptCompletion
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near, normalized
+from fisher_jax.data.rows import PoolError, PromptCompletion
 
 SIZES = {"n_pool": 300, "n_validation": 41, "n_test": 61}
 NOUNS = """anchor basket candle desert engine feather garden hammer island jacket kettle ladder

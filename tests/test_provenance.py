@@ -3,8 +3,8 @@ import subprocess
 
 import pytest
 
-from fisher_jax import provenance
-from fisher_jax.arguments import parser
+from fisher_jax.command.arguments import parser
+from fisher_jax.util import provenance
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from endpoint_server import completion as answered
 from endpoint_server import failure, likely
 from word_model import CONTEXT, PAIRS, TEXTS, VOCAB, ids_of, language_model, mean_loss, next_token
 
-from fisher_jax import quality
-from fisher_jax.endpoint import Endpoint, EndpointError
-from fisher_jax.rows import PromptCompletion
+from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.scoring import quality
+from fisher_jax.scoring.endpoint import Endpoint, EndpointError
 
 QUESTION = "# {text} # is that the question : yes or no"
 TEMPLATE = "user : {{ messages[0]['content'] }} {% if add_generation_prompt %}: {% endif %}"

@@ -3,9 +3,9 @@ import pytest
 from references import log_det, random_pool
 
 import fisher_jax as fj
-from fisher_jax import randomized
-from fisher_jax.budget import Budget
-from fisher_jax.randomized import draw_fisher, inclusion_probabilities, optimal_design
+from fisher_jax.design import randomized
+from fisher_jax.design.budget import Budget
+from fisher_jax.design.randomized import draw_fisher, inclusion_probabilities, optimal_design
 
 N = 30
 

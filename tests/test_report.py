@@ -13,13 +13,13 @@ from references import f, information, log_det, random_pool
 from safetensors.numpy import load_file, save_file
 
 import fisher_jax as fj
-from fisher_jax import report as reporting
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.cli import main, parser
-from fisher_jax.figures import uniform_draws
-from fisher_jax.report import FIGURES, FILES, N_DRAWS, compare_with_uniform
-from fisher_jax.selection import remaining_gains
-from fisher_jax.streams import stream
+from fisher_jax.command.main import main, parser
+from fisher_jax.design.selection import remaining_gains
+from fisher_jax.report import page as reporting
+from fisher_jax.report.figures import uniform_draws
+from fisher_jax.report.page import FIGURES, FILES, N_DRAWS, compare_with_uniform
+from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.util.streams import stream
 
 N, M, D, K = 8, 4, 8, 3  # the command's runs share one shape: each other is a compilation
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from word_model import PAIRS, TEXTS, ids_of, language_model, mean_loss, next_token, softmax
 
-from fisher_jax import scores
-from fisher_jax.embed import embed, tokenize
-from fisher_jax.scores import TokenScores, token_scores
+from fisher_jax.models.embed import embed, tokenize
+from fisher_jax.scoring import scores
+from fisher_jax.scoring.scores import TokenScores, token_scores
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import pytest
 from references import algorithm_1, f, random_pool
 
 import fisher_jax as fj
-from fisher_jax import greedy, platforms, selection
-from fisher_jax.design import check_pool
-from fisher_jax.selection import log_dets, remaining_gains
+from fisher_jax.design import greedy, selection
+from fisher_jax.design.embeddings import check_pool
+from fisher_jax.design.selection import log_dets, remaining_gains
+from fisher_jax.util import platforms
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 # lengths from 1 to more than D; every new shape is a compilation, so the grid is fixed
@@ -315,7 +316,7 @@ def test_openblas_has_one_thread_from_the_first_selection_on():
         import numpy as np
         from threadpoolctl import threadpool_info, threadpool_limits
         import fisher_jax as fj
-        from fisher_jax.selection import computing
+        from fisher_jax.design.selection import computing
 
         emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 2)
         with computing(emb, 1.0):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from fisher_jax.judge import Answer, Pair, Verdict, winners
-from fisher_jax.sheet import cohen_kappa, read_answers, write_sheet
+from fisher_jax.judging.judge import Answer, Pair, Verdict, winners
+from fisher_jax.judging.sheet import cohen_kappa, read_answers, write_sheet
 
 METHODS = ("fisher", "uniform")
 AWKWARD = [

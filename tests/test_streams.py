@@ -4,10 +4,10 @@ import itertools
 import numpy as np
 
 import fisher_jax as fj
-from fisher_jax.baselines import SELECTORS
-from fisher_jax.budget import Budget
-from fisher_jax.model_selectors import MODEL_SELECTORS
-from fisher_jax.streams import stream
+from fisher_jax.design.budget import Budget
+from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.selectors.scored import MODEL_SELECTORS
+from fisher_jax.util.streams import stream
 
 DRAWING = [
     name

@@ -6,8 +6,8 @@ import pytest
 from endpoint_judge import PAIRS, judge
 from endpoint_server import failure, shorter
 
-from fisher_jax.endpoint import EndpointError, read_transcript
-from fisher_jax.judge import judge_pairs, questions_of
+from fisher_jax.judging.judge import judge_pairs, questions_of
+from fisher_jax.scoring.endpoint import EndpointError, read_transcript
 
 
 @pytest.fixture

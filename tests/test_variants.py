@@ -8,10 +8,10 @@ from test_models import forward, random_ids, random_model
 
 from experiments.language_preparation import first_layers
 from experiments.variants import VARIANTS, Candidates
-from fisher_jax import quality
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel, load_model
-from fisher_jax.rows import PromptCompletion
+from fisher_jax.scoring import quality
 
 
 @pytest.fixture(scope="module")

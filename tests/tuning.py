@@ -5,9 +5,9 @@ import numpy as np
 from flax import nnx
 from test_models import VOCAB, random_model
 
-from fisher_jax.embed import TokenizedRows
-from fisher_jax.finetune import TrainOptions
+from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.training.finetune import TrainOptions
 
 
 def language_model(name="llama"):

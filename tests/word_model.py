@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from fisher_jax.corpora import shakespeare
+from fisher_jax.data.rows import PromptCompletion
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.rows import PromptCompletion
 
 WORDS = (
     "to be or not that is the question whether tis nobler yes Yes no in mind # text : user".split()

@@ -17,8 +17,8 @@ from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.layers import causal_attention
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
-from fisher_jax.platforms import here, within_memory
-from fisher_jax.progress import OnProgress
+from fisher_jax.util.platforms import here, within_memory
+from fisher_jax.util.progress import OnProgress
 
 STEPS_A_REPORT = 32  # between two calls of on_progress
 SHORTEST = 16  # least room for prompts and for continuations, in tokens
@@ -136,8 +136,8 @@ def generate_ids(
             p; where top_k is given too, its tokens' probabilities count.
         seed: of the draws; each row and step has its own key.
         batch_size: most rows decoded together; they are cut into equal batches of alike lengths.
-            Default the device's `decoded_rows` in `fisher_jax.platforms`; fewer where they would
-            take an eighth of the device's memory.
+            Default the device's `decoded_rows` in `fisher_jax.util.platforms`; fewer where they
+            would take an eighth of the device's memory.
         eos: the token id that ends a row, None ends none.
         on_progress: called with the number of tokens done, of len(prompts) * max_new_tokens; a
             row that has ended counts in full.

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.linalg import HIGHEST
+from fisher_jax.design import HIGHEST
 
 LONG_QUERIES = 1024  # attention over more positions goes block by block, so memory stays linear
 

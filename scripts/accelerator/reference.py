@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import fisher_jax as fj
-from fisher_jax.greedy import Method
+from fisher_jax.design.greedy import Method
 
 TOLERANCE = 1e-5  # relative, of two gains that float32 need not tell apart
 

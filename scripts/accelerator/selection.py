@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fisher_jax as fj
-from fisher_jax.platforms import PLATFORMS, here
+from fisher_jax.util.platforms import PLATFORMS, here
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import clock, median_clock, synthetic_pool
 

@@ -36,7 +36,7 @@ def same_of(small: bool) -> dict:
 @functools.cache
 def machine() -> dict:
     """Card, driver, versions."""
-    from fisher_jax.provenance import provenance
+    from fisher_jax.util.provenance import provenance
 
     return provenance() | card()
 

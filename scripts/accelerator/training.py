@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-from fisher_jax.embed import TokenizedRows
-from fisher_jax.finetune import TrainOptions, finetune
+from fisher_jax.models import TokenizedRows
 from fisher_jax.models.generate import generate_ids
+from fisher_jax.training.finetune import TrainOptions, finetune
 from scripts.accelerator.embedding import model_of, torch_device
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import clock

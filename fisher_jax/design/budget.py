@@ -1,0 +1,175 @@
+"""How much may be selected: `Budget`."""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+
+from fisher_jax.design.embeddings import TokenEmbeddings, check_pool
+
+Ranking = Int[np.ndarray, "n"]
+
+
+class Budget(NamedTuple):
+    """What may be spent, and what each example costs.
+
+    Attributes:
+        costs: (N,) positive; ones where examples are counted.
+        total: the sum of costs that no selection exceeds.
+        in_examples: costs are ones because examples are counted, not tokens.
+    """
+
+    costs: Float[np.ndarray, "N"]
+    total: float | int
+    in_examples: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        emb: TokenEmbeddings,
+        *,
+        n_samples: int | None = None,
+        fraction: float | int | None = None,
+        token_budget: float | int | None = None,
+        costs: Sequence | np.ndarray | None = None,
+    ) -> "Budget":
+        """From exactly one of the three budgets, as `fisher_jax.select` has them.
+
+        All selectors come by here, so `emb` is checked too.
+
+        A `token_budget` may be infinite, for the whole pool.
+
+        Raises:
+            ValueError: no or several budgets, one that is out of range or buys nothing, costs
+                without `token_budget` or wrong ones.
+        """
+        check_pool(emb)
+        check_numbers(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
+        if costs is not None and token_budget is None:
+            raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
+        if token_budget is None:
+            return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction), True)
+        if n_samples is not None or fraction is not None:
+            raise ValueError(_one_budget(n_samples, fraction, token_budget))
+        budget = cls(_checked_costs(emb, costs), token_budget)
+        if not token_budget >= budget.costs.min():
+            raise ValueError(
+                f"token_budget={token_budget} buys nothing: "
+                f"the cheapest example costs {budget.costs.min():g}"
+            )
+        everything = budget.costs.sum()
+        if token_budget < everything:
+            return budget
+        return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
+
+    @property
+    def is_whole(self) -> bool:
+        """Costs are whole numbers that int32 can add, as a device without float64 does."""
+        return self.total < 2**31 - 1 and bool(np.all(self.costs == np.floor(self.costs)))
+
+    @property
+    def units(self) -> tuple[Num[np.ndarray, "N"], float | int]:
+        """Costs and total as a device adds them, exactly: int32 where they are whole."""
+        if self.is_whole:
+            return self.costs.astype(np.int32), math.floor(self.total)
+        return self.costs, self.total
+
+    @property
+    def most_examples(self) -> int:
+        """How many of the cheapest rows it pays for: an upper limit of any selection."""
+        return int(np.searchsorted(np.cumsum(np.sort(self.costs)), self.total, side="right"))
+
+
+def check_numbers(**values: Any) -> None:
+    """Raise a ValueError for the first that is neither a number nor None.
+
+    Raises:
+        ValueError: it is a string, an array, NaN, ...; the message names it.
+    """
+    for name, value in values.items():
+        is_number = isinstance(value, numbers.Real)
+        if hasattr(value, "dtype"):  # NumPy's and JAX's
+            is_number = np.ndim(value) == 0 and value.dtype.kind in "iuf"
+        if value is not None and (not is_number or value != value):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+class Purse:
+    """A budget while it is spent.
+
+    Attributes:
+        is_open: (N,) which rows are left and still fit.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._costs, self._left, self._bought = budget.costs, budget.total, []
+        self.is_open: Bool[np.ndarray, "N"] = budget.costs <= budget.total
+
+    def buy(self, i: int) -> None:
+        """Take an open row."""
+        self._bought.append(i)
+        self._left -= self._costs[i]
+        self.is_open &= self._costs <= self._left
+        self.is_open[i] = False
+
+    @property
+    def ranking(self) -> Ranking:
+        """What was bought, in order."""
+        return np.asarray(self._bought, np.int64)
+
+
+def take(budget: Budget, order: np.ndarray) -> Ranking:
+    """The rows of an order that still fit when their turn comes."""
+    if np.ptp(budget.costs) == 0:
+        return order[: int(budget.total // budget.costs[0])]
+    remaining, cheapest, taken = budget.total, budget.costs.min(), []
+    for i in order:
+        if budget.costs[i] <= remaining:
+            taken.append(i)
+            remaining -= budget.costs[i]
+        elif remaining < cheapest:
+            break
+    return np.asarray(taken, np.int64)
+
+
+def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | None) -> int:
+    """K of a pool of n examples: `n_samples`, or floor(fraction n + 0.5) and at least 1.
+
+    Raises:
+        ValueError: neither or both, or a number that the pool of n can't give.
+    """
+    if (n_samples is None) == (fraction is None):
+        raise ValueError(_one_budget(n_samples, fraction, None))
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+        return max(1, math.floor(fraction * n + 0.5))
+    assert n_samples is not None  # exactly one of the two is given
+    if not 1 <= n_samples <= n or n_samples != int(n_samples):
+        raise ValueError(
+            f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
+        )
+    return int(n_samples)
+
+
+def _one_budget(*given: float | int | None) -> str:
+    names = ("n_samples", "fraction", "token_budget")
+    passed = [
+        f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None
+    ]
+    return "exactly one of n_samples, fraction, token_budget is needed, got " + (
+        " and ".join(passed) or "none"
+    )
+
+
+def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:
+    costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
+    if costs.shape != (len(emb),):
+        raise ValueError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
+    bad = np.flatnonzero(~(np.isfinite(costs) & (costs > 0)))
+    if len(bad):
+        raise ValueError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")
+    return costs

@@ -1,0 +1,128 @@
+"""A pool as the compiled loops read it, on one device or divided over a mesh."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from fisher_jax.design.buckets import ladder
+from fisher_jax.design.candidates import Batch, batches
+from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.util.platforms import check_fits, here
+
+
+class Shapes(NamedTuple):
+    """What is static in the compiled programs: batches of candidates, lengths of a chosen row."""
+
+    batches: tuple[Batch, ...]
+    lengths: tuple[int, ...]
+    mesh: Mesh | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Block columns of the root."""
+        return self.batches[0].blocks
+
+
+class Pool(NamedTuple):
+    """Examples sorted by length; `original` is their place in the pool that was given.
+
+    A choice spends `cost` of the budget; the largest gain divided by `per` is chosen. On a mesh the
+    devices' parts, of equal size, stand one after the other, and `start` counts within a part.
+    """
+
+    tokens: Float[Array, "T D"]
+    start: Int[Array, "N"]
+    length: Int[Array, "N"]
+    original: Int[Array, "N"]
+    cost: Num[Array, "N"]
+    per: Float[Array, "N"]
+
+
+def make_pool(
+    emb: TokenEmbeddings,
+    costs: np.ndarray | None = None,
+    per: np.ndarray | None = None,
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+) -> tuple[Pool, Shapes]:
+    """The pool on its devices and its shapes; examples longer than D become D rows.
+
+    Every example costs 1 and gains are divided by 1 unless told otherwise. `dtype` is that of the
+    tokens on the device; all is computed in theirs.
+
+    Raises:
+        ValueError: the device can't hold them.
+    """
+    kept = np.dtype(dtype or emb.tokens.dtype)
+    check_fits(emb.lengths, emb.dim, kept.itemsize, 1 if mesh is None else mesh.size)
+    emb, ones = emb.at_most_dim_rows(), np.ones(len(emb), np.int32)
+    costs, per = ones if costs is None else costs, ones if per is None else per
+    order = np.argsort(emb.lengths, kind="stable")
+    lengths = emb.lengths[order]
+    columns = (
+        emb.tokens.astype(kept, copy=False),
+        emb.offsets[:-1][order].astype(np.int32),
+        lengths.astype(np.int32),
+        order.astype(np.int32),
+        costs[order],
+        per[order].astype(emb.tokens.dtype),
+    )
+    steps = tuple(int(length) for length in ladder(lengths, here().update_lengths))
+    if mesh is None:
+        pool = Pool._make(jax.device_put(x, may_alias=True) for x in columns)
+        return pool, Shapes(batches(lengths, emb.dim), steps)
+    columns = _divided(*columns, mesh.size)
+    longest = columns[2].reshape(mesh.size, -1).max(axis=0)
+    place = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    pool = Pool._make(jax.device_put(x, place) for x in columns)
+    return pool, Shapes(batches(longest, emb.dim), steps, mesh)
+
+
+def _divided(
+    tokens: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    original: np.ndarray,
+    cost: np.ndarray,
+    per: np.ndarray,
+    n_parts: int,
+) -> tuple[np.ndarray, ...]:
+    """A pool's columns in equal parts, one after the other; examples are dealt by length.
+
+    What a part lacks to the size of the others are examples of one token, zeros, that no budget
+    pays for; they come first.
+    """
+    n = -(-len(start) // n_parts)
+    size = 1 + max(int(length[k::n_parts].sum()) for k in range(n_parts))
+    never = np.iinfo(cost.dtype).max if cost.dtype.kind == "i" else np.inf
+    last = np.iinfo(np.int32).max
+    parts = []
+    for k in range(n_parts):
+        mine = slice(k, None, n_parts)
+        end = np.cumsum(length[mine], dtype=np.int32)
+        own = end - length[mine]
+        rows = np.repeat(start[mine] - own, length[mine]) + np.arange(length[mine].sum())
+        part_TxD = np.zeros((size, tokens.shape[1]), tokens.dtype)
+        part_TxD[: len(rows)] = tokens[rows]
+        columns = [(own, size - 1), (length[mine], 1), (original[mine], last)]
+        columns += [(cost[mine], never), (per[mine], 1)]
+        short = n - len(own)
+        parts.append([part_TxD, *(np.pad(x, (short, 0), constant_values=v) for x, v in columns)])
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Num[Array, ""]) -> Bool[Array, "N"]:
+    """Examples that are not chosen yet and that the rest of the budget pays for."""
+    return ~taken & (pool.cost <= remaining)
+
+
+def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
+    """The embeddings of some examples, padded with rows of zeros to `length`."""
+    offset = jnp.arange(length)[None]
+    rows = pool.start[positions][:, None] + offset
+    x_BxMxD = pool.tokens.at[rows].get(mode="clip").astype(pool.per.dtype)
+    return jnp.where((offset < pool.length[positions][:, None])[..., None], x_BxMxD, 0)

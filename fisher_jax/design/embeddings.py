@@ -1,0 +1,250 @@
+"""Token embeddings of a pool, and the information gain of one example.
+
+Axes, here and in every module: N examples, M tokens of an example, T all tokens, D embedding
+width, L labels (vocabulary), K budget, B batch.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
+
+from fisher_jax.design.linalg import HIGHEST, log_det_identity_plus
+
+_CHECK_ROWS = 1 << 16
+ALIGNMENT = 64  # bytes
+
+Pooling = Literal["mean", "last", "position"]
+
+
+def aligned(shape: tuple[int, int], dtype: DTypeLike) -> np.ndarray:
+    """An array to be filled that JAX's CPU device takes as it is; of others it makes a copy."""
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + n_bytes].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEmbeddings:
+    """The pre-logit embeddings of N examples, one after the other and without padding.
+
+    Example i owns the rows `tokens[offsets[i] : offsets[i + 1]]`, its X_i of shape (M_i, D).
+    float32 and float64 are kept as they are and decide the precision of `fisher_jax.select`;
+    every other number type becomes float32. Arrays are not copied where that can be helped.
+
+    Args:
+        tokens: (T, D) finite numbers.
+        offsets: (N + 1,) integers from 0 to T, strictly increasing: no example is empty.
+
+    Raises:
+        ValueError: wrong shapes, an empty example or a non-finite number; the message names the
+            first example concerned.
+    """
+
+    tokens: np.ndarray  # checked by hand, so that a mistake is a ValueError that explains itself
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        tokens, offsets = np.asarray(self.tokens), np.asarray(self.offsets)
+        if tokens.ndim != 2 or tokens.shape[1] == 0:
+            raise ValueError(f"tokens must be (T, D) with D >= 1, got shape {tokens.shape}")
+        if np.iscomplexobj(tokens):
+            raise ValueError(f"tokens must be real numbers, got {tokens.dtype}")
+        if tokens.dtype not in (np.float32, np.float64):
+            tokens = tokens.astype(np.float32)
+        if offsets.ndim != 1 or len(offsets) < 2 or not np.issubdtype(offsets.dtype, np.integer):
+            raise ValueError(
+                f"offsets must be N + 1 >= 2 integers, got {offsets.dtype} of shape {offsets.shape}"
+            )
+        offsets = offsets.astype(np.int64, copy=False)  # differences of unsigned ones wrap around
+        if offsets[0] != 0 or offsets[-1] != len(tokens):
+            raise ValueError(
+                f"offsets must run from 0 to the {len(tokens)} rows of tokens, "
+                f"got {offsets[0]} to {offsets[-1]}"
+            )
+        empty = np.flatnonzero(np.diff(offsets) <= 0)
+        if len(empty):
+            raise ValueError(
+                f"example {empty[0]} has no tokens ({len(empty)} such examples): "
+                "leave them out of the pool, offsets must strictly increase"
+            )
+        for start in range(0, len(tokens), _CHECK_ROWS):
+            finite = np.isfinite(tokens[start : start + _CHECK_ROWS]).all(axis=1)
+            if not finite.all():
+                row = start + int(np.argmin(finite))
+                example = int(np.searchsorted(offsets, row, side="right")) - 1
+                raise ValueError(
+                    f"example {example} has a non-finite number (row {row} of tokens): "
+                    "drop the example or mend its embeddings"
+                )
+        object.__setattr__(self, "tokens", tokens)
+        object.__setattr__(self, "offsets", offsets)
+
+    @classmethod
+    def from_list(cls, examples: Iterable[np.ndarray]) -> "TokenEmbeddings":
+        """From one (M_i, D) array an example; the same errors, which name the example."""
+        arrays = [np.asarray(x) for x in examples]
+        if not arrays:
+            raise ValueError("examples is empty: a pool needs at least one (M, D) array")
+        for i, x in enumerate(arrays):
+            if x.ndim != 2 or x.shape[1] != arrays[0].shape[-1]:
+                raise ValueError(
+                    f"example {i} has shape {x.shape}, every example must be (M, D) "
+                    f"with the D of example 0, whose shape is {arrays[0].shape}"
+                )
+        offsets = np.cumsum([0] + [len(x) for x in arrays])
+        shape, dtype = (int(offsets[-1]), arrays[0].shape[1]), np.result_type(*arrays)
+        return cls(np.concatenate(arrays, out=aligned(shape, dtype)), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int | np.integer) -> Float[np.ndarray, "M D"]:
+        """X_i (M_i, D) of example i, a view."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"example {i} of a pool of {len(self)}")
+        i %= len(self)
+        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "N"]:
+        """Tokens of each example, M_i."""
+        return np.diff(self.offsets)
+
+    @property
+    def dim(self) -> int:
+        """Embedding width D."""
+        return self.tokens.shape[1]
+
+    def mean_squared_norm(self) -> float:
+        """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
+        flat = self.tokens.reshape(-1)
+        parts = np.array_split(flat, len(flat) // (1 << 16) + 1)
+        with np.errstate(over="ignore"):
+            squares = [float(np.vdot(x, x)) for x in parts]
+            for k, x in enumerate(parts):
+                if not 1e-20 < squares[k] < 1e30:  # near the ends of float32's range
+                    squares[k] = float(np.sum(np.square(x, dtype=np.float64)))
+        return sum(squares) / len(self.tokens)
+
+    def pooled(self, pooling: Pooling) -> Float[np.ndarray, "N D"]:
+        """One vector an example: the mean of its tokens, the last one, or RDS+'s weighted mean.
+
+        "position" weights token i = 1..M by `i / sum_i i`, since later tokens have seen more of
+        the row (arXiv 2503.01807, which counts all tokens; here those with an embedding).
+
+        Raises:
+            ValueError: another pooling.
+        """
+        if pooling == "last":
+            return self.tokens[self.offsets[1:] - 1]
+        if pooling == "mean":  # without a copy of the pool
+            sums_NxD = np.add.reduceat(self.tokens, self.offsets[:-1])
+            return sums_NxD / self.lengths[:, None].astype(self.tokens.dtype)
+        return np.add.reduceat(self.tokens * self.weights(pooling)[:, None], self.offsets[:-1])
+
+    def weights(self, pooling: Pooling) -> Float[np.ndarray, "T"]:
+        """What every token counts for in `pooled`; they add to 1 over an example.
+
+        Raises:
+            ValueError: another pooling.
+        """
+        lengths = self.lengths
+        place_T = np.arange(1, len(self.tokens) + 1) - np.repeat(self.offsets[:-1], lengths)
+        length_T = np.repeat(lengths, lengths)
+        if pooling == "mean":
+            weights_T = 1 / length_T
+        elif pooling == "last":
+            weights_T = place_T == length_T
+        elif pooling == "position":
+            weights_T = place_T / (length_T * (length_T + 1) / 2)
+        else:
+            raise ValueError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
+        return weights_T.astype(self.tokens.dtype)
+
+    def at_most_dim_rows(self) -> "TokenEmbeddings":
+        """The same design with every example of more than D tokens cut to D rows.
+
+        X_i is replaced by the triangular factor R of X_i = Q R: `X_i^T X_i = R^T R`, so every
+        log-determinant stays what it is, and all work is done in the smaller of M x M and D x D.
+        """
+        lengths, dim = self.lengths, self.dim
+        if lengths.max() <= dim:
+            return self
+        short = np.minimum(lengths, dim)
+        offsets = np.concatenate([[0], np.cumsum(short)])
+        tokens = np.empty((offsets[-1], dim), self.tokens.dtype)
+        keep = np.repeat(lengths <= dim, lengths)
+        tokens[np.repeat(lengths <= dim, short)] = self.tokens[keep]
+        for length in np.unique(lengths[lengths > dim]):
+            (members,) = np.nonzero(lengths == length)
+            rows = self.offsets[members][:, None] + np.arange(length)
+            factors = np.linalg.qr(self.tokens[rows], mode="r")
+            tokens[offsets[members][:, None] + np.arange(dim)] = factors
+        return TokenEmbeddings(tokens, offsets)
+
+
+def check_pool(emb: object) -> None:
+    """Refuse what is not embedded.
+
+    Raises:
+        ValueError: no TokenEmbeddings.
+    """
+    if not isinstance(emb, TokenEmbeddings):
+        raise ValueError(
+            f"emb must be TokenEmbeddings, got {type(emb).__name__}: "
+            "TokenEmbeddings.from_list takes one (M, D) array an example"
+        )
+
+
+def check_squares(norms: float | np.ndarray) -> None:
+    """Refuse embeddings whose squared norms are too large for their numbers.
+
+    Raises:
+        ValueError: one of the norms is infinite.
+    """
+    if not np.isfinite(norms).all():
+        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
+
+
+def check_targets(emb: TokenEmbeddings, targets: object) -> None:
+    """Refuse a task's rows that are not embedded as the pool is.
+
+    Raises:
+        ValueError: no TokenEmbeddings, or of another width.
+    """
+    if not isinstance(targets, TokenEmbeddings):
+        raise ValueError(
+            f"targets must be TokenEmbeddings of the task's rows, got {type(targets).__name__}: "
+            "embed them as the pool (fisher_jax.embed, TokenEmbeddings.from_list)"
+        )
+    if targets.dim != emb.dim:
+        raise ValueError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
+
+
+def information_gain(
+    embeddings_MxD: Float[Array, "M D"], root_DxD: Float[Array, "D D"]
+) -> Float[Array, ""]:
+    """Information gain of ONE example in nats: `log det(I_M + X V^-1 X^T)`, at least 0.
+
+    Equal to `log det(V + X^T X) - log det V` (FisherSFT, arXiv 2505.14826, Algorithm 1).
+
+    Args:
+        embeddings_MxD: X; rows of zeros (padding) change nothing.
+        root_DxD: W with `W W^T = V^-1`, V the ridge and the examples chosen so far.
+    """
+    return whitened_gain(jnp.matmul(embeddings_MxD, root_DxD, precision=HIGHEST))
+
+
+def whitened_gain(whitened_MxD: Float[Array, "M D"]) -> Float[Array, ""]:
+    """`information_gain` of an example that is already multiplied by the root: Y = X W."""
+    gram_MxM = jax.lax.dot_general(
+        whitened_MxD, whitened_MxD, (((1,), (1,)), ((), ())), precision=HIGHEST
+    )
+    return log_det_identity_plus(gram_MxM)

@@ -1,0 +1,326 @@
+"""Greedy and lazy greedy maximisation of the information, as one compiled loop.
+
+The public door is `fisher_jax.select`; what stands here takes valid input. On a mesh every device
+runs the loop on its part of the pool; root and ranking are the same everywhere, and a choice costs
+a few numbers and one example's tokens to all.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from fisher_jax.design.candidates import Batch, batch_gains
+from fisher_jax.design.device_pool import Pool, Shapes, is_open, padded_rows
+from fisher_jax.design.embeddings import whitened_gain
+from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root, whiten
+
+BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
+TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
+
+Method = Literal["lazy", "naive"]
+Number = float | int | Array  # a Python number, traced inside jit
+
+
+class State(NamedTuple):
+    """What a choice changes. `stamp` is the choice before which a bound was last evaluated.
+
+    `evaluated` counts the gains that were evaluated by each device.
+    """
+
+    root: Float[Array, "D D"]
+    bounds: Float[Array, "N"]
+    stamp: Int[Array, "N"]
+    taken: Bool[Array, "N"]
+    remaining: Num[Array, ""]
+    chosen: Int[Array, ""]
+    ranking: Int[Array, "K"]
+    gains: Float[Array, "K"]
+    evaluated: Int[Array, "_"]
+
+
+def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
+    """W of V = ridge I."""
+    return jnp.eye(dim, dtype=dtype) * jnp.asarray(1 / math.sqrt(ridge), dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("shapes",))
+def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes) -> State:
+    """Nothing chosen, every example's gain evaluated; `root` as `first_root` gives it."""
+    n_all = len(pool.start)
+
+    def begin(pool: Pool, root: Array) -> State:
+        n, dtype = len(pool.start), pool.per.dtype
+        return State(
+            root=root,
+            bounds=all_gains(pool, root[0, 0], shapes),
+            stamp=jnp.zeros(n, jnp.int32),
+            taken=jnp.zeros(n, bool),
+            remaining=jnp.asarray(budget, pool.cost.dtype),
+            chosen=jnp.zeros((), jnp.int32),
+            ranking=jnp.full(n_all, -1, jnp.int32),
+            gains=jnp.zeros(n_all, dtype),
+            evaluated=jnp.full(1, n, jnp.int32),
+        )
+
+    return _on_devices(begin, shapes)(pool, root)
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "method"))
+def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Method) -> State:
+    """Choose on, without a word to the host, until `until` are chosen or nothing fits."""
+    find = _find_lazy if method == "lazy" else _find_naive
+    over = _Over(shapes)
+
+    def has_open(pool: Pool, state: State) -> Bool[Array, ""]:
+        return over.any(is_open(pool, state.taken, state.remaining))
+
+    def choose_on(pool: Pool, state: State) -> State:
+        def body(carry):
+            state = _choose(pool, *find(pool, carry[0], shapes), shapes)
+            return state, has_open(pool, state)
+
+        def goes_on(carry):
+            return (carry[0].chosen < until) & carry[1]
+
+        return jax.lax.while_loop(goes_on, body, (state, has_open(pool, state)))[0]
+
+    return _on_devices(choose_on, shapes)(pool, state)
+
+
+@functools.partial(jax.jit, static_argnames=("shapes",))
+def replay(
+    pool: Pool, root: Float[Array, "D D"], positions: Int[Array, "K"], shapes: Shapes
+) -> tuple[Float[Array, "D D"], Float[Array, "K"]]:
+    """The root after a given sequence (positions in `pool`'s order), and its marginal gains.
+
+    Positions below 0 are padding.
+    """
+
+    def gain_and_update(root, position):
+        def join(x_MxD):
+            y_MxD = whiten(x_MxD, root, shapes.blocks)
+            return update_root(root, y_MxD, shapes.blocks), whitened_gain(y_MxD)
+
+        nothing = (root, jnp.zeros((), root.dtype))
+        return jax.lax.cond(
+            position < 0, lambda: nothing, lambda: _with_row(pool, position, shapes, join)
+        )
+
+    return jax.lax.scan(gain_and_update, root, positions)
+
+
+@jax.jit
+def replay_tokens(
+    root: Float[Array, "D D"], blocks: Float[Array, "B M D"]
+) -> tuple[Float[Array, "D D"], Float[Array, "B M"]]:
+    """The root after some blocks of tokens, and what each token adds to the log-determinant.
+
+    In nats. One factor `I + G = C C^T`, G = Y Y^T, Y = X W, tells of a whole block: token i adds
+    `2 log C_ii = log(1 + G_ii - sum_{j < i} C_ij^2)`, of which the right side keeps what is too
+    little beside 1. Rows of zeros (padding) add nothing.
+    """
+
+    def gains_and_update(root, x_MxD):
+        whitened_MxD = matmul(x_MxD, root)
+        gram_MxM = matmul(whitened_MxD, whitened_MxD.T)
+        before_MxM = jnp.tril(cholesky_identity_plus(gram_MxM), -1)
+        rest_M = jnp.diagonal(gram_MxM) - jnp.sum(before_MxM**2, axis=1)
+        return update_root(root, whitened_MxD), jnp.log1p(jnp.maximum(rest_M, 0))
+
+    return jax.lax.scan(gains_and_update, root, blocks)
+
+
+@functools.partial(jax.jit, static_argnames=("shapes",))
+def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Array, "N"]:
+    """Gains of all examples, in `pool`'s order. A scalar root is that multiple of the identity."""
+    gains = jnp.zeros(len(pool.start), pool.per.dtype)
+    for batch in shapes.batches:
+
+        def evaluate(carry, batch=batch):
+            position, gains = carry
+            positions = position + jnp.arange(batch.width, dtype=jnp.int32)
+            length = jnp.where(positions < batch.stop, pool.length[positions], 0)
+            own, is_in = batch_gains(pool.tokens, pool.start[positions], length, root, batch)
+            at = jnp.where(is_in, positions, len(gains))
+            return position + jnp.sum(is_in, dtype=jnp.int32), gains.at[at].set(own, mode="drop")
+
+        _, gains = jax.lax.while_loop(
+            lambda carry, stop=batch.stop: carry[0] < stop,
+            evaluate,
+            (jnp.asarray(batch.start, jnp.int32), gains),
+        )
+    return gains
+
+
+def pick(
+    pool: Pool, keys: Float[Array, "N"], shapes: Shapes | None = None
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Position and place in the given pool of the largest key.
+
+    Among those that rounding can't tell apart it is the one of the lowest index. On a mesh the
+    position is right on the device that has the example.
+    """
+    over = _Over(shapes)
+    tied = keys >= over.most(keys) * (1 - TIE[keys.dtype.name])
+    places = jnp.where(tied, pool.original, jnp.iinfo(jnp.int32).max)
+    return jnp.argmin(places).astype(jnp.int32), over.least(places)
+
+
+class _Over:
+    """Reductions of an array over all of a pool, whichever devices it is on."""
+
+    def __init__(self, shapes: Shapes | None) -> None:
+        mesh = None if shapes is None else shapes.mesh
+        self._axis = None if mesh is None else mesh.axis_names[0]
+
+    def most(self, x: Array) -> Array:
+        local = jnp.max(x)
+        return local if self._axis is None else jax.lax.pmax(local, self._axis)
+
+    def least(self, x: Array) -> Array:
+        local = jnp.min(x)
+        return local if self._axis is None else jax.lax.pmin(local, self._axis)
+
+    def any(self, x: Array) -> Array:
+        return self.most(x.astype(jnp.int32)) > 0
+
+    def owner(self, x: Array, is_owner: Bool[Array, ""]) -> Array:
+        """The array that one of the devices has."""
+        return x if self._axis is None else jax.lax.psum(jnp.where(is_owner, x, 0), self._axis)
+
+
+def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[..., State]:
+    """A function of the pool, and of a root or a State, that runs on every device of a mesh."""
+    if shapes.mesh is None:
+        return function
+    part, whole = PartitionSpec(shapes.mesh.axis_names[0]), PartitionSpec()
+    divided = ("bounds", "stamp", "taken", "evaluated")
+    state = State._make(part if name in divided else whole for name in State._fields)
+
+    def run(pool: Pool, other: Any) -> State:
+        mapped = jax.shard_map(
+            function,
+            mesh=shapes.mesh,
+            in_specs=(part, state if isinstance(other, State) else whole),
+            out_specs=state,
+            check_vma=False,
+        )
+        return mapped(pool, other)
+
+    return run
+
+
+def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
+    """Algorithm 1: evaluate every candidate."""
+    gains = all_gains(pool, state.root, shapes)
+    is_candidate = is_open(pool, state.taken, state.remaining)
+    keys = jnp.where(is_candidate, gains / pool.per, -jnp.inf)
+    return state._replace(bounds=gains, evaluated=state.evaluated + len(gains)), keys
+
+
+def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
+    """Algorithm 2: gains only fall, so an old gain is a bound; evaluate while one is in reach.
+
+    Candidates are evaluated a batch at a time, those of the highest bounds first, while one is in
+    reach: its bound is at least the best gain evaluated before this choice, less a slack for
+    rounding, and where it equals that gain its index is lower. So the choice is Algorithm 1's, ties
+    included. What the last batch has room for beyond them is evaluated too, which costs nothing
+    and lowers bounds for later choices.
+    """
+    n, dtype, over = len(pool.start), state.bounds.dtype, _Over(shapes)
+    nobody = jnp.iinfo(jnp.int32).max
+    is_candidate = is_open(pool, state.taken, state.remaining)
+    reach = 1 - BOUND_SLACK[dtype.name]
+    width = max(batch.width for batch in shapes.batches)
+
+    def stale(bounds, stamp, best, index) -> tuple[Array, Array]:
+        """Keys of what may be evaluated, -inf for the rest; is one of them in reach anywhere?"""
+        keys = jnp.where(is_candidate & (stamp != state.chosen), bounds / pool.per, -jnp.inf)
+        near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
+        return keys, over.any(near & (keys > -jnp.inf))
+
+    def branch(batch: Batch):
+        def evaluate(keys):
+            top, offset = jax.lax.top_k(keys[batch.start : batch.stop], batch.width)
+            positions = batch.start + offset.astype(jnp.int32)
+            length = jnp.where(top > -jnp.inf, pool.length[positions], 0)
+            start = pool.start[positions]
+            gains, is_in = batch_gains(pool.tokens, start, length, state.root, batch)
+            positions = jnp.where(is_in, positions, n)  # n: nothing was evaluated
+            pad = (0, width - batch.width)
+            return jnp.pad(positions, pad, constant_values=n), jnp.pad(gains, pad)
+
+        return evaluate
+
+    def body(carry):
+        bounds, stamp, best, index, evaluated, keys, _ = carry
+        tops = jnp.stack([jnp.max(keys[batch.start : batch.stop]) for batch in shapes.batches])
+        branches = [branch(batch) for batch in shapes.batches]
+        positions, gains = jax.lax.switch(jnp.argmax(tops), branches, keys)
+        bounds = bounds.at[positions].set(gains, mode="drop")
+        stamp = stamp.at[positions].set(state.chosen, mode="drop")
+        evaluated += jnp.sum(positions < n, dtype=jnp.int32)
+        inside = jnp.minimum(positions, n - 1)
+        ratios = jnp.where(positions < n, gains / pool.per[inside], -jnp.inf)
+        before, best = best, jnp.maximum(best, over.most(ratios))
+        first = over.least(jnp.where(ratios == best, pool.original[inside], nobody))
+        index = jnp.minimum(jnp.where(before == best, index, nobody), first)
+        return bounds, stamp, best, index, evaluated, *stale(bounds, stamp, best, index)
+
+    def fresh_keys(bounds, stamp):
+        return jnp.where(is_candidate & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
+
+    best = over.most(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
+    carry = (state.bounds, state.stamp, best, jnp.asarray(nobody, jnp.int32), state.evaluated)
+    carry = (*carry, *stale(*carry[:4]))
+    bounds, stamp, _, _, evaluated, *_ = jax.lax.while_loop(lambda carry: carry[-1], body, carry)
+    return state._replace(bounds=bounds, stamp=stamp, evaluated=evaluated), fresh_keys(
+        bounds, stamp
+    )
+
+
+def _choose(pool: Pool, state: State, keys: Float[Array, "N"], shapes: Shapes) -> State:
+    """The example of the largest key joins the chosen ones."""
+    over = _Over(shapes)
+    position, place = pick(pool, keys, shapes)
+    is_owner = pool.original[position] == place
+
+    def joined(x_MxD):
+        return update_root(state.root, whiten(x_MxD, state.root, shapes.blocks), shapes.blocks)
+
+    return state._replace(
+        root=_with_row(pool, position, shapes, joined, is_owner),
+        taken=state.taken.at[position].set(state.taken[position] | is_owner),
+        remaining=state.remaining - over.owner(pool.cost[position], is_owner),
+        chosen=state.chosen + 1,
+        ranking=state.ranking.at[state.chosen].set(place),
+        gains=state.gains.at[state.chosen].set(over.owner(state.bounds[position], is_owner)),
+    )
+
+
+def _with_row(
+    pool: Pool,
+    position: Int[Array, ""],
+    shapes: Shapes,
+    function: Callable[[Array], Any],
+    is_owner: Bool[Array, ""] | bool = True,
+) -> Any:
+    """A function of one example's tokens, padded to one of the lengths; one device has them."""
+    over = _Over(shapes)
+
+    def branch(length: int):
+        rows = over.owner(padded_rows(pool, position[None], length)[0], jnp.asarray(is_owner))
+        return function(rows)
+
+    length = over.owner(pool.length[position], jnp.asarray(is_owner))
+    shorter = [length > step for step in shapes.lengths[:-1]]
+    which = sum(shorter, start=jnp.zeros((), jnp.int32))
+    branches = [functools.partial(branch, step) for step in shapes.lengths]
+    return jax.lax.switch(which, branches)

@@ -1,0 +1,419 @@
+"""Select the examples that carry the most information: `select`, `Selection`, `FisherSelector`."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from fisher_jax.design import greedy
+from fisher_jax.design.budget import Budget, check_numbers
+from fisher_jax.design.device_pool import make_pool
+from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
+from fisher_jax.design.greedy import Method
+from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.util.progress import OnProgress
+
+FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
+LEAST_RIDGE = 1e-14  # of the same; below, float64 does too
+REPORTS = 100  # calls of on_progress over a selection
+_ROWS_AT_ONCE = 1 << 14
+REFRESH = 8192  # choices between refreshes of the factor of V^-1; float32 drifts 2e-5 in 5,000
+TOKENS_AT_ONCE = 128  # of a sequence that is only measured
+
+
+class Selection(NamedTuple):
+    """What was chosen.
+
+    Attributes:
+        ranking: (n,) indices into the pool in order of choice.
+        gains: (n,) information gain of each choice in nats, given those before it.
+        log_det: `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge` in nats, the sum
+            of the gains.
+    """
+
+    ranking: Int[np.ndarray, "n"]
+    gains: Float[np.ndarray, "n"]
+    log_det: float
+
+
+def select(
+    emb: TokenEmbeddings,
+    *,
+    n_samples: int | None = None,
+    fraction: float | int | None = None,
+    token_budget: float | int | None = None,
+    costs: Sequence | np.ndarray | None = None,
+    ridge: float | int = 1.0,
+    method: Method = "lazy",
+    mesh: Mesh | None = None,
+    pool_dtype: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Selection:
+    """Greedy maximisation of `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge`.
+
+    The rule of FisherSFT (arXiv 2505.14826). f is monotone and submodular, so for a budget of
+    examples the greedy set has at least 1 - 1/e of the best possible f(S), and gains never rise
+    along the ranking by more than rounding. Gains that differ by rounding alone (2e-6 relative in
+    float32, 1e-12 in float64) are ties and go to the lowest index. Embeddings are taken as they
+    are; divide them by their root mean squared norm (as `fisher_jax.embed` does) for a ridge that
+    means the same for every model.
+
+    With `token_budget` rows are taken by gain per cost. A row that no longer fits is skipped and
+    smaller ones go on being taken, so the budget is never exceeded. Lazy evaluation stays exact
+    (old ratios bound new ones), but three things do not hold as above: gains may rise along the
+    ranking, the rankings of two budgets need not be nested, and there is no 1 - 1/e.
+
+    The precision is that of `emb.tokens`, except that outside
+    1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64; below 1e-14 that has too
+    few digits as well.
+
+    Args:
+        emb: the pool.
+        n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
+            of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
+        costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
+        ridge: positive, at least 1e-14 mean squared norms; V = ridge I before the first choice.
+        method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
+            (Algorithm 1: every candidate at each step). Same ranking, same gains.
+        mesh: devices, along one axis, over which the pool is divided; default one device. Same
+            ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
+        pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
+            products stay float32. Gains are those of the rounded embeddings.
+        on_progress: called now and then with the number chosen so far (with `token_budget`, with
+            the cost spent so far).
+
+    Raises:
+        ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
+            ridge, method or costs.
+    """
+    check_ridge(ridge)
+    if method not in ("lazy", "naive"):
+        raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
+    if pool_dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
+    budget = Budget.of(
+        emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
+    )
+    return greedily(
+        emb,
+        budget,
+        budget.costs,
+        ridge=ridge,
+        method=method,
+        mesh=mesh,
+        pool_dtype=pool_dtype,
+        on_progress=on_progress,
+    )
+
+
+def greedily(
+    emb: TokenEmbeddings,
+    budget: Budget,
+    per: np.ndarray,
+    *,
+    ridge: float | int,
+    method: Method = "lazy",
+    mesh: Mesh | None = None,
+    pool_dtype: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Selection:
+    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
+    capacity = budget.most_examples
+    stride = capacity if on_progress is None else max(1, capacity // REPORTS)
+    count, refreshed = 0, 0
+    costs, total = budget.units
+    with computing(emb, ridge, budget) as emb:
+        pool, shapes = make_pool(emb, costs, per, mesh, pool_dtype)
+        root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
+        state = greedy.start(pool, root, total, shapes)
+        while count < capacity:
+            until = min(capacity, count + stride, refreshed + REFRESH)
+            state = greedy.advance(pool, state, until, shapes, method)
+            count = int(state.chosen)
+            if on_progress is not None:
+                on_progress(int(total - state.remaining))
+            if count < until:
+                break  # nothing that is left fits
+            if count == refreshed + REFRESH:
+                state = state._replace(
+                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge)
+                )
+                refreshed = count
+        ranking = np.asarray(state.ranking[:count], np.int64)
+        return _selection(ranking, np.asarray(state.gains[:count]))
+
+
+def evaluate(
+    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+) -> Selection:
+    """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
+
+    Gain k is `log det(I + X V^-1 X^T)` in nats, V the ridge and the k examples before it.
+
+    Args:
+        emb: the pool.
+        ranking: (n,) indices of it.
+        ridge: positive; V = ridge I before the first.
+
+    Raises:
+        ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
+    """
+    order = _checked_ranking(emb, ranking, ridge)
+    return _selection(order, _replay(emb, order, ridge))
+
+
+def log_dets(
+    emb: TokenEmbeddings,
+    orders: Sequence[np.ndarray],
+    ridge: float | int,
+    *,
+    on_progress: OnProgress | None = None,
+) -> list[Float[np.ndarray, "n"]]:
+    """f after each example of some sequences: the sums of `evaluate`'s gains, in less time.
+
+    Args:
+        emb: the pool.
+        orders: sequences of at least one index of it, none twice.
+        ridge: positive; V = ridge I before the first.
+        on_progress: called with the number of sequences done.
+    """
+    curves = []
+    with computing(emb, ridge) as emb:
+        for done, order in enumerate(orders, start=1):
+            gains = _replay_tokens(emb, order, ridge)
+            last = np.cumsum(emb.lengths[order]) - 1
+            curves.append(np.cumsum(gains, dtype=np.float64)[last])
+            if on_progress is not None:
+                on_progress(done)
+    return curves
+
+
+def remaining_gains(
+    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+) -> Float[np.ndarray, "N"]:
+    """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    order = _checked_ranking(emb, ranking, ridge)
+    with computing(emb, ridge) as emb:
+        pool, shapes = make_pool(emb)
+        gains = np.empty(len(emb), emb.tokens.dtype)
+        root = _fresh_root(emb, order, ridge)
+        gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
+    gains[order] = np.inf
+    return gains
+
+
+class FisherSelector:
+    """`select` with scikit-learn's names, for its `clone` too.
+
+    Takes the arguments of `select` but `on_progress` and has, after `fit(emb)`, `ranking_`,
+    `gains_` and `log_det_`.
+    """
+
+    _PARAMETERS = ("n_samples", "fraction", "token_budget", "costs", "ridge", "method")
+
+    def __init__(
+        self,
+        n_samples: int | None = None,
+        *,
+        fraction: float | int | None = None,
+        token_budget: float | int | None = None,
+        costs: Sequence | np.ndarray | None = None,
+        ridge: float | int = 1.0,
+        method: Method = "lazy",
+    ) -> None:
+        self.n_samples = n_samples
+        self.fraction = fraction
+        self.token_budget = token_budget
+        self.costs = costs
+        self.ridge = ridge
+        self.method: Method = method
+
+    def fit(self, emb: TokenEmbeddings, y: None = None) -> "FisherSelector":
+        """Rank the pool; `y` is there for scikit-learn's sake."""
+        self.ranking_, self.gains_, self.log_det_ = select(
+            emb,
+            n_samples=self.n_samples,
+            fraction=self.fraction,
+            token_budget=self.token_budget,
+            costs=self.costs,
+            ridge=self.ridge,
+            method=self.method,
+        )
+        self.n_examples_in_ = len(emb)
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments by name."""
+        return {name: getattr(self, name) for name in self._PARAMETERS}
+
+    def set_params(self, **params: Any) -> "FisherSelector":
+        """Change some of them.
+
+        Raises:
+            ValueError: a name that is none of them.
+        """
+        for name, value in params.items():
+            if name not in self._PARAMETERS:
+                raise ValueError(
+                    f"FisherSelector has no argument {name!r}; it has {', '.join(self._PARAMETERS)}"
+                )
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None]
+        return f"FisherSelector({', '.join(given)})"
+
+    def transform(self, rows: Any) -> Any:
+        """The chosen ones of the pool's rows, in order of choice.
+
+        Args:
+            rows: an array, a pandas frame or series, an Arrow table, or a sequence, of which the
+                chosen are a list.
+
+        Raises:
+            ValueError: before `fit`, for columns by name instead of rows, or for another number of
+                rows than the pool's.
+        """
+        if not hasattr(self, "ranking_"):
+            raise ValueError("this FisherSelector is not fitted: call fit(emb) first")
+        if isinstance(rows, Mapping):
+            raise ValueError("rows must be a sequence of rows, got a mapping: pass a list of rows")
+        if len(rows) != self.n_examples_in_:
+            raise ValueError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
+        if isinstance(rows, np.ndarray):
+            return rows[self.ranking_]
+        if hasattr(rows, "iloc"):  # pandas, whose [] takes labels
+            return rows.iloc[self.ranking_]
+        if type(rows).__module__.startswith("pyarrow"):  # where [] of a table gives a column
+            return rows.take(self.ranking_)
+        return [rows[i] for i in self.ranking_]
+
+
+@contextlib.contextmanager
+def computing(
+    emb: TokenEmbeddings, ridge: float | int, budget: Budget | None = None
+) -> Iterator[TokenEmbeddings]:
+    """Precision and threads for a selection.
+
+    float64 exists where embeddings are such, for ridges out of float32's reach, and for costs that
+    are no whole numbers.
+
+    Raises:
+        ValueError: a ridge below float64's reach, or float64 on a TPU, which has none.
+    """
+    scale = emb.mean_squared_norm()
+    check_squares(scale)
+    if ridge < LEAST_RIDGE * scale:
+        raise ValueError(
+            f"ridge must be at least {LEAST_RIDGE:g} of the mean squared norm of the embeddings, "
+            f"{scale:.3g}, got {ridge}: below it gains are lost to rounding"
+        )
+    low, high = FLOAT32_RIDGES
+    if scale > 0 and not low <= ridge / scale <= high and emb.tokens.dtype != np.float64:
+        emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
+    is_wide = emb.tokens.dtype == np.float64
+    needs_float64 = is_wide or not (budget is None or budget.is_whole)
+    if needs_float64 and jax.default_backend() == "tpu":
+        raise ValueError(
+            "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
+            f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"
+        )
+    with jax.enable_x64(needs_float64), one_blas_thread():
+        yield emb
+
+
+def _selection(ranking: np.ndarray, gains: np.ndarray) -> Selection:
+    return Selection(ranking, gains, float(np.sum(gains, dtype=np.float64)))
+
+
+def _checked_ranking(
+    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
+) -> np.ndarray:
+    check_ridge(ridge)
+    order = np.asarray(ranking)
+    if order.ndim != 1 or len(order) == 0 or not np.issubdtype(order.dtype, np.integer):
+        raise ValueError(
+            "ranking must be a list of at least one whole index, "
+            f"got {order.dtype} of shape {order.shape}"
+        )
+    order = order.astype(np.int64)
+    if order.min() < 0 or order.max() >= len(emb):
+        raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+    if len(np.unique(order)) < len(order):
+        raise ValueError("ranking names an index twice; each example can be chosen once")
+    return order
+
+
+def check_ridge(ridge: float | int) -> None:
+    """Raise a ValueError unless it is a positive number."""
+    check_numbers(ridge=ridge)
+    if not (np.isfinite(ridge) and ridge > 0):
+        raise ValueError(f"ridge must be a positive number, got {ridge}")
+
+
+def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.ndarray:
+    """Marginal gains along a sequence."""
+    with computing(emb, ridge) as emb:
+        pool, shapes = make_pool(emb)
+        place = np.argsort(np.asarray(pool.original)).astype(np.int32)
+        root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
+        for begin in range(0, len(order), REFRESH):
+            if begin:
+                root = _fresh_root(emb, order[:begin], ridge)
+            positions = place[order[begin : begin + REFRESH]]
+            padded = np.full(1 << (len(positions) - 1).bit_length(), -1, np.int32)
+            padded[: len(positions)] = positions  # a few lengths, so a few compilations
+            root, gains = greedy.replay(pool, root, jnp.asarray(padded), shapes)
+            parts.append(np.asarray(gains)[: len(positions)])
+    return np.concatenate(parts)
+
+
+def _replay_tokens(
+    emb: TokenEmbeddings, order: np.ndarray, ridge: float | int
+) -> Float[np.ndarray, "T"]:
+    """What each token of a sequence adds to the log-determinant.
+
+    One shape serves all sequences and pools of a width, so little is compiled. Blocks have at most
+    D tokens: the factor of more would lose digits where the ridge is small.
+    """
+    rows = _token_rows(emb, order)
+    length = min(TOKENS_AT_ONCE, emb.dim)
+    n_blocks = TOKENS_AT_ONCE // length
+    step = n_blocks * length
+    root, parts = greedy.first_root(emb.dim, ridge, emb.tokens.dtype), []
+    for begin in range(0, len(rows), step):
+        x = np.zeros((step, emb.dim), emb.tokens.dtype)
+        some = rows[begin : begin + step]
+        x[: len(some)] = emb.tokens[some]
+        root, gains = greedy.replay_tokens(root, x.reshape(n_blocks, length, emb.dim))
+        parts.append(np.ravel(gains))
+    return np.concatenate(parts)[: len(rows)]
+
+
+def _token_rows(emb: TokenEmbeddings, order: np.ndarray) -> Int[np.ndarray, "T"]:
+    """Where the tokens of some examples stand in `emb.tokens`."""
+    ends = np.cumsum(emb.lengths[order])
+    first = emb.offsets[order] - ends + emb.lengths[order]
+    return np.repeat(first, emb.lengths[order]) + np.arange(ends[-1])
+
+
+def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) -> jax.Array:
+    """W with W W^T = V^-1, anew from the chosen rows and in float64."""
+    information, rows = ridge * np.eye(emb.dim), _token_rows(emb, chosen)
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        x = emb.tokens[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
+        information += x.T @ x
+    factor = np.linalg.cholesky(information)
+    return jnp.asarray(np.linalg.inv(factor).T, emb.tokens.dtype)
