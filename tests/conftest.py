@@ -18,7 +18,7 @@ import fisher_jax as fj
 from fisher_jax.command.compiled import SWITCH
 from fisher_jax.command.main import main
 from fisher_jax.corpora import shakespeare
-from fisher_jax.design import i_optimal
+from fisher_jax.design import buckets
 from fisher_jax.models.load import SMOLLM2, load_model
 from fisher_jax.util import platforms
 from fisher_jax.util.platforms import PLATFORMS, here
@@ -84,7 +84,7 @@ def no_rank_promotion():
 @pytest.fixture
 def small_buckets(monkeypatch):
     """Small pools have as many batches, kinds of them and length buckets as large ones."""
-    monkeypatch.setattr(i_optimal, "BUCKET_SIZE", 1)
+    monkeypatch.setattr(buckets, "SHAPE_SIZE", 1)
     monkeypatch.setattr(platforms, "MIN_ROWS", 8)
     cpu = platforms.PLATFORMS["cpu"]._replace(batch_cost=1.0, block=3)
     monkeypatch.setitem(platforms.PLATFORMS, "cpu", cpu)

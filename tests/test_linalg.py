@@ -10,7 +10,14 @@ from references import log_det
 from threadpoolctl import threadpool_info
 
 from fisher_jax.design.embeddings import information_gain
-from fisher_jax.design.linalg import log_det_identity_plus, one_blas_thread, update_root
+from fisher_jax.design.linalg import (
+    edges,
+    log_det_identity_plus,
+    one_blas_thread,
+    small_log_det_terms,
+    update_root,
+    whiten,
+)
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion")
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
@@ -94,3 +101,32 @@ def test_overlapping_limits_end_with_the_last_one():
     assert (within, blas_threads()) == ({1}, before)
     over.set()
     thread.join()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-2, 1.0, 30.0])
+@pytest.mark.parametrize("size", [1, 2, 7, 16])
+def test_many_small_log_determinants_are_those_of_each(size, scale):
+    rows = np.random.default_rng(size).standard_normal((5, size, 9)) * scale
+    gram_BxMxM = np.asarray(rows @ rows.transpose(0, 2, 1), np.float32)
+    gram_BxMxM[3] = 0
+    terms_MxB = small_log_det_terms(jnp.moveaxis(jnp.asarray(gram_BxMxM), 0, 2))
+    assert terms_MxB.shape == (size, 5) and np.all(terms_MxB >= 0)
+    expected = np.linalg.slogdet(np.eye(size) + rows @ rows.transpose(0, 2, 1))[1]
+    expected[3] = 0
+    np.testing.assert_allclose(np.sum(terms_MxB, axis=0), expected, rtol=2e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5])
+def test_updates_keep_a_root_by_blocks(blocks):
+    rng = np.random.default_rng(blocks)
+    with jax.enable_x64(True):
+        root_DxD, v_DxD = jnp.eye(11) / np.sqrt(0.7), 0.7 * np.eye(11)
+        for _ in range(6):
+            x_MxD = rng.standard_normal((3, 11))
+            y_MxD = whiten(jnp.asarray(x_MxD), root_DxD, blocks)
+            np.testing.assert_allclose(y_MxD, x_MxD @ root_DxD, atol=1e-12)
+            root_DxD, v_DxD = update_root(root_DxD, y_MxD, blocks), v_DxD + x_MxD.T @ x_MxD
+        np.testing.assert_allclose(root_DxD @ root_DxD.T @ v_DxD, np.eye(11), atol=1e-12)
+    edge = edges(11, blocks)
+    for begin, end in itertools.pairwise(edge):
+        assert not np.any(root_DxD[end:, begin:end])

@@ -5,6 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+SHAPE_SIZE = 1 << 18  # numbers of a pool that are worth compiling one more shape
+
+
+def worth(size: int, most: int) -> int:
+    """Shapes that a pool of so many numbers is worth, at most `most`."""
+    return min(most, 1 + size // SHAPE_SIZE)
+
 
 class Bucket(NamedTuple):
     """Examples `start:stop` of a pool that is sorted by length are padded to `length` rows."""

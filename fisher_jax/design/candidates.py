@@ -12,11 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from fisher_jax.design.linalg import HIGHEST, is_small, log_det_terms, series, trace_terms, whiten
+from fisher_jax.design.buckets import worth
+from fisher_jax.design.linalg import (
+    HIGHEST,
+    is_small,
+    log_det_terms,
+    series,
+    small_log_det_terms,
+    trace_terms,
+    whiten,
+)
 from fisher_jax.util.platforms import batch_rows, here
 
 SHARES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64)  # candidates that a tile may hold
 TILED = 1.5  # tokens of the tiles over those of the product: room for what shares leave free
+SMALL = 16  # rows of a tile up to which a CPU eliminates in many tiles at once
 KINDS = 3  # of batches, by length, that a pool has at most
 WORTH = 0.9  # of the work that one more kind must leave, to be worth its compilation
 
@@ -61,7 +71,8 @@ def _kinds(lengths: Int[np.ndarray, "N"], dim: int) -> list[tuple[int, int]]:
 
     kinds = [(0, len(lengths))]
     ends = np.unique(np.searchsorted(lengths, np.unique(lengths), side="right"))[:-1]
-    while len(kinds) < KINDS and len(ends):
+    most = worth(int(lengths.sum()) * dim, KINDS)
+    while len(kinds) < most and len(ends):
         start, stop = kinds[0]  # the shortest: long rows are cut off
         inside = ends[ends < stop][:: max(1, len(ends) // 64)]
         if not len(inside):
@@ -176,8 +187,7 @@ def batch_gains(
         is_token = is_token.reshape(*is_token.shape, *(1,) * (terms.ndim - 1))
         return jnp.sum(jnp.where(is_token, own, 0), axis=1)
 
-    factor = jax.vmap(log_det_terms) if batch.together else _one_by_one(log_det_terms)
-    gains_C = of_candidates(factor(gram_BxMxM).reshape(-1))
+    gains_C = of_candidates(_log_det_terms(gram_BxMxM, batch.together).reshape(-1))
     squares_C = of_candidates(jnp.sum(gram_BxMxM * gram_BxMxM, axis=2).reshape(-1))
     small_C = rooms.is_in & is_small(squares_C)
 
@@ -189,5 +199,9 @@ def batch_gains(
     return jnp.maximum(gains_C, 0), rooms.is_in
 
 
-def _one_by_one(function):
-    return lambda stacked: jax.lax.map(function, stacked)
+def _log_det_terms(gram_BxMxM: Float[Array, "B M M"], together: bool) -> Float[Array, "B M"]:
+    if together:
+        return jax.vmap(log_det_terms)(gram_BxMxM)
+    if gram_BxMxM.shape[1] <= SMALL:
+        return small_log_det_terms(jnp.moveaxis(gram_BxMxM, 0, 2)).T
+    return jax.lax.map(log_det_terms, gram_BxMxM)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from fisher_jax.design.buckets import ladder
+from fisher_jax.design.buckets import ladder, worth
 from fisher_jax.design.candidates import Batch, batches
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.util.platforms import check_fits, here
@@ -71,7 +71,8 @@ def make_pool(
         costs[order],
         per[order].astype(emb.tokens.dtype),
     )
-    steps = tuple(int(length) for length in ladder(lengths, here().update_lengths))
+    n_steps = worth(emb.tokens.size, here().update_lengths)
+    steps = tuple(int(length) for length in ladder(lengths, n_steps))
     if mesh is None:
         pool = Pool._make(jax.device_put(x, may_alias=True) for x in columns)
         return pool, Shapes(batches(lengths, emb.dim), steps)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.design import greedy
-from fisher_jax.design.buckets import Bucket, bucketed
+from fisher_jax.design.buckets import Bucket, bucketed, worth
 from fisher_jax.design.budget import Budget, Ranking
 from fisher_jax.design.device_pool import Pool, is_open, make_pool, padded_rows
 from fisher_jax.design.embeddings import TokenEmbeddings
@@ -24,7 +24,6 @@ MOST_BYTES = 8 << 30
 BLOCK = 8  # tokens of the chosen row that are added at once
 UNROLLED = 16  # rows of a Gram matrix up to which elimination is written out
 MAX_BUCKETS = 8
-BUCKET_SIZE = 1 << 18  # numbers of a pool that are worth a bucket of their own
 FACTORED_ROWS = 128  # of Gram matrices that are factored at once on a CPU, see `Platform`
 
 solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
@@ -86,8 +85,7 @@ def least_variance(
     costs, total = budget.units
     with computing(emb, ridge, budget) as emb:
         pool, _ = make_pool(emb, costs, per)
-        n_buckets = min(MAX_BUCKETS, 1 + emb.tokens.size // BUCKET_SIZE)
-        buckets = bucketed(np.asarray(pool.length), n_buckets)
+        buckets = bucketed(np.asarray(pool.length), worth(emb.tokens.size, MAX_BUCKETS))
         wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
         sigma = _second_moment(wanted, float(len((targets or emb).tokens)))
         root = greedy.first_root(emb.dim, ridge, pool.tokens.dtype)

@@ -91,6 +91,22 @@ def log_det_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "M"]:
     return 2 * jnp.log(jnp.diagonal(cholesky_identity_plus(gram_MxM)))
 
 
+def small_log_det_terms(gram_MxMxB: Float[Array, "M M B"]) -> Float[Array, "M B"]:
+    """`log_det_terms` of many small matrices at once, by elimination: fast where M is small.
+
+    Token m adds `log(1 + g_mm)`, g what is left of G given the tokens before it.
+    """
+
+    def eliminate(m: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        rest_MxMxB, terms_MxB = carry
+        row_MxB, left_B = rest_MxMxB[m], jnp.maximum(rest_MxMxB[m, m], 0)
+        rest_MxMxB -= rest_MxMxB[:, m, None] * (row_MxB / (1 + left_B)[None])[None]
+        return rest_MxMxB, terms_MxB.at[m].set(jnp.log1p(left_B))
+
+    terms_MxB = jnp.zeros(gram_MxMxB.shape[1:], gram_MxMxB.dtype)
+    return jax.lax.fori_loop(0, len(gram_MxMxB), eliminate, (gram_MxMxB, terms_MxB))[1]
+
+
 def trace_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "4 M"]:
     """Numbers that add over M to `tr(G)`, `tr(G^2)`, `tr(G^3)`, `tr(G^4)`; of blocks likewise."""
     square_MxM = matmul(gram_MxM, gram_MxM)

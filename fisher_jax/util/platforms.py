@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 MIN_ROWS, MAX_ROWS = 128, 1 << 17  # tokens of a batch of candidates
-FACTOR_WORK = 100  # of a token for each row of its tile
+FACTOR_WORK = 15_000  # on a token's row of a factor, which is slower
 MEMORY_SHARE = 1 / 8  # of the device's memory, for what is computed at a time
 
 
@@ -113,12 +113,12 @@ def here() -> Platform:
 def batch_rows(n_tokens: int, dim: int, longest: int) -> int:
     """Tokens of a batch of candidates: `2^round(log2(sqrt(T / 64 C / w)))`, C the batch's cost.
 
-    w is the work on a token: its product, its row of a Gram matrix and of the factor, which is
-    slower. A selection evaluates about a 64th of the pool's tokens a choice. Larger batches
+    w is the work on a token: its product, its row of a Gram matrix and of the factor. A
+    selection evaluates about a 64th of the pool's tokens a choice. Larger batches
     evaluate more in vain, smaller ones pay C more often; the sum of both, `R w + T / 64 C / R`, is
     least at this R. A batch holds its tokens, their products and Gram matrices.
     """
-    work = dim**2 + 2 * longest * dim + FACTOR_WORK * longest
+    work = dim**2 + 2 * longest * dim + FACTOR_WORK
     rows = math.sqrt(n_tokens / 64 * here().batch_cost / work)
     rows = 2 ** round(math.log2(max(rows, MIN_ROWS)))
     return within_memory(min(rows, MAX_ROWS), 4.0 * (2 * dim + longest))
