@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
 
 @pytest.mark.parametrize(
     ("n_tokens", "dim", "longest", "rows"),
-    [(105_000, 576, 64, 256), (1_600_000, 128, 64, 4096), (100, 1, 1, 128), (100, 4096, 64, 128)],
+    [(105_000, 576, 64, 512), (1_600_000, 128, 64, 4096), (100, 1, 1, 128), (100, 4096, 64, 128)],
 )
 def test_batches_are_large_where_a_row_is_cheap_and_the_pool_large(
     monkeypatch, n_tokens, dim, longest, rows

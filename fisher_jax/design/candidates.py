@@ -25,7 +25,7 @@ from fisher_jax.design.linalg import (
 from fisher_jax.util.platforms import batch_rows, here
 
 SHARES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64)  # candidates that a tile may hold
-TILED = 1.5  # tokens of the tiles over those of the product: room for what shares leave free
+TILED = 1.125  # tokens of the tiles over those of the product: room for what shares leave free
 SMALL = 16  # rows of a tile up to which a CPU eliminates in many tiles at once
 KINDS = 3  # of batches, by length, that a pool has at most
 WORTH = 0.9  # of the work that one more kind must leave, to be worth its compilation

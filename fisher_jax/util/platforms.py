@@ -58,7 +58,7 @@ PLATFORMS = {
     # flight would gain nothing.
     "cpu": Platform(
         "cpu",
-        batch_cost=2.5e7,
+        batch_cost=5e7,
         compile_cost=1.4e11,
         block=96,
         blocks=6,
