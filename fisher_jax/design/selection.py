@@ -216,8 +216,8 @@ def remaining_gains(
 class FisherSelector:
     """`select` with scikit-learn's names, for its `clone` too.
 
-    Takes the arguments of `select` but `on_progress` and has, after `fit(emb)`, `ranking_`,
-    `gains_` and `log_det_`.
+    Takes the arguments of `select` but `mesh`, `pool_dtype` and `on_progress`, and has, after
+    `fit(emb)`, `ranking_`, `gains_` and `log_det_`.
     """
 
     _PARAMETERS = ("n_samples", "fraction", "token_budget", "costs", "ridge", "method")

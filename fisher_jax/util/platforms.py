@@ -55,7 +55,8 @@ PLATFORMS = {
     # Measured on two cores of an AMD EPYC: forward passes whose activations stay in the cache are
     # a third faster than ones of 4,096 tokens, and fits in fours than in more. SmolLM2 compiles a
     # shape in 0.5 s and runs at 260 GFLOP/s. Host and device are the same cores: a second batch in
-    # flight would gain nothing.
+    # flight would gain nothing. batch_cost and blocks gave the fastest selection of 500 of 5,000
+    # real rows among a few multiples, D = 576.
     "cpu": Platform(
         "cpu",
         batch_cost=5e7,
@@ -70,9 +71,9 @@ PLATFORMS = {
         decoded_rows=16,
         fits=4,
     ),
-    # batch_cost was measured on an H200: 0.1 to 0.2 ms a batch and 40 TFLOP/s; selections of 5,000
-    # rows take the same time with a quarter and with four times of it. The others are a model of
-    # an H100: 2 s to compile a shape.
+    # batch_cost by a sweep on an H200: 500 of 5,000 rows took 0.83 and 0.81 ms a choice at an
+    # eighth and at twice of it, 0.97 at eight times, 1.49 at a 128th. The others are a model of an
+    # H100: 2 s to compile a shape.
     "gpu": Platform(
         "gpu",
         batch_cost=7e9,
@@ -87,22 +88,8 @@ PLATFORMS = {
         decoded_rows=256,
         fits=256,
     ),
-    # A guess, not measured.
-    "tpu": Platform(
-        "tpu",
-        batch_cost=3e9,
-        compile_cost=1e14,
-        block=512,
-        blocks=4,
-        update_lengths=2,
-        factors_together=True,
-        in_flight=2,
-        forward_tokens=1 << 16,
-        scored_tokens=1 << 12,
-        decoded_rows=256,
-        fits=256,
-    ),
 }
+PLATFORMS["tpu"] = PLATFORMS["gpu"]._replace(name="tpu", batch_cost=3e9)  # a guess, not measured
 
 
 def here() -> Platform:
