@@ -12,12 +12,12 @@ from fisher_jax.design.embeddings import (
     check_squares,
     check_targets,
 )
+from fisher_jax.design.fisher_selector import FisherSelector
 from fisher_jax.design.i_optimal import least_variance
 from fisher_jax.design.linalg import HIGHEST
 from fisher_jax.design.randomized import draw_fisher
 from fisher_jax.design.selection import (
     LEAST_RIDGE,
-    FisherSelector,
     Selection,
     check_ridge,
     evaluate,
