@@ -20,7 +20,7 @@ bench: $(INSTALLED)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m scripts.bench
 
 figures: $(INSTALLED)
-	$(BIN)/python -m scripts.figures
+	$(BIN)/python -m experiments.report
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

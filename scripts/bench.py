@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 import fisher_jax as fj
-from experiments.algorithms import algorithm_1, algorithm_2
+from experiments.softmax.algorithms import algorithm_1, algorithm_2
 from fisher_jax.report.page import plt
 from fisher_jax.util.files import replacing
 from fisher_jax.util.provenance import provenance

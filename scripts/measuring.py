@@ -34,7 +34,7 @@ def synthetic_pool(n: int, dim: int = 576, seed: int = 0) -> fj.TokenEmbeddings:
 
 def real_pool(n: int, batch_tokens: int | None = None) -> fj.TokenEmbeddings:
     """n sentences of Shakespeare of at most 64 tokens, embedded by SmolLM2."""
-    from fisher_jax.corpora import shakespeare
+    from experiments.corpora.corpora import shakespeare
     from fisher_jax.models import load_model
 
     model = load_model("smollm2-135m")

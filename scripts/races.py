@@ -18,7 +18,7 @@ def fit_race(n_fits: int = 1000, n_theirs: int = 100) -> dict:
     """
     from sklearn.linear_model import LogisticRegression
 
-    from fisher_jax.softmax_model import fit
+    from fisher_jax.design.softmax_model import fit
     from fisher_jax.util.platforms import here
 
     rng = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def embedding_race() -> dict:
     """Tokens/s of SmolLM2's hidden states, ours and transformers', on equal batches."""
     from flax import nnx
 
-    from fisher_jax.corpora import shakespeare
+    from experiments.corpora.corpora import shakespeare
     from fisher_jax.models import load_model
     from fisher_jax.models.embed import _hidden
     from fisher_jax.util.platforms import here

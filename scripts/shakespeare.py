@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fisher_jax.corpora import shakespeare
+from experiments.corpora.corpora import shakespeare
 from fisher_jax.util.files import replacing
 
 

@@ -9,19 +9,19 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from command import save_llama, snapshot, write_embeddings
-from endpoint_server import Server
-from references import DIM, N, random_pool
-from small_models import llama_checkpoint, word_tokenizer_files
 
 import fisher_jax as fj
+from experiments.corpora.corpora import shakespeare
 from fisher_jax.command.compiled import SWITCH
 from fisher_jax.command.main import main
-from fisher_jax.corpora import shakespeare
 from fisher_jax.design import buckets
 from fisher_jax.models.load import SMOLLM2, load_model
 from fisher_jax.util import platforms
 from fisher_jax.util.platforms import PLATFORMS, here
+from tests.helpers.cli import save_llama, snapshot, write_embeddings
+from tests.helpers.endpoint_server import Server
+from tests.helpers.references import DIM, N, random_pool
+from tests.helpers.small_models import llama_checkpoint, word_tokenizer_files
 
 # programs whose rounding is held to a bound are those that users run
 AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models", "test_selection"}
@@ -62,7 +62,7 @@ def smollm2():
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A tiny model that reads Shakespeare."""
-    from word_model import save_play_model  # brings transformers
+    from tests.helpers.word_model import save_play_model  # brings transformers
 
     return save_play_model(tmp_path_factory.mktemp("model"))
 
@@ -70,7 +70,10 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def compilation(request):
     """Small programs run once: without LLVM's optimisation they compile in half the time."""
-    large = request.module.__name__ in AS_USERS_RUN or "smollm2" in request.fixturenames
+    large = (
+        request.module.__name__.rpartition(".")[2] in AS_USERS_RUN
+        or "smollm2" in request.fixturenames
+    )
     jax.config.update("jax_disable_most_optimizations", not large)
 
 

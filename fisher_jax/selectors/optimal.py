@@ -14,7 +14,7 @@ from fisher_jax.design import (
     least_variance,
     take,
 )
-from fisher_jax.softmax_model import information_rows
+from fisher_jax.design.softmax_model import information_rows
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 import fisher_jax as fj
-from fisher_jax.corpora import shakespeare
+from experiments.corpora.corpora import shakespeare
 from fisher_jax.models import load_model
 from fisher_jax.models.embed import _hidden
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled

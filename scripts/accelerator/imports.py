@@ -68,7 +68,13 @@ def modules() -> Numbers:
     """Every stage's own modules, truly imported."""
     errors = {}
     names = [f"scripts.accelerator.{name}" for name in STAGE_MODULES]
-    for name in [*names, "experiments.language", "experiments.synthetic", "gguf", "transformers"]:
+    for name in [
+        *names,
+        "experiments.language.main",
+        "experiments.softmax.synthetic",
+        "gguf",
+        "transformers",
+    ]:
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fisher_jax.corpora import SOURCES, _source_bytes
+from experiments.corpora.corpora import SOURCES, _source_bytes
 from fisher_jax.models.load import SMOLLM2_FILE, SMOLLM2_SHA256
 from scripts.accelerator import parts
 from scripts.accelerator.layout import FOLDER, ROOT, facts_of_pack, write_json

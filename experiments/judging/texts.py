@@ -1,0 +1,119 @@
+"""What a language run's models wrote, and which of their texts are compared."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import OmegaConf
+
+from experiments.judging.judge import Pair
+from experiments.language.options import Options
+from experiments.language.preparation import pool_of
+from experiments.language.training import prompts_of
+from experiments.report.statistics import group
+from experiments.run.results import RESOLVED, RESULTS, Row, read_rows
+
+CORPUS_NAMES = {
+    "shakespeare": "Shakespeare",
+    "tiny_shakespeare": "Shakespeare",
+    "sherlock": "Sherlock",
+    "sherlock_whole": "Sherlock",
+}
+
+
+class Comparison(NamedTuple):
+    """Two selectors whose texts are compared; the setting as JSON."""
+
+    setting: str
+    selector: str
+    against: str
+    equal: str
+    n: int
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        where = "" if self.setting == "{}" else f" {self.setting}"
+        return f"{self.selector} against {self.against}, equal {self.equal}, n = {self.n}{where}"
+
+
+class Texts:
+    """What the models of a run wrote.
+
+    Raises:
+        ValueError: a folder without texts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        rows = [row for row in read_rows(folder / RESULTS) if "texts" in row]
+        if not rows:
+            raise ValueError(
+                f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "
+                "experiment=cpu"
+            )
+        self._options = Options(**OmegaConf.to_object(OmegaConf.load(folder / RESOLVED)))  # pyright: ignore
+        self._rows = group(
+            ({**row, "setting_json": json.dumps(row["setting"], sort_keys=True)} for row in rows),
+            "setting_json", "selector", "equal", "n",
+        )  # fmt: skip
+        self.pairs: Callable[[Comparison], list[Pair]] = cache(self._pairs)
+        self._prompts = cache(
+            lambda setting, replicate: prompts_of(
+                pool_of(self.options(setting), replicate).test, self.options(setting)
+            )
+        )
+
+    def options(self, setting: str) -> Options:
+        """Of one setting."""
+        return replace(self._options, **json.loads(setting), grid={})
+
+    def corpus(self, comparison: Comparison, name: str | None) -> str:
+        """Its name in a judge's prompt."""
+        corpus = self.options(comparison.setting).corpus
+        name = name or CORPUS_NAMES.get(corpus)
+        if name is None:
+            raise ValueError(
+                f"what a judge of {corpus} is a judge of is not known: pass --corpus-name"
+            )
+        return name
+
+    def comparisons(self, against: Sequence[str]) -> list[Comparison]:
+        """Every selector with each of these, wherever both wrote."""
+        return [
+            Comparison(setting, name, other, equal, n)
+            for setting, name, equal, n in self._rows
+            for other in against
+            if name not in ("uniform", other) and (setting, other, equal, n) in self._rows
+        ]
+
+    def _pairs(self, comparison: Comparison) -> list[Pair]:
+        """Continuations of the same prompts in all replicates that both have."""
+        setting, name, other, equal, n = comparison
+        own, base = (
+            {row["replicate"]: row["texts"] for row in self._rows.get((setting, s, equal, n), [])}
+            for s in (name, other)
+        )
+        return [
+            Pair(*three)
+            for replicate in own
+            if replicate in base
+            for three in zip(
+                self._prompts(setting, replicate), own[replicate], base[replicate], strict=True
+            )
+        ]
+
+
+def comparison_of(entry: Row) -> Comparison:
+    """Of a kept entry."""
+    setting = json.dumps(entry.get("setting", {}), sort_keys=True)
+    against = entry.get("against", "uniform")
+    return Comparison(setting, entry["selector"], against, entry["equal"], entry["n"])
+
+
+def digest(pairs: list[Pair]) -> str:
+    """Tells texts apart."""
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]

@@ -1,0 +1,4 @@
+"""Figures and tables from committed results alone.
+
+Nothing here runs a model.
+"""

@@ -1,0 +1,6 @@
+"""The command that rebuilds figures and tables from `results/`: `python -m experiments.report`."""
+
+from experiments.report.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Pools that `fisher-select` refuses: one line, code 2, and every file as it was."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.cli import (
+    M,
+    leave_earlier_results,
+    write_embeddings,
+    write_rows,
+)
+
+GOOD = b'{"text": "a b c d e"}\n'
+
+
+def parquet(**columns):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def twice():
+    sink, column = pa.BufferOutputStream(), pa.array(["a b"])
+    pq.write_table(pa.Table.from_arrays([column, column], ["text", "text"]), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def not_utf8():
+    offsets, letters = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")
+    return parquet(text=pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters]))
+
+
+POOLS = {
+    "empty": ("p.jsonl", b"", ["is empty", "at least one row"]),
+    "only line ends": ("p.txt", b"\r\n\n\n", ["is empty", "at least one row"]),
+    "broken JSON": (
+        "p.jsonl",
+        GOOD * 6 + b'{"text": "a"\n' + GOOD,
+        ["line 7 is not JSON (", ", column 13)", "mend or remove"],
+    ),
+    "blank line": ("p.jsonl", GOOD * 2 + b"\n" + GOOD, ["line 3", "not JSON", "remove the line"]),
+    "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
+    "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
+    "no text at first": (
+        "p.jsonl",
+        b'{"body": "a b"}\n',
+        ["line 1", "no column 'text'", "'body'", "--text-column"],
+    ),
+    "no text later": (
+        "p.jsonl",
+        GOOD * 2 + b'{"body": "a b"}\n',
+        ["line 3", "no column 'text'", "'body'", "--text-column"],
+    ),
+    "no completion": (
+        "p.jsonl",
+        b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n',
+        ["line 2", "no column 'completion'"],
+    ),
+    "number": ("p.jsonl", GOOD + b'{"text": 3}\n', ["line 2", "'text'", "int", "mend or remove"]),
+    "null": ("p.jsonl", GOOD + b'{"text": null}\n', ["line 2", "'text'", "null"]),
+    "NaN": ("p.jsonl", GOOD + b'{"text": "a b", "x": NaN}\n', ["line 2", "NaN", "mend or remove"]),
+    "half a character": (
+        "p.jsonl",
+        GOOD + b'{"text": "a \\ud800"}\n',
+        ["line 2", "lone surrogate", "mend or remove"],
+    ),
+    "rank column": (
+        "p.jsonl",
+        GOOD + b'{"text": "a b", "fisher_rank": 1}\n',
+        ["line 2", "already has a column fisher_rank", "rename it"],
+    ),
+    "gain column": (
+        "p.parquet",
+        parquet(text=["a b"], fisher_gain=[1.0]),
+        ["already has a column fisher_gain", "rename it"],
+    ),
+    "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),
+    "zero bytes": ("p.jsonl", b"\x00" * 64, ["line 1", "zero byte", "binary"]),
+    "CSV": ("p.csv", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
+    "not Parquet": ("p.parquet", GOOD, ["not readable as Parquet", "write it anew"]),
+    "no rows": ("p.parquet", parquet(text=pa.array([], pa.string())), ["is empty"]),
+    "Parquet null": ("p.parquet", parquet(text=["a b", None]), ["row 1", "null"]),
+    "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
+    "Parquet names": ("p.parquet", twice(), ["several columns 'text'", "rename or drop one"]),
+    "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_pool_that_cannot_be_read_is_refused(name, refused, out, tmp_path):
+    filename, content, words = POOLS[name]
+    pool = tmp_path / filename
+    pool.write_bytes(content)
+    leave_earlier_results(out)
+    argv = [pool, "-o", out, "--model", "none", "--n-samples", "1", "--overwrite"]
+    refused(argv, [pool, *words])
+
+
+def test_a_missing_pool_and_a_missing_column_are_refused(refused, out, tmp_path):
+    rest = ["-o", out, "--model", "none", "--n-samples", "1"]
+    refused([tmp_path / "p.jsonl", *rest], [tmp_path / "p.jsonl", "no file", "name a .jsonl"])
+    refused([tmp_path, *rest], [tmp_path, "is a folder: name one file"])
+    pool = tmp_path / "p.jsonl"
+    pool.write_bytes(GOOD)
+    words = [f"{pool}, line 1", "no column 'nope'", "it has 'text'", "--text-column"]
+    refused([pool, *rest, "--text-column", "nope"], words)
+    pool = tmp_path / "p.txt"
+    pool.write_bytes(b"a b\n")
+    refused([pool, *rest, "--text-column", "text"], [pool, "no columns", "leave --text-column out"])
+
+
+# JSONL that Parquet has no form for, and the other way round: told before any work is done
+MISFITS = {
+    "two types": ("p.jsonl", [{"x": 1}, {"x": "a"}], ".jsonl"),
+    "integer out of range": ("p.jsonl", [{"x": 1}, {"x": 10**30}], ".jsonl"),
+    "empty object": ("p.jsonl", [{"x": {}}, {"x": {}}], ".jsonl"),
+    "lone surrogate": ("p.jsonl", [{"x": "a"}, {"x": "\ud800"}], ".jsonl"),
+    "no columns": ("p.jsonl", [{}, {}], ".jsonl"),
+    "bytes": ("p.parquet", {"x": [b"a", b"\xff"]}, ".parquet"),
+    "NaN": ("p.parquet", {"x": [0.5, float("nan")]}, ".parquet"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp_path):
+    filename, content, remedy = MISFITS[name]
+    pool, emb = tmp_path / filename, tmp_path / "emb.safetensors"
+    if pool.suffix == ".jsonl":
+        write_rows(pool, content)
+        out = out.with_suffix(".parquet")
+    else:
+        pool.write_bytes(parquet(**content))
+    write_embeddings(emb, lengths=(M, M))
+    leave_earlier_results(out)
+    argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--overwrite"]
+    refused(argv, [out, pool, "can't hold", f"write a {remedy} instead"])

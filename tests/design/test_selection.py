@@ -1,0 +1,329 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fisher_jax as fj
+from fisher_jax.design import greedy, selection
+from fisher_jax.design.embeddings import check_pool
+from fisher_jax.design.selection import log_dets, remaining_gains
+from fisher_jax.util import platforms
+from tests.helpers.references import algorithm_1, f, random_pool
+
+pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
+# lengths from 1 to more than D; every new shape is a compilation, so the grid is fixed
+SHAPES = [
+    (30, [1], 1),
+    (40, [1, 3, 9], 3),
+    (60, [2, 7, 30], 10),
+    (50, [1, 4, 17, 33], 64),
+    (24, [5, 40], 256),
+    (12, [3, 20], 1024),
+]
+
+
+def pool(seed, n, lengths, dim, dtype=np.float32, *, awkward=True):
+    """A random pool; an awkward one also has duplicates and rows of zeros."""
+    examples = random_pool(seed, n, lengths, dim, dtype)
+    if awkward:
+        rng = np.random.default_rng(seed)
+        for length in lengths:
+            members = [i for i, x in enumerate(examples) if len(x) == length]
+            for i, j in rng.choice(members, (len(members) // 3, 2)):
+                examples[i] = examples[j]
+        for i in rng.integers(0, n, 3):
+            examples[i] = np.zeros_like(examples[i])
+    return examples
+
+
+@pytest.mark.parametrize(
+    ("n", "lengths", "dim", "dtype"),
+    [(*shape, np.float32) for shape in SHAPES] + [(*SHAPES[2], np.float64)],
+)
+def test_lazy_and_naive_give_the_same_ranking_and_gains(n, lengths, dim, dtype):
+    for seed in range(4):
+        emb = fj.TokenEmbeddings.from_list(pool(seed, n, lengths, dim, dtype))
+        for budget in ({"n_samples": n}, {"token_budget": int(emb.lengths.sum()) // 3}):
+            lazy = fj.select(emb, **budget)
+            naive = fj.select(emb, **budget, method="naive")
+            np.testing.assert_array_equal(lazy.ranking, naive.ranking)
+            np.testing.assert_allclose(lazy.gains, naive.gains, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("sizes", [{"factors_together": True, "blocks": 1}, {"blocks": 3}])
+@pytest.mark.parametrize("batch_cost", [1.0, 1e12])
+def test_devices_of_every_size_choose_alike(device, sizes, batch_cost):
+    emb = fj.TokenEmbeddings.from_list(pool(21, 60, [2, 7, 30], 10))
+    one = fj.select(emb, n_samples=40)
+    device(batch_cost=batch_cost, **sizes)
+    for method in ("lazy", "naive"):
+        other = fj.select(emb, n_samples=40, method=method)
+        np.testing.assert_array_equal(one.ranking, other.ranking)
+        np.testing.assert_allclose(one.gains, other.gains, rtol=1e-5, atol=1e-30)
+
+
+def test_a_pool_in_bfloat16_is_the_pool_of_rounded_embeddings():
+    examples = pool(22, 40, [1, 4, 9], 12, awkward=False)
+    emb = fj.TokenEmbeddings.from_list(examples)
+    rounded = fj.TokenEmbeddings(np.asarray(emb.tokens.astype("bfloat16"), np.float32), emb.offsets)
+    got, expected = (
+        fj.select(emb, n_samples=20, pool_dtype="bfloat16"),
+        fj.select(rounded, n_samples=20),
+    )
+    np.testing.assert_array_equal(got.ranking, expected.ranking)
+    np.testing.assert_array_equal(got.gains, expected.gains)
+    assert not np.array_equal(got.gains, fj.select(emb, n_samples=20).gains)
+    with pytest.raises(ValueError, match="pool_dtype must be"):
+        fj.select(emb, n_samples=2, pool_dtype="float16")
+
+
+def one_hot_pool(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.permutation(np.resize([1, 2, 3], 20))
+    tokens = np.eye(5, dtype=np.float32)[rng.integers(0, 5, lengths.sum())]
+    return fj.TokenEmbeddings(tokens, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_ties_of_one_hot_pools_go_to_the_lowest_index(seed):
+    emb = one_hot_pool(seed)
+    expected, gains = algorithm_1([emb[i] for i in range(20)], 12, 1.0)
+    for method in ("lazy", "naive"):
+        got = fj.select(emb, n_samples=12, method=method)
+        np.testing.assert_array_equal(got.ranking, expected)
+        np.testing.assert_allclose(got.gains, gains, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "lengths", "dim", "dtype"),
+    [(*shape, np.float32) for shape in SHAPES[:4]] + [(*SHAPES[2], np.float64)],
+)
+def test_ranking_and_gains_are_those_of_algorithm_1(n, lengths, dim, dtype):
+    examples = pool(7, n, lengths, dim, dtype, awkward=False)
+    expected, gains = algorithm_1(examples, 12, 0.5)
+    got = fj.select(fj.TokenEmbeddings.from_list(examples), n_samples=12, ridge=0.5)
+    np.testing.assert_array_equal(got.ranking, expected)
+    np.testing.assert_allclose(got.gains, gains, rtol=1e-5 if dtype == np.float32 else 1e-10)
+    assert got.log_det == pytest.approx(f(examples, expected, 0.5), rel=1e-5)
+
+
+def test_duplicates_are_chosen_lowest_index_first():
+    examples = random_pool(3, 8, [6], 16)
+    emb = fj.TokenEmbeddings.from_list([x for x in examples for _ in range(3)])
+    for method in ("lazy", "naive"):
+        ranking = fj.select(emb, n_samples=24, method=method).ranking
+        for i in range(8):
+            copies = [r for r in ranking if r // 3 == i]
+            assert copies == sorted(copies)
+
+
+def test_gains_never_rise_and_are_never_negative():
+    emb = fj.TokenEmbeddings.from_list(pool(1, 120, [1, 4, 9], 12))
+    gains = fj.select(emb, n_samples=120).gains
+    assert np.all(gains >= 0)
+    assert np.all(np.diff(gains) <= 1e-5 * gains[:-1] + 1e-7)
+
+
+def test_greedy_keeps_its_guarantee():
+    import itertools
+
+    examples = random_pool(2, 9, [1, 2, 3], 3)
+    best = max(f(examples, s, 1.0) for s in itertools.combinations(range(9), 4))
+    got = fj.select(fj.TokenEmbeddings.from_list(examples), n_samples=4)
+    assert (1 - 1 / np.e) * best <= got.log_det <= best * (1 + 1e-5)
+
+
+def test_permuting_the_pool_permutes_the_ranking():
+    examples = random_pool(4, 40, [3, 8], 9)
+    order = np.random.default_rng(0).permutation(40)
+    a = fj.select(fj.TokenEmbeddings.from_list(examples), n_samples=15)
+    b = fj.select(fj.TokenEmbeddings.from_list([examples[i] for i in order]), n_samples=15)
+    np.testing.assert_array_equal(order[b.ranking], a.ranking)
+
+
+def test_smaller_budgets_are_prefixes():
+    emb = fj.TokenEmbeddings.from_list(pool(8, 40, [3, 8], 9))
+    whole = fj.select(emb, n_samples=40)
+    for k in (1, 7, 20):
+        part = fj.select(emb, n_samples=k)
+        np.testing.assert_array_equal(part.ranking, whole.ranking[:k])
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-4, 1e4, 1e6])
+def test_ridges_out_of_float32s_reach_are_computed_in_float64(ridge):
+    examples = random_pool(9, 40, [2, 6], 24)
+    expected, gains = algorithm_1(examples, 25, ridge, rtol=1e-12)
+    got = fj.select(fj.TokenEmbeddings.from_list(examples), n_samples=25, ridge=ridge)
+    assert got.gains.dtype == np.float64
+    np.testing.assert_array_equal(got.ranking, expected)
+    np.testing.assert_allclose(got.gains, gains, rtol=1e-5)  # slogdet's own rounding at 1e6
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 1.0, 900.0])
+def test_float32_does_not_drift_over_5000_choices(ridge):
+    examples = random_pool(10, 5000, [1, 3, 6, 12], 48)
+    scale = np.sqrt(np.mean(np.concatenate(examples) ** 2 @ np.ones(48))).astype(np.float32)
+    narrow = fj.TokenEmbeddings.from_list([x / scale for x in examples])
+    wide = fj.TokenEmbeddings(narrow.tokens.astype(np.float64), narrow.offsets)
+    ranking = fj.select(narrow, n_samples=5000, ridge=ridge * 1.001).ranking
+    got, expected = (fj.evaluate(emb, ranking, ridge * 1.001).gains for emb in (narrow, wide))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+def test_refreshing_the_factor_changes_nothing_but_rounding(monkeypatch):
+    emb = fj.TokenEmbeddings.from_list(pool(11, 60, [2, 7], 10))
+    plain = fj.select(emb, n_samples=60), fj.evaluate(emb, np.arange(60))
+    monkeypatch.setattr(selection, "REFRESH", 7)
+    fresh = fj.select(emb, n_samples=60), fj.evaluate(emb, np.arange(60))
+    for a, b in zip(plain, fresh, strict=True):
+        np.testing.assert_array_equal(a.ranking, b.ranking)
+        np.testing.assert_allclose(a.gains, b.gains, rtol=1e-4)
+
+
+def test_evaluate_gives_a_selections_own_gains_back():
+    emb = fj.TokenEmbeddings.from_list(pool(12, 50, [1, 5, 11], 8))
+    sel = fj.select(emb, n_samples=30, ridge=0.3)
+    again = fj.evaluate(emb, sel.ranking, 0.3)
+    np.testing.assert_allclose(again.gains, sel.gains, rtol=1e-5)
+    assert again.log_det == pytest.approx(sel.log_det, rel=1e-6)
+
+
+@pytest.mark.parametrize(("dim", "ridge"), [(8, 1.0), (8, 0.02), (8, 900.0), (150, 1.0)])
+def test_log_dets_are_the_sums_of_evaluated_gains(dim, ridge):
+    emb = fj.TokenEmbeddings.from_list(pool(14, 50, [1, 5, 11], dim))
+    rng = np.random.default_rng(15)
+    orders, done = [rng.permutation(50)[:n] for n in (1, 50, 23)], []
+    curves = log_dets(emb, orders, ridge, on_progress=done.append)
+    assert done == [1, 2, 3]
+    for order, curve in zip(orders, curves, strict=True):
+        gains = fj.evaluate(emb, order, ridge).gains
+        assert gains.dtype == np.float32
+        np.testing.assert_allclose(curve, np.cumsum(gains, dtype=np.float64), rtol=1e-5)
+
+
+def test_log_dets_of_pools_of_one_width_share_a_program():
+    greedy.replay_tokens.clear_cache()
+    for n, lengths in ((9, [2]), (30, [3, 20])):
+        emb = fj.TokenEmbeddings.from_list(pool(16, n, lengths, 6))
+        log_dets(emb, [np.arange(k) for k in (1, n)], 1.0)
+    assert greedy.replay_tokens._cache_size() == 1
+
+
+def test_large_batches_choose_as_the_naive_method(monkeypatch):
+    monkeypatch.undo()  # of small_buckets
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 20, 3000)
+    tokens = rng.standard_normal((lengths.sum(), 8)).astype(np.float32)
+    emb = fj.TokenEmbeddings(tokens, np.concatenate([[0], lengths.cumsum()]))
+    assert platforms.batch_rows(*tokens.shape, 19) > 400
+    lazy, naive = (fj.select(emb, n_samples=60, method=method) for method in ("lazy", "naive"))
+    np.testing.assert_array_equal(lazy.ranking, naive.ranking)
+    np.testing.assert_allclose(lazy.gains, naive.gains, rtol=1e-5)
+
+
+def test_values_over_many_lengths_are_those_of_the_definition():
+    examples = random_pool(8, 30, [1, 2, 3, 5, 8, 13], 10)
+    emb, chosen = fj.TokenEmbeddings.from_list(examples), [4, 17, 2, 29, 11, 8]
+    assert len(np.unique(emb.lengths)) == 6 > platforms.here().update_lengths
+    values = [f(examples, chosen[:k], 1.0) for k in range(7)]
+    np.testing.assert_allclose(fj.evaluate(emb, chosen).gains, np.diff(values), rtol=2e-5)
+    rest = remaining_gains(emb, chosen)
+    expected = [f(examples, [*chosen, i], 1.0) - values[-1] for i in range(30) if i not in chosen]
+    np.testing.assert_allclose(rest[np.isfinite(rest)], expected, rtol=2e-5)
+
+
+def test_remaining_gains_are_differences_of_log_determinants():
+    examples = random_pool(13, 12, [2, 5], 6)
+    chosen = [3, 1, 8]
+    got = remaining_gains(fj.TokenEmbeddings.from_list(examples), chosen)
+    for i in range(12):
+        if i in chosen:
+            assert np.isinf(got[i])
+        else:
+            expected = f(examples, [*chosen, i], 1.0) - f(examples, chosen, 1.0)
+            assert got[i] == pytest.approx(expected, rel=1e-5)
+
+
+def test_arrays_are_told_how_to_become_a_pool():
+    examples = random_pool(0, 4, [2], 3)
+    for given in (examples, examples[0]):
+        with pytest.raises(ValueError, match=r"emb must be TokenEmbeddings, got .*from_list"):
+            check_pool(given)
+
+
+def test_gains_hold_at_the_smallest_ridge():
+    rng = np.random.default_rng(0)
+    scale = (1.0 + np.arange(24)) ** -1.5
+    examples = [rng.standard_normal((2, 24)) * scale for _ in range(30)]
+    emb = fj.TokenEmbeddings.from_list(examples)
+    ridge = 1.1e-14 * emb.mean_squared_norm()
+    got = fj.select(emb, n_samples=12, ridge=ridge)
+    assert len(set(got.ranking)) == 12
+    x = np.concatenate([examples[i] for i in got.ranking])
+    log_det = np.sum(np.log1p(np.linalg.svd(x, compute_uv=False) ** 2 / ridge))
+    assert got.log_det == pytest.approx(log_det, rel=1e-5)
+
+
+def test_squares_that_float32_cannot_hold_are_told_or_held():
+    examples = random_pool(0, 6, [2], 3)
+    expected = fj.select(fj.TokenEmbeddings.from_list(examples), n_samples=6).ranking
+    for size in (1e-25, 1e25):
+        scaled = fj.TokenEmbeddings.from_list([np.float32(x * size) for x in examples])
+        got = fj.select(scaled, n_samples=6, ridge=size**2).ranking
+        np.testing.assert_array_equal(got, expected)
+    large = fj.TokenEmbeddings.from_list([np.float64(x) * 1e160 for x in examples])
+    with pytest.raises(ValueError, match="squared norms overflow"):
+        fj.select(large, n_samples=1)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [
+        ([], "at least one"),
+        ([4], "within 0..3"),
+        ([-1], "within"),
+        ([1, 1], "twice"),
+        (np.array([0.9]), "at least one whole index"),
+    ],
+)
+def test_evaluate_errors(ranking, message):
+    emb = fj.TokenEmbeddings.from_list(random_pool(0, 4, [2], 3))
+    with pytest.raises(ValueError, match=message):
+        fj.evaluate(emb, ranking)
+
+
+def test_progress_is_told_and_ends_at_the_budget():
+    emb = fj.TokenEmbeddings.from_list(random_pool(0, 300, [2], 3))
+    seen = []
+    fj.select(emb, n_samples=250, on_progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 250
+    assert len(seen) > 50
+
+
+def test_the_same_call_gives_the_same_bytes():
+    emb = fj.TokenEmbeddings.from_list(pool(2, 50, [3, 7], 9))
+    a, b = (fj.select(emb, n_samples=30) for _ in range(2))
+    assert a.ranking.tobytes() == b.ranking.tobytes()
+    assert a.gains.tobytes() == b.gains.tobytes()
+
+
+def test_openblas_has_one_thread_from_the_first_selection_on():
+    program = """if True:
+        import numpy as np
+        from threadpoolctl import threadpool_info, threadpool_limits
+        import fisher_jax as fj
+        from fisher_jax.design.selection import computing
+
+        emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 2)
+        with computing(emb, 1.0):
+            fj.select(emb, n_samples=1)
+            print(*(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"))
+    """
+    run = [sys.executable, "-c", program]
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    threads = subprocess.run(run, capture_output=True, text=True, check=True, env=env).stdout
+    assert {*threads.split()} == {"1"}

@@ -1,0 +1,179 @@
+"""Weights of a GGUF, and GGUF files that are refused."""
+
+import hashlib
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fisher_jax.models.files.gguf_file import GGUFFile
+from fisher_jax.models.files.huggingface import load_folder
+from fisher_jax.models.llama import LlamaConfig
+from fisher_jax.models.load import load_model
+from tests.helpers.gguf_files import ALPHABET, F16, F32, Q4_0, Q8_0, byte_vocabulary, write_gguf
+from tests.helpers.small_models import (
+    CONTEXT,
+    HEADS,
+    LAYERS,
+    assert_model_error,
+    assert_same_parameters,
+    gpt2_checkpoint,
+    llama_checkpoint,
+)
+
+
+@pytest.mark.parametrize("kind", [F32, F16, Q8_0, Q4_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("make", [llama_checkpoint, gpt2_checkpoint])
+def test_gguf_has_the_weights_of_the_folder(tmp_path, make, kind):
+    rounded = write_gguf(tmp_path / "model.gguf", make(), kind)
+    expected, _ = load_folder(rounded.save(tmp_path / "folder"), jnp.float32)
+    assert_same_parameters(GGUFFile(tmp_path / "model.gguf").model(jnp.float32), expected)
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        llama_checkpoint(tie_word_embeddings=True, attention_bias=False),
+        gpt2_checkpoint(tie_word_embeddings=False),
+    ],
+    ids=["llama", "gpt2"],
+)
+def test_gguf_head_is_tied_without_an_output_tensor(tmp_path, checkpoint):
+    write_gguf(tmp_path / "model.gguf", checkpoint)
+    expected, _ = load_folder(checkpoint.save(tmp_path / "folder"), jnp.float32)
+    assert_same_parameters(GGUFFile(tmp_path / "model.gguf").model(jnp.float32), expected)
+
+
+def test_bfloat16_parameters_are_the_rounded_ones(tmp_path, llama_folder):
+    checkpoint = llama_checkpoint()
+    write_gguf(tmp_path / "model.gguf", checkpoint)
+    expected = np.asarray(checkpoint.weights["lm_head.weight"], jnp.bfloat16)
+    for model in (
+        GGUFFile(tmp_path / "model.gguf").model(jnp.bfloat16),
+        load_folder(llama_folder, jnp.bfloat16)[0],
+    ):
+        assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {
+            jnp.dtype(jnp.bfloat16)
+        }
+        np.testing.assert_array_equal(model.head, expected)
+
+
+def test_gguf_rope_scaling_follows_llama_cpp(tmp_path):
+    plain = llama_checkpoint(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+
+    def scaling(*extra):
+        write_gguf(tmp_path / "model.gguf", plain, extra=extra)
+        config = GGUFFile(tmp_path / "model.gguf").config()
+        assert isinstance(config, LlamaConfig)
+        return config.rope_scaling
+
+    factor = ("add_rope_scaling_factor", 8.0)
+    assert scaling() == 1.0
+    assert scaling(factor) == 8.0  # without a type it is linear
+    assert scaling(factor, ("add_rope_scaling_type", gguf.RopeScalingType.NONE)) == 1.0
+    assert scaling(("add_rope_scaling_factor", 0.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("extra", "part"),
+    [
+        ([("add_rope_scaling_type", gguf.RopeScalingType.YARN)], "yarn"),
+        ([("add_tensor", "rope_freqs.weight", np.ones(8, np.float32))], "llama3"),
+        ([("add_tensor", "blk.0.ffn_gate_inp.weight", np.ones(8, np.float32))], "ffn_gate_inp"),
+    ],
+)
+def test_gguf_of_an_unsupported_llama_is_refused(tmp_path, extra, part):
+    path = tmp_path / "model.gguf"
+    plain = llama_checkpoint(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    write_gguf(path, plain, extra=extra)
+    assert_model_error(lambda: GGUFFile(path).model(jnp.float32), path, part)
+
+
+def test_gguf_of_another_architecture_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, llama_checkpoint(), architecture="qwen2")  # and without a tokenizer
+    assert_model_error(lambda: load_model(str(path)), path, "architecture 'qwen2'")
+
+
+def test_gguf_with_an_unknown_quantisation_is_refused(tmp_path):
+    checkpoint, path = gpt2_checkpoint(), tmp_path / "model.gguf"
+    weights = checkpoint.weights
+    position = weights.pop("transformer.wpe.weight")
+    extra = [("add_tensor", "position_embd.weight", position.astype(np.int8))]
+    write_gguf(path, checkpoint, extra=extra)
+    assert_model_error(lambda: GGUFFile(path).model(jnp.float32), path, "I8", "position_embd")
+
+
+def test_gguf_without_a_tensor_is_refused(tmp_path):
+    checkpoint, path = llama_checkpoint(), tmp_path / "model.gguf"
+    del checkpoint.weights["model.layers.1.mlp.up_proj.weight"]
+    write_gguf(path, checkpoint)
+    assert_model_error(
+        lambda: GGUFFile(path).model(jnp.float32), path, "lacks", "blk.1.ffn_up.weight"
+    )
+
+
+def test_gguf_by_path_is_a_whole_model(tmp_path):
+    path = tmp_path / "model.gguf"
+    rounded = write_gguf(path, gpt2_checkpoint(), vocabulary=byte_vocabulary())
+    model = load_model(str(path))
+    assert (model.name, model.dim, model.context) == (str(path), 32, CONTEXT)
+    assert model.n_parameters == sum(weights.size for weights in rounded.weights.values())
+    assert model.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    ids = model.tokenizer("ab")["input_ids"]
+    assert ids == [ALPHABET.index("a"), ALPHABET.index("b")]
+
+
+def test_head_counts_by_layer_are_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(), heads=[HEADS] * LAYERS)
+    assert_model_error(lambda: GGUFFile(path).config(), path, "head counts that differ")
+
+
+# --- broken files
+
+
+def test_truncated_gguf_is_refused_wherever_it_is_cut(tmp_path):
+    whole, cut = tmp_path / "whole.gguf", tmp_path / "cut.gguf"
+    write_gguf(whole, gpt2_checkpoint(vocab_size=32), vocabulary=byte_vocabulary(["a b"]))
+    content = whole.read_bytes()
+    assert load_model(str(whole)).dim == 32
+    reader = GGUFFile(whole)._reader
+    data, end = reader.data_offset, max(t.data_offset + t.n_bytes for t in reader.tensors)
+    header = range(25)
+    metadata = range(25, data, 211)
+    tensors = [data - 1, *np.linspace(data, end - 1, 20, dtype=int).tolist()]
+    for size in (*header, *metadata, *tensors):
+        cut.write_bytes(content[:size])
+        assert_model_error(lambda: load_model(str(cut)), cut)
+
+
+def test_gguf_with_damaged_text_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(), vocabulary=byte_vocabulary())
+    content = path.read_bytes()
+    assert content.count(b"t h") == 1  # the only merge
+    path.write_bytes(content.replace(b"t h", b"t \xff"))
+    assert_model_error(lambda: load_model(str(path)), path, "tokenizer.ggml.merges", "damaged")
+
+
+@pytest.mark.parametrize("byte", range(2, 8))
+def test_gguf_with_a_damaged_array_length_is_refused_at_once(tmp_path, byte):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(vocab_size=32), vocabulary=byte_vocabulary())
+    content, key = bytearray(path.read_bytes()), b"tokenizer.ggml.token_type"
+    length = content.index(key) + len(key) + 8  # past the types of the value and its elements
+    (before,) = np.frombuffer(content[length : length + 8], np.uint64)
+    assert before == len(byte_vocabulary().types)
+    content[length + byte] = 1
+    path.write_bytes(content)
+    assert_model_error(lambda: GGUFFile(path), path, f"{before + (1 << 8 * byte)} numbers")
+
+
+def test_text_named_gguf_is_refused(tmp_path):
+    path = tmp_path / "poem.gguf"
+    path.write_text("Shall I compare thee to a summer's day?\n" * 50)
+    assert_model_error(lambda: load_model(str(path)), path, "GGUF", "magic")
