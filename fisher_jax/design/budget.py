@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from fisher_jax.design.embeddings import TokenEmbeddings, check_pool
+from fisher_jax.design.embeddings import TokenSource, check_pool
 
 Ranking = Int[np.ndarray, "n"]
 
@@ -29,7 +29,7 @@ class Budget(NamedTuple):
     @classmethod
     def of(
         cls,
-        emb: TokenEmbeddings,
+        emb: TokenSource,
         *,
         n_samples: int | None = None,
         fraction: float | int | None = None,
@@ -165,7 +165,7 @@ def _one_budget(*given: float | int | None) -> str:
     )
 
 
-def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:
+def _checked_costs(emb: TokenSource, costs: Sequence | np.ndarray | None) -> np.ndarray:
     costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
     if costs.shape != (len(emb),):
         raise ValueError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")

@@ -6,7 +6,7 @@ width, L labels (vocabulary), K budget, B batch.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,21 @@ class TokenEmbeddings:
         """Embedding width D."""
         return self.tokens.shape[1]
 
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 or float64."""
+        return self.tokens.dtype
+
+    def rows_of(self, examples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "t"]:
+        """Where the tokens of some examples stand in `tokens`, one example after the other."""
+        lengths = self.lengths[examples]
+        ends = np.cumsum(lengths)
+        return np.repeat(self.offsets[examples] - ends + lengths, lengths) + np.arange(ends[-1])
+
+    def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "t D"]:
+        """The tokens of some examples, one example after the other."""
+        return self.tokens[self.rows_of(examples)]
+
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)
@@ -190,13 +205,43 @@ class TokenEmbeddings:
         return TokenEmbeddings(tokens, offsets)
 
 
+@runtime_checkable
+class TokenSource(Protocol):
+    """Token embeddings that are read example by example, so that they need not fit into memory."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "N"]:
+        """Tokens of each example, at least 1."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Embedding width D."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of a selection: float32 or float64."""
+        ...
+
+    def mean_squared_norm(self) -> float:
+        """Mean of |x|^2 over all tokens."""
+        ...
+
+    def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
+        """The tokens of some examples, one after the other."""
+        ...
+
+
 def check_pool(emb: object) -> None:
     """Refuse what is not embedded.
 
     Raises:
-        ValueError: no TokenEmbeddings.
+        ValueError: no TokenEmbeddings, and nothing that is read like them.
     """
-    if not isinstance(emb, TokenEmbeddings):
+    if not isinstance(emb, TokenSource):
         raise ValueError(
             f"emb must be TokenEmbeddings, got {type(emb).__name__}: "
             "TokenEmbeddings.from_list takes one (M, D) array an example"

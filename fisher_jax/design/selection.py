@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from fisher_jax.design import greedy
 from fisher_jax.design.budget import Budget, check_numbers
 from fisher_jax.design.device_pool import make_pool
-from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
+from fisher_jax.design.embeddings import TokenEmbeddings, TokenSource, check_squares
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.design.streaming import Stream
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
@@ -42,7 +43,7 @@ class Selection(NamedTuple):
 
 
 def select(
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     *,
     n_samples: int | None = None,
     fraction: float | int | None = None,
@@ -73,7 +74,8 @@ def select(
     few digits as well.
 
     Args:
-        emb: the pool.
+        emb: the pool; a `TokenSource`, such as `StoredEmbeddings`, is read as it is needed and may
+            be larger than memory (same rule and arithmetic, on one device).
         n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
             of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
         costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
@@ -114,7 +116,7 @@ def select(
 
 
 def greedily(
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     budget: Budget,
     per: np.ndarray,
     *,
@@ -125,6 +127,12 @@ def greedily(
     on_progress: OnProgress | None = None,
 ) -> Selection:
     """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
+    if not isinstance(emb, TokenEmbeddings):
+        if method != "lazy" or mesh is not None or pool_dtype is not None:
+            raise ValueError(
+                "method='naive', mesh and pool_dtype are for a pool in memory: load() it first"
+            )
+        return _streamed(emb, budget, per, ridge, on_progress)
     capacity = budget.most_examples
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
@@ -143,11 +151,32 @@ def greedily(
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
                 state = state._replace(
-                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge)
+                    root=fresh_root(emb, np.asarray(state.ranking[:count]), ridge, emb.dtype)
                 )
                 refreshed = count
         ranking = np.asarray(state.ranking[:count], np.int64)
         return _selection(ranking, np.asarray(state.gains[:count]))
+
+
+def _streamed(
+    source: TokenSource,
+    budget: Budget,
+    per: np.ndarray,
+    ridge: float | int,
+    on_progress: OnProgress | None,
+) -> Selection:
+    """`greedily` from a pool that is read as it is needed."""
+    dtype = precision(source.mean_squared_norm(), source.dtype, ridge)
+    with in_precision(dtype, budget):
+        stream = Stream(source, budget, per, ridge, dtype)
+        stream.start()
+        while (i := stream.choose()) is not None:
+            stream.take(i)
+            if on_progress is not None:
+                on_progress(int(stream.spent))
+            if len(stream.ranking) % REFRESH == 0:
+                stream.root = fresh_root(source, np.asarray(stream.ranking), ridge, dtype)
+        return _selection(np.asarray(stream.ranking, np.int64), np.asarray(stream.gains, dtype))
 
 
 def evaluate(
@@ -207,7 +236,7 @@ def remaining_gains(
     with computing(emb, ridge) as emb:
         pool, shapes = make_pool(emb)
         gains = np.empty(len(emb), emb.tokens.dtype)
-        root = _fresh_root(emb, order, ridge)
+        root = fresh_root(emb, order, ridge, emb.dtype)
         gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
     gains[order] = np.inf
     return gains
@@ -225,7 +254,19 @@ def computing(
     Raises:
         ValueError: a ridge below float64's reach, or float64 on a TPU, which has none.
     """
-    scale = emb.mean_squared_norm()
+    dtype = precision(emb.mean_squared_norm(), emb.tokens.dtype, ridge)
+    if dtype != emb.tokens.dtype:
+        emb = TokenEmbeddings(emb.tokens.astype(dtype), emb.offsets)
+    with in_precision(dtype, budget):
+        yield emb
+
+
+def precision(scale: float, dtype: np.dtype, ridge: float | int) -> np.dtype:
+    """That of a selection from embeddings of such a mean squared norm and number type.
+
+    Raises:
+        ValueError: a ridge below float64's reach.
+    """
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
         raise ValueError(
@@ -233,17 +274,25 @@ def computing(
             f"{scale:.3g}, got {ridge}: below it gains are lost to rounding"
         )
     low, high = FLOAT32_RIDGES
-    if scale > 0 and not low <= ridge / scale <= high and emb.tokens.dtype != np.float64:
-        emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
-    is_wide = emb.tokens.dtype == np.float64
-    needs_float64 = is_wide or not (budget is None or budget.is_whole)
+    is_extreme = scale > 0 and not low <= ridge / scale <= high
+    return np.dtype(np.float64) if is_extreme else dtype
+
+
+@contextlib.contextmanager
+def in_precision(dtype: np.dtype, budget: Budget | None = None) -> Iterator[None]:
+    """float64 where it is needed, and one BLAS thread.
+
+    Raises:
+        ValueError: float64 on a TPU, which has none.
+    """
+    needs_float64 = dtype == np.float64 or not (budget is None or budget.is_whole)
     if needs_float64 and jax.default_backend() == "tpu":
         raise ValueError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
-            f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"
+            "mean squared norm, and whole costs, or set JAX_PLATFORMS=cpu"
         )
     with jax.enable_x64(needs_float64), one_blas_thread():
-        yield emb
+        yield
 
 
 def _selection(ranking: np.ndarray, gains: np.ndarray) -> Selection:
@@ -283,7 +332,7 @@ def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.n
         root, parts = greedy.first_root(emb.dim, ridge, pool.tokens.dtype), []
         for begin in range(0, len(order), REFRESH):
             if begin:
-                root = _fresh_root(emb, order[:begin], ridge)
+                root = fresh_root(emb, order[:begin], ridge, emb.dtype)
             positions = place[order[begin : begin + REFRESH]]
             padded = np.full(1 << (len(positions) - 1).bit_length(), -1, np.int32)
             padded[: len(positions)] = positions  # a few lengths, so a few compilations
@@ -300,7 +349,7 @@ def _replay_tokens(
     One shape serves all sequences and pools of a width, so little is compiled. Blocks have at most
     D tokens: the factor of more would lose digits where the ridge is small.
     """
-    rows = _token_rows(emb, order)
+    rows = emb.rows_of(order)
     length = min(TOKENS_AT_ONCE, emb.dim)
     n_blocks = TOKENS_AT_ONCE // length
     step = n_blocks * length
@@ -314,18 +363,13 @@ def _replay_tokens(
     return np.concatenate(parts)[: len(rows)]
 
 
-def _token_rows(emb: TokenEmbeddings, order: np.ndarray) -> Int[np.ndarray, "T"]:
-    """Where the tokens of some examples stand in `emb.tokens`."""
-    ends = np.cumsum(emb.lengths[order])
-    first = emb.offsets[order] - ends + emb.lengths[order]
-    return np.repeat(first, emb.lengths[order]) + np.arange(ends[-1])
-
-
-def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) -> jax.Array:
+def fresh_root(
+    pool: TokenSource, chosen: np.ndarray, ridge: float | int, dtype: np.dtype
+) -> jax.Array:
     """W with W W^T = V^-1, anew from the chosen rows and in float64."""
-    information, rows = ridge * np.eye(emb.dim), _token_rows(emb, chosen)
-    for begin in range(0, len(rows), _ROWS_AT_ONCE):
-        x = emb.tokens[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
+    information, ends = ridge * np.eye(pool.dim), np.cumsum(pool.lengths[chosen])
+    for part in np.split(chosen, np.flatnonzero(np.diff(ends // _ROWS_AT_ONCE)) + 1):
+        x = pool.read(part).astype(np.float64)
         information += x.T @ x
     factor = np.linalg.cholesky(information)
-    return jnp.asarray(np.linalg.inv(factor).T, emb.tokens.dtype)
+    return jnp.asarray(np.linalg.inv(factor).T, dtype)
