@@ -83,5 +83,7 @@ def test_a_damaged_shard_counts_as_missing(tmp_path, damage):
 
 def test_numbers_too_large_for_float16_are_told(tmp_path):
     with pytest.raises(ValueError, match="bfloat16 or float32"):
-        EmbeddingStore(tmp_path, "float16").add([KEYS[0]], fj.TokenEmbeddings.from_list([[[1e5]]]))
+        EmbeddingStore(tmp_path, "float16").add(
+            [KEYS[0]], fj.TokenEmbeddings.from_list([np.full((1, 2), 1e5)])
+        )
     assert not list(tmp_path.iterdir())
