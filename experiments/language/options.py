@@ -7,6 +7,7 @@ from experiments.corpora.pools import KINDS
 from experiments.language.variants import VARIANTS
 from experiments.run.harness import Wandb
 from experiments.softmax.study import check_grid, check_selectors, one_of, positive
+from fisher_jax.util.checks import check_seed
 
 METHODS = ("last_layer", "lora", "full")
 MAX_SEED = 4_000_000  # a replicate's is 1009 times as large, and 32 bits must hold it
@@ -77,8 +78,7 @@ class Options:
             raise ValueError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if self.n_prompts < 0 or self.temperature < 0:
             raise ValueError("n_prompts and temperature must be at least 0")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
+        check_seed(self.seed, most=MAX_SEED)
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
         by_validation = self.tune == "each" and len(self.learning_rates) > 1

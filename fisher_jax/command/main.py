@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fisher_jax.command import interruption
-from fisher_jax.command.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
+from fisher_jax.command.arguments import NAME, check, check_earlier, parser
 from fisher_jax.command.errors import FAILURES, Messages, tell
 from fisher_jax.command.messages import progress
 from fisher_jax.command.pool import Pool, pool_of_embeddings, pool_of_text
@@ -25,6 +25,7 @@ from fisher_jax.report import (
     write_ranking,
     write_report,
 )
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
@@ -138,7 +139,7 @@ def _choose(
         )
         return evaluate(pool.emb, drawn.ranking, args.ridge), drawn.weights
     options = budget | {"ridge": args.ridge, "seed": args.seed} | pool.given
-    return ALL_SELECTORS[args.selector](pool.emb, **options, on_progress=show), None
+    return SELECTORS[args.selector](pool.emb, **options, on_progress=show), None
 
 
 def _preview(pool: Pool) -> Callable[[int], str]:

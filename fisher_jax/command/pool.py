@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.command.arguments import ALL_SELECTORS, answers_of
+from fisher_jax.command.arguments import answers_of
 from fisher_jax.command.messages import announce, progress
 from fisher_jax.data import Chat, Row
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
@@ -31,6 +31,7 @@ from fisher_jax.scoring import (
     completions_alone,
     labels_of,
 )
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.platforms import check_fits, here
 
 
@@ -289,7 +290,7 @@ def _given(
     endpoint: Endpoint | None,
 ) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
-    selector = ALL_SELECTORS.get(args.selector)
+    selector = SELECTORS.get(args.selector)
     needs = [n for n in selector.needs if n != "targets"] if selector else []
     if not needs:
         return {}
