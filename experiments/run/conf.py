@@ -25,6 +25,7 @@ class SharedConf(SearchPathPlugin):
     """conf/hydra and conf/wandb are there for every experiment's folder of conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add conf/ itself."""
         search_path.append("fisher_jax", f"file://{CONF}")
 
 

@@ -14,8 +14,8 @@ import wandb
 from omegaconf import OmegaConf
 
 from experiments.language import main as language
-from experiments.report.figures import draw_all
 from experiments.report import main as report_main
+from experiments.report.figures import draw_all
 from experiments.run.harness import checked, log_to_wandb, reporting
 from experiments.run.results import RESOLVED, Results, read_rows, run_grid, settings
 from experiments.run.sweeps import LONGEST, job_folder, read_sweep
