@@ -51,7 +51,7 @@ chooses by a rule, `fj.SELECTORS[name].needs` tells what else it must be given.
 No rule exceeds a budget. A row that no longer fits is passed over, and smaller ones go on being
 taken. Rules that go by gains have a criterion, which `criterion=` changes: `"gain"` takes the row
 of the largest gain, whatever it costs; `"gain_per_cost"` takes the row whose gain divided by its
-cost is largest. A cost is what `costs` says, else the row's tokens, also where a budget counts rows.
+cost is largest. A cost is what `costs` says, else the row's tokens, also for a budget of rows.
 `fj.select`, and the command without `--selector`, go by `"gain"` for a budget of rows and by
 `"gain_per_cost"` for one of tokens. All other rules take rows in their own order.
 
