@@ -3,8 +3,9 @@
 Names, options and rankings stay; a new rule is one decorated function.
 """
 
-# isort: off  the order of the table
-from fisher_jax.selectors import coverage, optimal, plain, scored  # noqa: F401  each adds its rules
+# each file adds its rules, in the order of the table
+# isort: off
+from fisher_jax.selectors import plain, optimal, coverage, scored  # noqa: F401
 
 # isort: on
 from fisher_jax.selectors.rule import SELECTORS, Rule, Terms, UnknownSelectorError, rule
