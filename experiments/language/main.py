@@ -35,6 +35,7 @@ from experiments.run.results import (
 from fisher_jax.data.duplicates import check_near
 from fisher_jax.models import LanguageModel, load_model
 from fisher_jax.training.finetune import DivergedError
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 MANIFEST = "manifest.json"
@@ -81,7 +82,7 @@ def run(options: Options, folder: Path) -> list[Row]:
                     **{k: v for k, v in row.items() if k.endswith("_nll") and k != "test_nll"},
                 )
         except DivergedError as error:
-            raise ValueError(f"{label}, replicate {replicate}, {error}") from None
+            raise UserError(f"{label}, replicate {replicate}, {error}") from None
         finally:
             bar.close()
     _tell_missing(options, results)
@@ -93,7 +94,7 @@ def _check(options: Options) -> None:
     for _, own in settings_of(options):
         path = Path(own.proxy or "")
         if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name
-            raise ValueError(
+            raise UserError(
                 f"proxy {own.proxy} does not exist: "
                 f"python -m experiments.language.proxy {own.proxy}"
             )
@@ -105,7 +106,7 @@ def _check_asked(options: Options, model: LanguageModel) -> None:
     """Ask-LLM's answer means nothing where the model was not taught to answer."""
     asks = [name for name in options.selectors if VARIANTS[name].rule == "ask_llm"]
     if asks and not model.chats:
-        raise ValueError(
+        raise UserError(
             f"{asks[0]} asks {model.name}, which has no chat template and so was not taught to "
             "answer: name another by ask_model=smollm2-135m, or leave it out of selectors"
         )
@@ -145,7 +146,7 @@ def _key(row: Row) -> Any:
 def _write_facts(path: Path, where: str, facts: Row) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     if known.get(where, facts)["sha256"] != facts["sha256"]:
-        raise ValueError(
+        raise UserError(
             f"{path}: {where} was made of other rows than its corpus gives now: take the corpus as "
             "it was, or start again with overwrite=true"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.report.statistics import noise, replicates_for
 from experiments.run.harness import reporting
 from experiments.run.results import RESULTS, Row, read_rows, rounded
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 NOISE = "noise.json"
@@ -32,7 +33,7 @@ def main() -> None:
         packed = path.with_name(f"{RESULTS}.gz")
         rows = read_rows(path if path.exists() else packed)
         if not rows:
-            raise ValueError(f"{path}: no rows: run the experiment first")
+            raise UserError(f"{path}: no rows: run the experiment first")
         lines = spreads(rows, args.difference)
         with replacing(args.folder / NOISE) as temporary:
             temporary.write_text(json.dumps(lines, indent=1) + "\n")

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from experiments.run.results import Row
+from fisher_jax.util.errors import UserError
 
 
 class Estimate(NamedTuple):
@@ -42,7 +43,7 @@ def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, Any]:
     """
     values = {row["replicate"]: row[metric] for row in rows}
     if len(values) < len(rows):
-        raise ValueError(f"{len(rows)} rows of {len(values)} replicates: choose one point")
+        raise UserError(f"{len(rows)} rows of {len(values)} replicates: choose one point")
     return values
 
 
@@ -107,7 +108,7 @@ def noise(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Noise:
         if len(row.get("of_training", [])) > 1
     ]
     if not spreads:
-        raise ValueError("no row has two trainings: run with trainings=2 or more")
+        raise UserError("no row has two trainings: run with trainings=2 or more")
     a, b = by_replicate(rows, metric), by_replicate(others, metric)
     paired = [a[r] - b[r] for r in sorted(a.keys() & b.keys())]
     spread = float(np.std(paired, ddof=1)) if len(paired) > 1 else float("nan")
