@@ -128,6 +128,9 @@ def staged(options: Options) -> list[Options]:
             "grid": options.grid | _within(of.pop("grid", {}), options.grid),
         }
         limits |= _within(of, vars(options))
+        budgets = {*limits.get("budgets", options.budgets), *options.uniform_budgets}
+        limits["generate_budgets"] = [n for n in options.generate_budgets if n in budgets]
+        limits["n_prompts"] = options.n_prompts if limits["generate_budgets"] else 0
         if all(limits["grid"].values()) and all(limits[name] for name in of):
             found.append(replace(options, stages=[], **limits))
     return found
