@@ -114,7 +114,8 @@ def check_stages(options: Options) -> None:
     for stage in options.stages:
         if unknown := sorted(stage.keys() - {*STAGED}):
             raise UserError(f"stages may have {', '.join(STAGED)}, got {unknown[0]!r}")
-        if unknown := sorted(stage.get("grid", {}).keys() - options.grid.keys()):
+        unknown = sorted(stage.get("grid", {}).keys() - options.grid.keys())
+        if unknown and options.grid:  # one setting has no grid any more
             raise UserError(f"stages: grid has {unknown[0]!r}, which the whole's grid has not")
 
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from experiments.judging.main import JUDGED
 from experiments.language.cells import Cell, work
 from experiments.language.main import MANIFEST
+from experiments.language.noise import NOISE
 from experiments.language.options import Options
 from experiments.language.picks import PICKS
 from experiments.report.figures import dots, learning_curves, parts
@@ -77,7 +78,7 @@ def collect() -> None:
                     collect_sweep(sweep, target)
                 continue
             target.mkdir(parents=True, exist_ok=True)
-            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED, PICKS):
+            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED, PICKS, NOISE):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             data = gzip.compress((source / RESULTS).read_bytes(), mtime=0)

@@ -284,7 +284,8 @@ def test_stages_are_parts_of_the_whole_in_order(model_folder):
     assert [*work(replace(given, stages=[]))] == [*work(replace(given, stages=[{}]))]
     for wrong, said in (({"seed": [1]}, "got 'seed'"), ({"grid": {"pool": []}}, "has 'pool'")):
         with pytest.raises(ValueError, match=said):
-            options(model_folder, stages=[wrong])
+            options(model_folder, stages=[wrong], grid={"corpus": ["a"]})
+    replace(given, grid={}, corpus="a")  # one setting of it
 
 
 def test_a_run_ends_after_its_hours_and_goes_on_from_what_is_committed(
