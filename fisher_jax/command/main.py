@@ -12,7 +12,7 @@ import numpy as np
 
 from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME, check, check_earlier, parser
-from fisher_jax.command.errors import Messages, tell
+from fisher_jax.command.errors import Messages, is_told, tell
 from fisher_jax.command.messages import progress
 from fisher_jax.command.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.data.pool_file import writing_selection
