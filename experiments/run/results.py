@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.run import live
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 from fisher_jax.util.platforms import here
 from fisher_jax.util.provenance import provenance
@@ -22,7 +23,7 @@ RESULTS = "results.jsonl"
 RESOLVED = "config.yaml"
 PROVENANCE = "provenance.json"
 GROWING = ("selectors", "equal", "budgets", "uniform_budgets", "replicates")  # add rows only
-RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
+RUNTIME_KEYS = ("wandb", "overwrite", "stages", "start", "hours")  # options that change no result
 
 
 class Results:
@@ -49,6 +50,7 @@ class Results:
         overwrite: bool,
         key: Callable[[Row], Any] = lambda row: row["setting"],
         growing: Sequence[str] = (),
+        later: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self._key = key
@@ -58,18 +60,18 @@ class Results:
         before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
         assert isinstance(before, dict)
         given, known = (
-            {k: v for k, v in some.items() if k not in growing and v is not None}
-            for some in (kept, before)
+            {k: v for k, v in some.items() if k not in (*growing, *RUNTIME_KEYS) and v is not None}
+            for some in (kept, (later or {}) | before if before else {})
         )  # an option that came later and is None is what the earlier run did
         same = given == known
         has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once
         if path.exists() and has_rows and not same and not overwrite:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
                 "or hydra.run.dir=FOLDER for another place"
             )
         if not overwrite and not path.exists() and has_rows:
-            raise ValueError(
+            raise UserError(
                 f"{folder} has {RESULTS} but no {RESOLVED}, so nobody knows its options: put that "
                 "back, or pass overwrite=true"
             )
@@ -98,7 +100,7 @@ class Results:
         Beside them stands by what the last ones were made, and the seconds of all runs.
         """
         if _stamp(self.folder / RESULTS) != self._stamp:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder / RESULTS} was changed by another run meanwhile: wait for that one "
                 "to end, then start this one again"
             )
@@ -191,7 +193,7 @@ def settings_of(options: Any) -> list[tuple[Row, Any]]:
         try:
             found.append((setting, replace(options, **setting, grid={})))
         except TypeError as error:
-            raise ValueError(f"grid has a value of the wrong type in {setting}: {error}") from None
+            raise UserError(f"grid has a value of the wrong type in {setting}: {error}") from None
     return found
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.design.embeddings import aligned, check_squares
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 DTYPES = {
@@ -53,7 +54,7 @@ class EmbeddingStore:
 
     def __init__(self, folder: Path, dtype: str = "float32") -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.folder, self._dtype = folder, DTYPES[dtype]
         self.damaged: list[Path] = []
         self._places: dict[bytes, _Place] = {}
@@ -71,9 +72,10 @@ class EmbeddingStore:
     def add(self, keys: Sequence[bytes], emb: TokenEmbeddings) -> None:
         """Write examples as one shard."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        tokens = emb.tokens.astype(self._dtype, copy=False)
+        with np.errstate(over="ignore"):
+            tokens = emb.tokens.astype(self._dtype, copy=False)
         if not np.isfinite(tokens).all():  # of float16, whose largest number is 65,504
-            raise ValueError(
+            raise UserError(
                 f"embeddings above {np.finfo(self._dtype).max:g} do not fit into {self._dtype}: "
                 "keep them as bfloat16 or float32"
             )
@@ -123,7 +125,7 @@ class StoredEmbeddings:
 
     def __init__(self, shards: Sequence[Path], places: Sequence[_Place]) -> None:
         if not places:
-            raise ValueError("a pool needs at least one example")
+            raise UserError("a pool needs at least one example")
         self._slices = [safe_open(path, framework="numpy").get_slice("tokens") for path in shards]
         self._shard, self._start, self._stop = np.asarray([p[:3] for p in places], np.int64).T
         self._squares = np.asarray([p.squares for p in places])

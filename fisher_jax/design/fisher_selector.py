@@ -5,19 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design.embeddings import PoolLike, as_embeddings
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.selection import select
+from fisher_jax.util.errors import UserError
 
 
 class FisherSelector:
     """`select` with scikit-learn's names, for its `clone` too.
 
-    Takes the arguments of `select` but `mesh`, `pool_dtype` and `on_progress`, and has, after
-    `fit(emb)`, `ranking_`, `gains_` and `log_det_`.
+    Takes the arguments of `select` but `criterion`, `initial`, `mesh`, `pool_dtype` and
+    `on_progress`, and has, after `fit(emb)`, `ranking_`, `gains_` and `log_det_`.
     """
 
-    _PARAMETERS = ("n_samples", "fraction", "token_budget", "costs", "ridge", "method")
+    _PARAMETERS = (
+        *("n_samples", "fraction", "token_budget", "costs"),
+        *("ridge", "method", "initial_subset"),
+    )
 
     def __init__(
         self,
@@ -28,6 +32,7 @@ class FisherSelector:
         costs: Sequence | np.ndarray | None = None,
         ridge: float | int = 1.0,
         method: Method = "lazy",
+        initial_subset: Sequence[int] | np.ndarray = (),
     ) -> None:
         self.n_samples = n_samples
         self.fraction = fraction
@@ -35,9 +40,11 @@ class FisherSelector:
         self.costs = costs
         self.ridge = ridge
         self.method: Method = method
+        self.initial_subset = initial_subset
 
-    def fit(self, emb: TokenEmbeddings, y: None = None) -> "FisherSelector":
-        """Rank the pool; `y` is there for scikit-learn's sake."""
+    def fit(self, emb: PoolLike, y: None = None) -> "FisherSelector":
+        """Rank the pool, of any form that `select` takes; `y` is for scikit-learn's sake."""
+        emb = as_embeddings(emb)
         self.ranking_, self.gains_, self.log_det_ = select(
             emb,
             n_samples=self.n_samples,
@@ -46,6 +53,7 @@ class FisherSelector:
             costs=self.costs,
             ridge=self.ridge,
             method=self.method,
+            initial_subset=self.initial_subset,
         )
         self.n_examples_in_ = len(emb)
         return self
@@ -62,15 +70,25 @@ class FisherSelector:
         """
         for name, value in params.items():
             if name not in self._PARAMETERS:
-                raise ValueError(
+                raise UserError(
                     f"FisherSelector has no argument {name!r}; it has {', '.join(self._PARAMETERS)}"
                 )
             setattr(self, name, value)
         return self
 
     def __repr__(self) -> str:
-        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None]
+        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None and np.size(v)]
         return f"FisherSelector({', '.join(given)})"
+
+    def fit_transform(self, emb: PoolLike, y: None = None) -> np.ndarray | list:
+        """The chosen ones of the pool's own examples, in order of choice.
+
+        Of a matrix (N, D) its chosen rows, else a list of the chosen examples' (M_i, D) arrays.
+        """
+        self.fit(emb, y)
+        if isinstance(emb, np.ndarray):
+            return emb[self.ranking_]
+        return [emb[i] for i in self.ranking_]
 
     def transform(self, rows: Any) -> Any:
         """The chosen ones of the pool's rows, in order of choice.
@@ -84,11 +102,11 @@ class FisherSelector:
                 rows than the pool's.
         """
         if not hasattr(self, "ranking_"):
-            raise ValueError("this FisherSelector is not fitted: call fit(emb) first")
+            raise UserError("this FisherSelector is not fitted: call fit(emb) first")
         if isinstance(rows, Mapping):
-            raise ValueError("rows must be a sequence of rows, got a mapping: pass a list of rows")
+            raise UserError("rows must be a sequence of rows, got a mapping: pass a list of rows")
         if len(rows) != self.n_examples_in_:
-            raise ValueError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
+            raise UserError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
         if isinstance(rows, np.ndarray):
             return rows[self.ranking_]
         if hasattr(rows, "iloc"):  # pandas, whose [] takes labels

@@ -70,6 +70,10 @@ class Stream:
             while begin < len(kind.examples):
                 begin += self._evaluate(kind.batch, kind.examples[begin:], self.root[0, 0])
 
+    def outdate(self, root: Array) -> None:
+        """Go on with a root of more information: the gains so far are bounds."""
+        self.root, self._stamp = root, self._stamp - 1
+
     def choose(self) -> int | None:
         """The next example, or None where the budget pays for none that is left."""
         is_open = ~self._taken & (self._costs <= self._left)

@@ -22,6 +22,7 @@ from fisher_jax.models import DTYPES, LanguageModel, TokenizedRows, packed_rows,
 from fisher_jax.training.adapters import METHODS, Method, merged, prepare
 from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.packing import Batch, Batches
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 
 REPORT_SECONDS = 0.3  # between two readings of the losses
@@ -29,7 +30,7 @@ REPORT_SECONDS = 0.3  # between two readings of the losses
 _COUNTS = ("epochs", "micro_batches", "sequences", "sequence_length", "rank")
 
 
-class DivergedError(ValueError):
+class DivergedError(UserError):
     """The loss is no number any more."""
 
 
@@ -129,10 +130,10 @@ def finetune(
         ValueError: options or weights out of range, no rows, one that is too long or has nothing
             to predict, or a folder that holds checkpoints of another run.
     """
-    _check(options, mesh, checkpoint_every)
-    _check_rows(rows, weights)
+    check(options, mesh, checkpoint_every)
+    check_rows(rows, weights)
     batches = batches_of(rows, options, weights)
-    fingerprint = _fingerprint(model, batches, options, validate is not None)
+    made_of = fingerprint(model, batches, options, validate is not None)
     module, wanted = prepare(model.module, options.method, options.rank, options.seed)
     graph, params, frozen = nnx.split(module, wanted, ...)
     params = jax.tree.map(jnp.copy, params)  # every step takes the memory of those before it
@@ -152,7 +153,7 @@ def finetune(
     best = jax.tree.map(jnp.copy, state.params) if validate is not None else None
     kept = None
     if checkpoints is not None:
-        kept = Checkpoints(checkpoints, fingerprint)
+        kept = Checkpoints(checkpoints, made_of)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
             tree, losses, validation = restored
@@ -197,7 +198,7 @@ def finetune(
     if kept is not None:
         kept.close()
     final = finished(best if best is not None else state.params)
-    final = final._replace(weights_sha256=fingerprint)
+    final = final._replace(weights_sha256=made_of)
     return Finetuned(final, np.asarray(losses, np.float32), validation)
 
 
@@ -234,8 +235,7 @@ def _matrices(params: Any) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="state")
-def _step(
+def train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     remat: bool,
@@ -245,6 +245,8 @@ def _step(
     batch: Batch,
     rate: float | Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
+    """One step of AdamW on a batch's mean NLL, and that loss."""
+
     def cast(tree):
         return jax.tree.map(lambda x: x.astype(dtype) if dtype != jnp.float32 else x, tree)
 
@@ -271,6 +273,9 @@ def _step(
     return TrainState(params, optimizer_state), loss
 
 
+_step = jax.jit(train_step, static_argnums=(0, 1, 2, 3), donate_argnames="state")
+
+
 def token_nll(
     hidden_BxTxD: Float[Array, "*B D"], head_LxD: Float[Array, "L D"], labels: Array
 ) -> Float[Array, "*B"]:
@@ -279,44 +284,46 @@ def token_nll(
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _check(options: TrainOptions, mesh: Mesh | None, checkpoint_every: int) -> None:
+def check(options: TrainOptions, mesh: Mesh | None = None, checkpoint_every: int = 1) -> None:
+    """Refuse options out of range by a ValueError."""
     if not options.learning_rate > 0:
-        raise ValueError(f"learning_rate must be above 0, got {options.learning_rate}")
+        raise UserError(f"learning_rate must be above 0, got {options.learning_rate}")
     counts = {n: getattr(options, n) for n in _COUNTS} | {"checkpoint_every": checkpoint_every}
     for name, value in counts.items():
         if value != int(value) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
+            raise UserError(f"{name} must be a whole number of at least 1, got {value}")
     if options.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
     if options.dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if not 0 <= options.warmup < 1:
-        raise ValueError(f"warmup must be at least 0 and below 1, got {options.warmup}")
+        raise UserError(f"warmup must be at least 0 and below 1, got {options.warmup}")
     if not options.clip > 0 or options.weight_decay < 0:
-        raise ValueError("clip must be above 0, weight_decay at least 0")
+        raise UserError("clip must be above 0, weight_decay at least 0")
     if mesh is not None and (mesh.axis_names != ("data",) or options.sequences % mesh.size):
-        raise ValueError(
+        raise UserError(
             f"mesh must have one axis 'data' whose {mesh.size} devices divide "
             f"sequences = {options.sequences}, got axes {mesh.axis_names}"
         )
 
 
-def _check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
+def check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
+    """Refuse rows or weights that would teach nothing by a ValueError."""
     if not rows.ids:
-        raise ValueError("there are no rows to train on")
+        raise UserError("there are no rows to train on")
     empty = np.flatnonzero(rows.counted == 0)
     if len(empty):
-        raise ValueError(
+        raise UserError(
             f"row {empty[0]} has nothing to predict ({len(empty)} such rows): leave them out, or "
             "raise max_length where the prompt fills it"
         )
     if weights is None:
         return
     if np.shape(weights) != (len(rows.ids),):
-        raise ValueError(f"weights must be one a row, {len(rows.ids)}, got {np.shape(weights)}")
+        raise UserError(f"weights must be one a row, {len(rows.ids)}, got {np.shape(weights)}")
     bad = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) >= 0)))
     if len(bad):
-        raise ValueError(f"weights must be at least 0, row {bad[0]} has {weights[bad[0]]}")
+        raise UserError(f"weights must be at least 0, row {bad[0]} has {weights[bad[0]]}")
 
 
 def _exhausted(validation: list[tuple[int, float]], patience: int) -> bool:
@@ -343,9 +350,10 @@ def _spread(batch: Batch, mesh: Mesh) -> Batch:
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 
-def _fingerprint(
+def fingerprint(
     model: LanguageModel, batches: Batches, options: TrainOptions, validated: bool
 ) -> str:
+    """SHA-256 of what a training is made from: weights, rows in their order, options."""
     digest = hashlib.sha256(json.dumps([model.weights_sha256, *options, validated]).encode())
     for batch in batches:
         for part in batch:

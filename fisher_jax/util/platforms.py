@@ -9,6 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import one_line
+
 MIN_ROWS, MAX_ROWS = 128, 1 << 17  # tokens of a batch of candidates
 FACTOR_WORK = 15_000  # on a token's row of a factor, which is slower
 MEMORY_SHARE = 1 / 8  # of the device's memory, for what is computed at a time
@@ -35,6 +38,7 @@ class Platform(NamedTuple):
         scored_tokens: whose logits over the whole vocabulary are held at a time.
         decoded_rows: continued at a time by `generate`.
         fits: of the softmax model at a time.
+        trained_together: fine-tunings in one program.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Platform(NamedTuple):
     scored_tokens: int
     decoded_rows: int
     fits: int
+    trained_together: int
 
 
 PLATFORMS = {
@@ -70,6 +75,7 @@ PLATFORMS = {
         scored_tokens=512,
         decoded_rows=16,
         fits=4,
+        trained_together=1,
     ),
     # batch_cost by a sweep on an H200: 500 of 5,000 rows took 0.83 and 0.81 ms a choice at an
     # eighth and at twice of it, 0.97 at eight times, 1.49 at a 128th. The others are a model of an
@@ -87,9 +93,27 @@ PLATFORMS = {
         scored_tokens=1 << 12,
         decoded_rows=256,
         fits=256,
+        trained_together=16,
     ),
 }
 PLATFORMS["tpu"] = PLATFORMS["gpu"]._replace(name="tpu", batch_cost=3e9)  # a guess, not measured
+
+
+def check_platform() -> None:
+    """Start the devices that `JAX_PLATFORMS` asks for, or those that there are.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second for cuda without its package
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        reason = f" ({one_line(error)})" if str(error) else ""
+        raise UserError(
+            f"JAX can't start the devices that JAX_PLATFORMS={asked or ''} names{reason}: leave "
+            "the variable out, or pip install 'fisher-jax[cuda]' on a machine with a GPU"
+        ) from None
 
 
 def here() -> Platform:
@@ -124,11 +148,11 @@ def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int =
     """
     n_tokens = int(np.minimum(lengths, dim).sum())
     if n_tokens >= 2**31:  # places of tokens are int32
-        raise ValueError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
+        raise UserError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
     needed = n_tokens * dim * n_bytes / n_devices
     room = _memory()
     if needed > room * (1 - 2 * MEMORY_SHARE):
-        raise ValueError(
+        raise UserError(
             f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
             f"{room / 1e9:.1f} GB: shorten rows (max_length), leave out copies, or select on the "
             "CPU (JAX_PLATFORMS=cpu)"

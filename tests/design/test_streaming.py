@@ -76,3 +76,11 @@ def test_what_is_for_pools_in_memory_is_refused():
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 10, [1], 3))
     with pytest.raises(ValueError, match="load"):
         fj.select(Reader(emb), n_samples=2, method="naive")
+
+
+def test_rows_that_are_there_already_count(small_buckets):
+    emb = fj.TokenEmbeddings.from_list(random_pool(0, 60, [1, 3, 8], 6))
+    given = {"n_samples": 8, "initial": emb, "initial_subset": [3, 5]}
+    np.testing.assert_array_equal(
+        fj.select(Reader(emb), **given).ranking, fj.select(emb, **given).ranking
+    )
