@@ -1,6 +1,7 @@
 """What the files of several families have in common."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fisher_jax.models.decoder import (
@@ -38,6 +39,12 @@ POST_NORM_NAMES = {
     ),
     "layers.mlp_post_norm": Names("layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm"),
 }
+
+GEMMA_NAMES = (
+    ROTARY_NAMES
+    | POST_NORM_NAMES
+    | {"layers.mlp_norm": Names("layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm")}
+)
 
 
 def rotary_from_json(fields: JsonFields, family: str, **options: Any) -> RotaryConfig:
@@ -227,13 +234,15 @@ def rotary_from_gguf(file: Metadata, family: str, **options: Any) -> RotaryConfi
     return RotaryConfig(**sizes | options)
 
 
-def rope_from_gguf(file: Metadata, head_dim: int, is_partial: bool = False) -> Rope:
+def rope_from_gguf(
+    file: Metadata, head_dim: int, is_partial: bool = False, theta: float = 10000.0
+) -> Rope:
     """The rope of a GGUF's metadata and tensors, as llama.cpp reads them; see `rope_from_json`.
 
     Raises:
         ModelError: a rule that is not supported.
     """
-    theta = file.field("{arch}.rope.freq_base", 10000.0)
+    theta = file.field("{arch}.rope.freq_base", theta)
     turned = file.field("{arch}.rope.dimension_count", head_dim)
     share = 1.0 if turned == head_dim else turned / head_dim
     if share != 1 and not is_partial:
@@ -265,3 +274,89 @@ def rope_from_gguf(file: Metadata, head_dim: int, is_partial: bool = False) -> R
         f"{file.path}: RoPE scaling {kind!r} of a GGUF is not supported; none, linear, yarn and "
         "written-out factors are"
     )
+
+
+def windows_from_types(types: Sequence[str], window: int | None) -> tuple[int | None, ...]:
+    """The windows of layers by config.json's `layer_types`; empty where none has one."""
+    windows = tuple(window if kind == "sliding_attention" else None for kind in types)
+    return windows if any(windows) else ()
+
+
+def late_windows(fields: JsonFields) -> tuple[int | None, ...]:
+    """Qwen's: of the layers from `max_window_layers` on, if `use_sliding_window`."""
+    raw = fields.raw
+    window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window") else None
+    first, n_layers = raw.get("max_window_layers", 28), raw["num_hidden_layers"]
+    types = raw.get("layer_types") or [
+        "sliding_attention" if k >= first else "full_attention" for k in range(n_layers)
+    ]
+    return windows_from_types(types, window)
+
+
+def windows_to_json(config: RotaryConfig) -> dict[str, Any]:
+    """A window that some layers have, as config.json has it."""
+    windows = [window for window in config.windows if window]
+    if not windows:
+        return {"use_sliding_window": False}
+    return {
+        "use_sliding_window": True,
+        "sliding_window": windows[0],
+        "layer_types": layer_types(config),
+    }
+
+
+def layer_types(config: RotaryConfig) -> list[str]:
+    """`layer_types` of config.json."""
+    windows = config.windows or (None,) * config.n_layers
+    return ["sliding_attention" if window else "full_attention" for window in windows]
+
+
+def periodic_windows(n_layers: int, period: int, window: int | None) -> tuple[int | None, ...]:
+    """Of all layers but every `period`-th; empty where there is none."""
+    windows = tuple(window if (k + 1) % period else None for k in range(n_layers))
+    return windows if any(windows) else ()
+
+
+def gemma_options(dim: int) -> dict[str, Any]:
+    """What Gemma 2 and 3 have in common."""
+    return {
+        "activation": "gelu",
+        "post_norms": True,
+        "norm_offset": True,
+        "embedding_scale": dim**0.5,
+    }
+
+
+def gemma_from_json(fields: JsonFields, family: str, **options: Any) -> RotaryConfig:
+    """The configuration of a Gemma 2 or 3 that config.json gives."""
+    raw = fields.raw
+    fields.require(
+        hidden_activation=("gelu_pytorch_tanh",), use_bidirectional_attention=(None, False)
+    )
+    bias, head_dim = raw.get("attention_bias", False), raw.get("head_dim", 256)
+    width = raw.get("query_pre_attn_scalar", 256)
+    own = {
+        "head_dim": head_dim,
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "query_width": None if width == head_dim else width,
+        "tied": raw.get("tie_word_embeddings", True),
+    }
+    return rotary_from_json(fields, family, **own | gemma_options(raw["hidden_size"]) | options)
+
+
+def gemma_to_json(config: RotaryConfig) -> dict[str, Any]:
+    """A Gemma 2 or 3 as config.json has it."""
+    windows = [window for window in config.windows if window]
+    fields = rotary_to_json(
+        config,
+        hidden_activation="gelu_pytorch_tanh",
+        attention_bias=config.qkv_bias,
+        query_pre_attn_scalar=config.query_width or config.head_dim,
+        sliding_window=windows[0] if windows else None,
+        layer_types=layer_types(config),
+        attn_logit_softcapping=config.attention_cap,
+        final_logit_softcapping=config.logit_cap,
+    )
+    del fields["hidden_act"]
+    return fields

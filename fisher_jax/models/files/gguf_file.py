@@ -14,6 +14,7 @@ from fisher_jax.models.errors import ModelError
 from fisher_jax.models.families import all_families, family_of, of_architecture
 from fisher_jax.models.files.assemble import Tensor, assemble, checked_sizes
 from fisher_jax.models.files.gguf_tokenizer import gguf_tokenizer
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 
 
@@ -33,7 +34,7 @@ class _Reader(gguf.GGUFReader):
             return super()._get_field_parts(orig_offs, raw_type)
         n_bytes = int(length[0]) * np.dtype(number).itemsize
         if n_bytes > len(self.data) - begin:
-            raise ValueError(f"an array of {length[0]} numbers goes past its end")
+            raise UserError(f"an array of {length[0]} numbers goes past its end")
         values = self._get(begin, number, length[0])
         types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
         return 12 + n_bytes, [kind, length, values], [2], types
