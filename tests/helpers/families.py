@@ -47,8 +47,7 @@ VARIANTS = {
     "gemma2": {"model_type": "gemma2"} | GEMMA,
     "gemma3": {
         "model_type": "gemma3_text",
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]
-        + ["sliding_attention"],
+        "layer_types": [*["sliding_attention"] * 2, "full_attention", "sliding_attention"],
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},

@@ -24,7 +24,6 @@ THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
 def from_json(fields: JsonFields) -> RotaryConfig:
     """From config.json."""
     raw = fields.raw
-    fields.require(use_bidirectional_attention=(False, None))
     window, types = raw.get("sliding_window", 4096), raw.get("layer_types")
     period = raw.get("sliding_window_pattern") or raw.get("_sliding_window_pattern") or PERIOD
     windows = (
