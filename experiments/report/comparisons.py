@@ -40,18 +40,15 @@ def comparisons(
     return [Comparison(*cell, *rest) for cell, *rest in zip(cells, found, corrected, strict=True)]
 
 
-def compared(
-    rows: Sequence[Row], rule: str, opponents: Sequence[str], key: str, metric: str = "held_out_nll"
-) -> Table:
+def compared(family: Sequence[Comparison], rule: str, key: str) -> Table:
     """A line an opponent, kind of budget and n; a column a value of `key`; bold is below 5%.
 
     Nats a token, the rule less the opponent. Fewer than five replicates have no interval.
     """
-    family = comparisons(rows, rule, opponents, key, metric)
     columns = list(dict.fromkeys(of.where[key] for of in family))
     points = sorted({(of.where["equal"], of.where["n"]) for of in family})
     lines = []
-    for opponent in opponents:
+    for opponent in dict.fromkeys(of.opponent for of in family):
         for equal, n in points:
             of_point = {
                 of.where[key]: cell(of)

@@ -40,7 +40,8 @@ def test_a_table_is_one_family_of_tests():
 
 def test_what_is_told_apart_is_bold_and_few_replicates_have_no_interval():
     given = rows(10) + rows(3, n=500) + rows(1, n=1000)
-    head, lines = compared(given, "fisher", ["uniform", "ask_llm", "nobody"], "corpus")
+    family = comparisons(given, "fisher", ["uniform", "ask_llm", "nobody"], "corpus")
+    head, lines = compared(family, "fisher", "corpus")
     assert head == ["fisher less", "at", "shakespeare"]
     cells = {(name, at): text for name, at, text in lines}
     assert cells["uniform", "equal tokens, n = 100"].startswith("**-0.10")
