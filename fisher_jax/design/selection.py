@@ -16,6 +16,7 @@ from fisher_jax.design.device_pool import make_pool
 from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
@@ -225,6 +226,7 @@ def computing(
     Raises:
         ValueError: a ridge below float64's reach, or float64 on a TPU, which has none.
     """
+    device = here().name  # which refuses a forked process, before any work
     scale = emb.mean_squared_norm()
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
@@ -237,7 +239,7 @@ def computing(
         emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
     is_wide = emb.tokens.dtype == np.float64
     needs_float64 = is_wide or not (budget is None or budget.is_whole)
-    if needs_float64 and jax.default_backend() == "tpu":
+    if needs_float64 and device == "tpu":
         raise ValueError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
             f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"

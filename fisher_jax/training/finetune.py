@@ -128,6 +128,9 @@ def finetune(
     Raises:
         ValueError: options or weights out of range, no rows, one that is too long or has nothing
             to predict, or a folder that holds checkpoints of another run.
+
+    Warns:
+        UserWarning: a damaged checkpoint, in whose place the one before it is taken.
     """
     _check(options, mesh, checkpoint_every)
     _check_rows(rows, weights)
@@ -155,8 +158,8 @@ def finetune(
         kept = Checkpoints(checkpoints, fingerprint)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
-            tree, losses, validation = restored
-            state, best = tree["state"], tree["best"]
+            losses, validation = restored.losses, restored.validation
+            state, best = restored.tree["state"], restored.tree["best"]
     begun: list[Array] = []  # losses of steps that are not read yet
     in_flight, read_at = here().in_flight, time.monotonic()
 

@@ -3,7 +3,9 @@
 A fixed table, never measured at run time: the same seed gives the same bytes on a device.
 """
 
+import functools
 import math
+import os
 from typing import NamedTuple
 
 import jax
@@ -93,8 +95,24 @@ PLATFORMS["tpu"] = PLATFORMS["gpu"]._replace(name="tpu", batch_cost=3e9)  # a gu
 
 
 def here() -> Platform:
-    """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
+    """The row of the table for the device that JAX computes on; of an unknown one the GPU's.
+
+    Raises:
+        RuntimeError: in a process forked from one that has used JAX, whose threads don't exist
+            there: the first computation would wait for them for ever.
+    """
+    if _first_process() != os.getpid():
+        raise RuntimeError(
+            "this process was forked after JAX had started its threads, so it would wait for ever: "
+            "start it with multiprocessing.get_context('spawn')"
+        )
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
+
+
+@functools.cache
+def _first_process() -> int:
+    """That which asked first; a fork of it inherits the answer, but not JAX's threads."""
+    return os.getpid()
 
 
 def batch_rows(n_tokens: int, dim: int, longest: int) -> int:
