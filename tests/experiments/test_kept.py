@@ -67,5 +67,5 @@ def test_a_cut_archive_is_told(tmp_path):
 
 def test_options_of_another_experiment_are_told(tmp_path):
     (tmp_path / "config.yaml").write_text("colour: red")
-    with pytest.raises(ValueError, match="options of another experiment.*colour"):
+    with pytest.raises(ValueError, match=r"another experiment.*colour"):
         options_as(tmp_path / "config.yaml", Options)
