@@ -16,19 +16,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.report.figures import draw_all
+from experiments.run.conf import CONF, new_grid_keys
 from experiments.run.results import RESULTS, Row
-from experiments.run.sweeps import job_folder
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.errors import FAILURES, tell
 from fisher_jax.command.interruption import INTERRUPTED, leave
 
 Config = TypeVar("Config")
 
-CONF = Path(__file__).parents[2] / "conf"
+Draw = Callable[[list[Row], Path], None]  # figures of rows, into a folder
 MOST_NAME = 128  # characters of a run's name that wandb takes
-
-OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 class JobError(CompactHydraException):
@@ -81,10 +78,10 @@ def _failures() -> tuple[type[BaseException], ...]:
     return FAILURES if wandb is None else (*FAILURES, wandb.Error)
 
 
-def start(name: str, module_name: str) -> None:
+def start(name: str, module_name: str, draw: Draw) -> None:
     """The command `python -m experiments.NAME`: Hydra, checks, wandb, one-line errors.
 
-    The module has the dataclass `Options` and `run(options, folder) -> rows`.
+    The module has the dataclass `Options` and `run(options, folder) -> rows`; `draw` adds figures.
     """
     command = f"experiments.{name}"
 
@@ -95,12 +92,13 @@ def start(name: str, module_name: str) -> None:
         job = folder.name if HydraConfig.get().mode == RunMode.MULTIRUN else None
         try:
             with reporting(command):
-                log_to_wandb(name, checked(cfg, module.Options), folder, module.run, job)
+                log_to_wandb(name, checked(cfg, module.Options), folder, module.run, draw, job)
         except SystemExit as ended:
             if job is None or ended.code == INTERRUPTED:
                 raise
             raise JobError("a job of the sweep failed, and its message is above") from None
 
+    sys.argv[1:] = new_grid_keys(sys.argv[1:])
     try:
         hydra.main(str(CONF / name), "config", version_base="1.3")(main)()
     except SystemExit as ended:
@@ -112,6 +110,7 @@ def log_to_wandb(
     options: Any,
     folder: Path,
     run: Callable[[Any, Path], list[Row]],
+    draw: Draw,
     job: str | None = None,
 ) -> None:
     """Run, with options, curves and figures logged to wandb if its mode is not `disabled`.
@@ -119,7 +118,7 @@ def log_to_wandb(
     A job of a sweep has its own name; all its jobs are one group.
     """
     if options.wandb.mode == "disabled":
-        _run(options, folder, run)
+        _run(options, folder, run, draw)
         return
     import wandb  # deferred: it is large, and few runs log to it
 
@@ -138,7 +137,7 @@ def log_to_wandb(
         reinit="finish_previous",
     )
     try:
-        rows = _run(options, folder, run)
+        rows = _run(options, folder, run, draw)
         for curve, points in curves(rows).items():
             for n, value in points:
                 log.log({"n": n, curve: value})
@@ -154,10 +153,12 @@ def log_to_wandb(
     log.finish()
 
 
-def _run(options: Any, folder: Path, run: Callable[[Any, Path], list[Row]]) -> list[Row]:
+def _run(
+    options: Any, folder: Path, run: Callable[[Any, Path], list[Row]], draw: Draw
+) -> list[Row]:
     """Rows of the run, and their figures."""
     rows = run(options, folder)
-    draw_all(rows, folder)
+    draw(rows, folder)
     print(f"{folder / RESULTS}: {len(rows):,} rows, figures beside it", file=sys.stderr)
     return rows
 
