@@ -135,7 +135,7 @@ def mounted(folder: Path, options: str) -> Iterator[bool]:
 
 
 def growing(trial: Trial, folder: Path, k: int) -> None:
-    """Another process appends rows: told, or the manifest has the hash of the rows that were read."""
+    """Rows are appended meanwhile: told, or the manifest has the hash of those that were read."""
     write_embeddings(folder / "emb.safetensors")
     pool = write_rows(folder / "pool.jsonl", [{"text": f"row {i}"} for i in range(N)])
     read = pool.read_bytes()
@@ -167,11 +167,8 @@ def growing(trial: Trial, folder: Path, k: int) -> None:
 def two_writers(trial: Trial, folder: Path, cache: Path) -> None:
     """Two runs to one new output at once: one is told, or both agree; nothing is torn."""
     inputs.ready(folder)
-    argvs = [
-        [*inputs.COMMAND, "--embeddings", folder / "emb.safetensors", "-o", folder / inputs.OUT]
-        + ["--n-samples", n]
-        for n in (2, 3)
-    ]
+    argv = [*inputs.COMMAND, "--embeddings", folder / "emb.safetensors", "-o", folder / inputs.OUT]
+    argvs = [[*argv, "--n-samples", n] for n in (2, 3)]
     with started(argvs[0], cache) as one, started(argvs[1], cache) as other:
         messages = [process.communicate(timeout=600)[1].decode() for process in (one, other)]
         codes = [one.returncode, other.returncode]
