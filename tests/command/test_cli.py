@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
-from fisher_jax.command import main
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
+from fisher_jax.pipeline import output
 from fisher_jax.selectors.registry import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
@@ -181,7 +181,7 @@ def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeyp
             yield temporary
             raise OSError("no space left")
 
-    monkeypatch.setattr(main, "replacing_files", stuck)
+    monkeypatch.setattr(output, "replacing_files", stuck)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
 

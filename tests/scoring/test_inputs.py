@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.command.arguments import ALL_SELECTORS, TARGETED
 from fisher_jax.data.rows import PromptCompletion
 from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model
+from fisher_jax.pipeline.rules import ALL, targeted
 from fisher_jax.scoring import quality
 from fisher_jax.scoring.inputs import OF_ROWS, OF_TOKENS, Inputs
 from fisher_jax.scoring.scores import labels_of
@@ -69,7 +69,7 @@ def test_a_selector_told_by_the_model_is_the_librarys(name, run, out, tmp_path, 
     code, messages = run(*argv)
     assert code == 0 and "scoring" in messages
     inputs = Inputs(hidden, model.module.head, labels, rows, model)
-    selector = ALL_SELECTORS[name]
+    selector = ALL[name]
     given = {needed: inputs[needed] for needed in selector.needs}
     expected = selector(fj.embed(rows, model), n_samples=K, seed=3, **given)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
@@ -131,7 +131,7 @@ def test_an_endpoint_that_cannot_be_asked_is_told_before_any_work(
     refused([*argv, *words], [message])
 
 
-@pytest.mark.parametrize("name", sorted(TARGETED))
+@pytest.mark.parametrize("name", sorted(targeted()))
 @pytest.mark.parametrize("center", [[], ["--center"]])
 def test_rows_are_chosen_for_a_task(name, center, run, out, tmp_path, problem, llama):
     model, rows, hidden, _ = problem
@@ -150,7 +150,7 @@ def test_rows_are_chosen_for_a_task(name, center, run, out, tmp_path, problem, l
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     given = fj.TokenEmbeddings((wanted / scale).astype(np.float32), offsets)
     emb = fj.TokenEmbeddings((emb / scale).astype(np.float32), hidden.offsets)
-    expected = ALL_SELECTORS[name](emb, n_samples=K, targets=given)
+    expected = ALL[name](emb, n_samples=K, targets=given)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["result"]["targets"] == str(targets)
 
@@ -181,7 +181,7 @@ def test_rows_of_a_task_follow_the_pools_options(run, out, tmp_path, llama):
     model = load_model(str(llama))
     options = {"max_length": 4, "normalize": "unit"}
     emb, targets = fj.embed(texts(), model, **options), fj.embed(rows[:3], model, **options)
-    expected = ALL_SELECTORS["i_optimal"](emb, n_samples=K, targets=targets)
+    expected = ALL["i_optimal"](emb, n_samples=K, targets=targets)
     assert chosen[0] == expected.ranking.tolist()
 
 
