@@ -28,7 +28,7 @@ from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.design import evaluate
 from fisher_jax.models import load_model
 from fisher_jax.scoring import row_means
-from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
@@ -36,7 +36,7 @@ PICKS = "picks.json"
 FIRST = 20
 SHOWN = 5  # first picks whose text is kept
 QUANTILES = (0.1, 0.5, 0.9)
-EVERY = [name for name in (*SELECTORS, *MODEL_SELECTORS) if name in VARIANTS and name != "ifd"]
+EVERY = [name for name in SELECTORS if name in VARIANTS and name != "ifd"]
 
 
 class Facts(NamedTuple):

@@ -1,11 +1,14 @@
 """What `fisher-select` takes: its options are the fields of `Request` and `Output`."""
 
 import argparse
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fisher_jax.pipeline.request import choices_of, default_of
-from fisher_jax.pipeline.rules import offered, targeted
+from fisher_jax.pipeline.request import OFFERED, choices_of, default_of
+from fisher_jax.selectors import listing
+from fisher_jax.util.checks import did_you_mean
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import PLATFORMS
 from fisher_jax.util.provenance import version_of
@@ -24,6 +27,9 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 """
 
 
+TARGETED = ", ".join(rule.name for rule in OFFERED if rule.targeted)
+
+
 def _name(text: str) -> str:
     """An unset variable of a shell, or bytes that no report could show, are no name."""
     if not text:
@@ -37,6 +43,26 @@ def _name(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(_name(text))
+
+
+def _selector(text: str) -> str:
+    names = [rule.name for rule in OFFERED]
+    if text not in names:
+        raise argparse.ArgumentTypeError(
+            f"there is no selector {text!r}: {did_you_mean(text, names)} (--list-selectors)"
+        )
+    return text
+
+
+class _Listing(argparse.Action):
+    """Prints the table of selectors and ends, as --help does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(listing(OFFERED, min(120, shutil.get_terminal_size((100, 24)).columns)))
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -157,17 +183,22 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--selector",
         metavar="NAME",
-        choices=[*offered()],
-        help="%(choices)s (default: fisher by rows, fisher_per_token by tokens); fisher_random "
-        "adds a column fisher_weight for a weighted loss; what goes by the model's losses or "
-        "answers needs --model",
+        type=_selector,
+        help=f"{', '.join(rule.name for rule in OFFERED)} (default: fisher by rows, "
+        "fisher_per_token by tokens; --list-selectors says what each favours and needs, and how it "
+        "spends tokens); fisher_random adds a column fisher_weight for a weighted loss",
+    )
+    design.add_argument(
+        "--list-selectors",
+        action=_Listing,
+        help="print what each selector favours, needs, does with a token budget, and how it did",
     )
     design.add_argument(
         "--targets",
         metavar="FILE",
         type=_path,
         help="rows like those that the tuned model will meet, in any of POOL's formats: selectors "
-        f"{', '.join(targeted())} choose for them (only rds must have them)",
+        f"{TARGETED} choose for them (only rds must have them)",
     )
     design.add_argument(
         "--endpoint",

@@ -1,4 +1,4 @@
-"""Token embeddings of a pool, and the information gain of one example.
+"""Token embeddings of a pool.
 
 Axes, here and in every module: N examples, M tokens of an example, T all tokens, D embedding
 width, L labels (vocabulary), K budget, B batch.
@@ -8,13 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import DTypeLike
 
-from fisher_jax.design.linalg import HIGHEST, log_det_identity_plus
 from fisher_jax.util.errors import UserError
 
 _CHECK_ROWS = 1 << 16
@@ -227,25 +224,3 @@ def check_targets(emb: TokenEmbeddings, targets: object) -> None:
         )
     if targets.dim != emb.dim:
         raise UserError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
-
-
-def information_gain(
-    embeddings_MxD: Float[Array, "M D"], root_DxD: Float[Array, "D D"]
-) -> Float[Array, ""]:
-    """Information gain of ONE example in nats: `log det(I_M + X V^-1 X^T)`, at least 0.
-
-    Equal to `log det(V + X^T X) - log det V` (FisherSFT, arXiv 2505.14826, Algorithm 1).
-
-    Args:
-        embeddings_MxD: X; rows of zeros (padding) change nothing.
-        root_DxD: W with `W W^T = V^-1`, V the ridge and the examples chosen so far.
-    """
-    return whitened_gain(jnp.matmul(embeddings_MxD, root_DxD, precision=HIGHEST))
-
-
-def whitened_gain(whitened_MxD: Float[Array, "M D"]) -> Float[Array, ""]:
-    """`information_gain` of an example that is already multiplied by the root: Y = X W."""
-    gram_MxM = jax.lax.dot_general(
-        whitened_MxD, whitened_MxD, (((1,), (1,)), ((), ())), precision=HIGHEST
-    )
-    return log_det_identity_plus(gram_MxM)

@@ -1,13 +1,14 @@
 """What is asked for: a frozen request, whose contradictions are told before anything is read."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fisher_jax.selectors import SELECTORS
+from fisher_jax.util.checks import LEAST_RIDGE, check_one_budget, check_ridge, check_seed
 from fisher_jax.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fisher_jax.models import LanguageModel
 
 Rows = str | os.PathLike[str] | Iterable[str | Mapping[str, Any]]  # a file's path, or the rows
-MAX_SEED = 2**32 - 1  # what scikit-learn takes
+OFFERED = [rule for rule in SELECTORS.values() if not rule.planted]
 _OF_TEXT = (
     *("max_length", "text_column", "targets", "positions", "deduplicate"),
     *("on_empty", "batch_tokens", "dtype"),
@@ -84,36 +85,20 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check_budget()
         self._check_numbers()
         self._check_choices()
         self._check_source()
         self._check_selector()
 
-    def _check_budget(self) -> None:
-        budgets = {n: getattr(self, n) for n in ("n_samples", "fraction", "token_budget")}
-        some = {name: value for name, value in budgets.items() if value is not None}
-        if len(some) != 1:
-            raise UserError(
-                "give exactly one budget of `n_samples`, `fraction`, `token_budget`: got "
-                + (" and ".join(f"`{name}`" for name in some) or "none")
-            )
-        ((name, value),) = some.items()
-        if not value > 0 or (name == "fraction" and value > 1):
-            limit = "above 0 and at most 1" if name == "fraction" else "at least 1"
-            raise UserError(f"`{name}` must be {limit}, got {value}")
-
     def _check_numbers(self) -> None:
-        from fisher_jax.design import LEAST_RIDGE  # deferred: JAX takes seconds
-
-        if not (math.isfinite(self.ridge) and self.ridge > 0):
-            raise UserError(f"`ridge` must be a positive number, got {self.ridge}")
+        names = ("n_samples", "fraction", "token_budget")
+        check_one_budget(**{f"`{name}`": getattr(self, name) for name in names})
+        check_ridge(self.ridge, "`ridge`")
         if self.ridge < LEAST_RIDGE and self.normalize != "none":
             raise UserError(f"`ridge` must be at least {LEAST_RIDGE:g}, got {self.ridge}")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UserError(f"`batch_tokens` must be at least 1, got {self.batch_tokens}")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UserError(f"`seed` must be from 0 to 2^32 - 1, got {self.seed}")
+        check_seed(self.seed, "`seed`")
 
     def _check_choices(self) -> None:
         for name in ("on_empty", "deduplicate", "dtype", "positions", "normalize"):
@@ -134,14 +119,14 @@ class Request:
                 )
 
     def _check_selector(self) -> None:
-        from fisher_jax.pipeline.rules import by_label, needs_model, rule_of, targeted
-
-        if self.selector is not None:
-            rule_of(self.selector)
-        if self.embeddings is not None and needs_model(self.selector):
-            raise UserError(f"`selector={self.selector}` asks the model: give `model`")
-        if self.targets is not None and self.selector not in targeted():
-            raise UserError(f"`targets` goes with `selector={', '.join(targeted())}`: add one")
+        rule = None if self.selector is None else SELECTORS[self.selector]
+        if rule is not None and rule not in OFFERED:
+            raise UserError(f"`selector={rule.name}` needs {rule.needs[0]}, which no model tells")
+        if self.embeddings is not None and rule is not None and rule.needs:
+            raise UserError(f"`selector={rule.name}` asks the model: give `model`")
+        if self.targets is not None and (rule is None or not rule.targeted):
+            names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
+            raise UserError(f"`targets` goes with `selector={names}`: add one")
         if self.selector == "rds" and self.targets is None:
             raise UserError("`selector=rds` chooses for a task: give its rows as `targets=FILE`")
         if self.endpoint is not None and self.selector != "ask_llm":
@@ -150,9 +135,9 @@ class Request:
             raise UserError("`endpoint=URL` and `endpoint_model=NAME` go together: give both")
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
-        if self.positions == "prompt" and by_label(self.selector):
+        if self.positions == "prompt" and rule is not None and rule.by_label:
             raise UserError(
-                f"`selector={self.selector}` looks at completions: leave `positions=prompt` out, "
+                f"`selector={rule.name}` looks at completions: leave `positions=prompt` out, "
                 "or take another selector"
             )
 
@@ -170,8 +155,6 @@ def path_of(source: object) -> Path | None:
 
 def choices_of(name: str) -> tuple[str, ...]:
     """Values of an option that is one of a few words."""
-    from typing import get_args
-
     return get_args(Request.__annotations__[name])
 
 

@@ -10,8 +10,8 @@ from fisher_jax.pipeline.clock import Clock, OnStep
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
-from fisher_jax.pipeline.rules import rule_of
 from fisher_jax.pipeline.text import TextPool, read_text
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.platforms import check_platform
 from fisher_jax.util.progress import OnProgress
 
@@ -81,6 +81,5 @@ def _selected(
     if request.selector == "fisher_random":
         drawn = draw_fisher(pool.emb, Budget.of(pool.emb, **budget), ridge=ridge, seed=seed)
         return evaluate(pool.emb, drawn.ranking, ridge), drawn.weights
-    rule = rule_of(request.selector)
     options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
-    return rule(pool.emb, **budget, **options), None
+    return SELECTORS[request.selector](pool.emb, **budget, **options), None

@@ -21,10 +21,10 @@ from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.plan import Plan, check_enough, plan
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.request import Request, path_of
-from fisher_jax.pipeline.rules import needs_of
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, Endpoint, Inputs, ask_questions, labels_of
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_fits, here
@@ -184,7 +184,8 @@ def _embedded(pool: TextPool, tokens: TokenizedRows, what: str, clock: Clock) ->
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
-    needs = needs_of(pool.request.selector)
+    selector = pool.request.selector
+    needs = [] if selector is None else [n for n in SELECTORS[selector].needs if n != "targets"]
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from fisher_jax.design import Selection, TokenEmbeddings, log_dets, remaining_gains
@@ -186,7 +185,6 @@ def write_report(
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 

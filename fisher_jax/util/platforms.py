@@ -1,12 +1,12 @@
 """How much one kernel does at a time on each kind of device: `here`, `batch_rows`.
 
-A fixed table, never measured at run time: the same seed gives the same bytes on a device.
+A fixed table, never measured at run time: the same seed gives the same bytes on a device. JAX is
+imported when a device is asked for, so that the table is there at once.
 """
 
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from fisher_jax.util.errors import UserError
@@ -101,6 +101,8 @@ def check_platform() -> None:
     Raises:
         UserError: there are none of that name.
     """
+    import jax
+
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the second for cuda without its package
@@ -114,6 +116,8 @@ def check_platform() -> None:
 
 def here() -> Platform:
     """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
+    import jax
+
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
 
 
@@ -165,5 +169,7 @@ def within_memory(wanted: int, bytes_each: float) -> int:
 
 def _memory() -> float:
     """Bytes that the device has for arrays, infinite where it doesn't tell."""
+    import jax
+
     stats = jax.local_devices()[0].memory_stats() or {}
     return float(stats.get("bytes_limit") or "inf")

@@ -14,7 +14,7 @@ import fisher_jax as fj
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
 from fisher_jax.pipeline import output
-from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
 from tests.helpers.cli import (
@@ -212,7 +212,10 @@ def test_a_random_design_brings_its_weights(suffix, run, ready, out, tmp_path):
 def test_selectors_that_need_more_and_options_without_use_are_refused(refused, ready, out):
     argv = [*ready, "-o", out, "--n-samples", K]
     unknown = "exact_information"  # the model has no theta for it
-    refused([*argv, "--selector", unknown], ["--selector", "invalid choice", unknown, "uniform"])
+    refused(
+        [*argv, "--selector", unknown],
+        [f"no selector {unknown!r}", "uniform", "--list"],
+    )
     refused([*argv, "--max-length", 9], ["--max-length goes with --model"])
     refused([*argv, "--positions", "prompt"], ["--positions goes with --model"])
 
