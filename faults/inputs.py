@@ -11,7 +11,7 @@ from tests.helpers.cli import texts as sentences
 from tests.helpers.experiment_options import language_options
 from tests.helpers.word_model import save_play_model
 
-COMMAND = ["-m", "fisher_select"]
+COMMAND = ["-m", "fisher_jax.command"]
 OUT = "out.jsonl"
 
 

@@ -10,6 +10,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fisher_jax.util.errors import UserError
+
 Row = dict[str, Any]
 Options = TypeVar("Options")
 
@@ -20,7 +22,7 @@ def read_rows(path: Path) -> list[Row]:
     """Rows of a results.jsonl or .jsonl.gz, none where there is no such file.
 
     Raises:
-        ValueError: a line that is no row of results.
+        UserError: a line that is no row of results.
     """
     if not path.exists():
         return []
@@ -29,7 +31,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged ({error}): {_REMEDY}") from None
+            raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from None
     return [_row(line, f"{path}, line {k}") for k, line in enumerate(data.splitlines(), start=1)]
 
 
@@ -37,11 +39,11 @@ def _row(line: bytes, where: str) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where} is damaged ({error}): remove the line, and its work is done again"
         ) from None
     if not isinstance(row, dict) or not isinstance(row.get("setting"), dict):
-        raise ValueError(
+        raise UserError(
             f"{where} is no row of results, it has no setting: remove the line, and its work is "
             "done again"
         )
@@ -52,15 +54,15 @@ def read_options(path: Path) -> dict[str, Any]:
     """All options of a run, by name.
 
     Raises:
-        ValueError: no file, or none with options.
+        UserError: no file, or none with options.
     """
     try:
         options = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         told = " ".join(str(error).split())
-        raise ValueError(f"{path} can't be read as options ({told}): {_REMEDY}") from None
+        raise UserError(f"{path} can't be read as options ({told}): {_REMEDY}") from None
     if not isinstance(options, dict) or not options:
-        raise ValueError(f"{path} holds no options: {_REMEDY}")
+        raise UserError(f"{path} holds no options: {_REMEDY}")
     return {str(key): value for key, value in options.items()}
 
 
@@ -68,24 +70,24 @@ def options_as(path: Path, schema: type[Options]) -> Options:
     """The same as a dataclass.
 
     Raises:
-        ValueError: as above, or options of another experiment.
+        UserError: as above, or options of another experiment.
     """
     options = read_options(path)
     try:
         return schema(**options)
     except TypeError as error:
-        raise ValueError(f"{path} has options of another experiment ({error}): {_REMEDY}") from None
+        raise UserError(f"{path} has options of another experiment ({error}): {_REMEDY}") from None
 
 
 def read_facts(path: Path) -> Row:
     """A JSON object, such as that of what made a run's rows.
 
     Raises:
-        ValueError: no file, or no JSON object.
+        UserError: no file, or no JSON object.
     """
     facts = read_json(path)
     if not isinstance(facts, dict):
-        raise ValueError(f"{path} is no JSON object: {_REMEDY}")
+        raise UserError(f"{path} is no JSON object: {_REMEDY}")
     return facts
 
 
@@ -93,9 +95,9 @@ def read_json(path: Path) -> Any:
     """Any JSON.
 
     Raises:
-        ValueError: no file, or no JSON.
+        UserError: no file, or no JSON.
     """
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read as JSON ({error}): {_REMEDY}") from None
+        raise UserError(f"{path} can't be read as JSON ({error}): {_REMEDY}") from None

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from experiments.run import live
 from experiments.run.kept import Row, read_facts, read_options, read_rows
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 from fisher_jax.util.platforms import here
 from fisher_jax.util.provenance import provenance
@@ -64,12 +65,12 @@ class Results:
             type(before[k]) is type(kept[k]) for k in growing if k in before
         )
         if path.exists() and has_rows and not same and not overwrite:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
                 "or hydra.run.dir=FOLDER for another place"
             )
         if not overwrite and not path.exists() and has_rows:
-            raise ValueError(
+            raise UserError(
                 f"{folder} has {RESULTS} but no {RESOLVED}, so nobody knows its options: put that "
                 "back, or pass overwrite=true"
             )
@@ -89,7 +90,7 @@ class Results:
         try:
             self._done = {self._name(row) for row in self.rows}
         except KeyError as error:
-            raise ValueError(
+            raise UserError(
                 f"{folder / RESULTS} has a row without {error}: it is damaged or another "
                 "experiment's; take another folder, or pass overwrite=true"
             ) from None
@@ -104,7 +105,7 @@ class Results:
         Beside them stands by what the last ones were made, and the seconds of all runs.
         """
         if _stamp(self.folder / RESULTS) != self._stamp:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder / RESULTS} was changed by another run meanwhile: wait for that one "
                 "to end, then start this one again"
             )
@@ -188,7 +189,7 @@ def settings_of(options: Any) -> list[tuple[Row, Any]]:
         try:
             found.append((setting, replace(options, **setting, grid={})))
         except TypeError as error:
-            raise ValueError(f"grid has a value of the wrong type in {setting}: {error}") from None
+            raise UserError(f"grid has a value of the wrong type in {setting}: {error}") from None
     return found
 
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from experiments.run.kept import Row, read_facts, read_options, read_rows
 from experiments.run.results import GROWING, PROVENANCE, RESOLVED, RESULTS, joined
+from fisher_jax.util.errors import UserError
 
 LONGEST = 100  # bytes of a job's folder name; file systems take 255
 
@@ -52,7 +53,7 @@ def read_sweep(folder: Path) -> Sweep:
     """
     jobs = jobs_of(folder)
     if not jobs:
-        raise ValueError(f"{folder} has no job with {RESULTS}: run the sweep first")
+        raise UserError(f"{folder} has no job with {RESULTS}: run the sweep first")
     options = [read_options(job / RESOLVED) for job in jobs]
     differing = [k for k in options[0] if any(own.get(k) != options[0][k] for own in options)]
     settings = [k for k in differing if k not in (*GROWING, "grid")]

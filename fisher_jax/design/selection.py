@@ -1,8 +1,7 @@
-"""Select the examples that carry the most information: `select`, `Selection`, `evaluate`."""
+"""Select the examples that carry the most information: `select`, `evaluate`."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +10,22 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from fisher_jax.design import greedy
-from fisher_jax.design.budget import Budget, check_numbers
+from fisher_jax.design.budget import Budget, Criterion
 from fisher_jax.design.device_pool import make_pool
 from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.design.ranking import Selection
+from fisher_jax.util.checks import LEAST_RIDGE, check_ridge
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
-LEAST_RIDGE = 1e-14  # of the same; below, float64 does too
 REPORTS = 100  # calls of on_progress over a selection
 _ROWS_AT_ONCE = 1 << 14
 REFRESH = 8192  # choices between refreshes of the factor of V^-1; float32 drifts 2e-5 in 5,000
 TOKENS_AT_ONCE = 128  # of a sequence that is only measured
-
-
-class Selection(NamedTuple):
-    """What was chosen.
-
-    Attributes:
-        ranking: (n,) indices into the pool in order of choice.
-        gains: (n,) information gain of each choice in nats, given those before it.
-        log_det: `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge` in nats, the sum
-            of the gains.
-    """
-
-    ranking: Int[np.ndarray, "n"]
-    gains: Float[np.ndarray, "n"]
-    log_det: float
 
 
 def select(
@@ -49,6 +35,7 @@ def select(
     fraction: float | int | None = None,
     token_budget: float | int | None = None,
     costs: Sequence | np.ndarray | None = None,
+    criterion: Criterion | None = None,
     ridge: float | int = 1.0,
     method: Method = "lazy",
     mesh: Mesh | None = None,
@@ -64,10 +51,11 @@ def select(
     are; divide them by their root mean squared norm (as `fisher_jax.embed` does) for a ridge that
     means the same for every model.
 
-    With `token_budget` rows are taken by gain per cost. A row that no longer fits is skipped and
-    smaller ones go on being taken, so the budget is never exceeded. Lazy evaluation stays exact
-    (old ratios bound new ones), but three things do not hold as above: gains may rise along the
-    ranking, the rankings of two budgets need not be nested, and there is no 1 - 1/e.
+    With `token_budget` rows are taken by gain per cost, unless `criterion` says otherwise. A row
+    that no longer fits is skipped and smaller ones go on being taken, so the budget is never
+    exceeded. Lazy evaluation stays exact (old ratios bound new ones), but three things do not hold
+    as above: gains may rise along the ranking, the rankings of two budgets need not be nested, and
+    there is no 1 - 1/e.
 
     The precision is that of `emb.tokens`, except that outside
     1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64; below 1e-14 that has too
@@ -78,6 +66,9 @@ def select(
         n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
             of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
         costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
+        criterion: "gain" takes the row of the largest gain, "gain_per_cost" that of the largest
+            gain divided by its cost, or by M_i where examples are counted. Default: "gain" for
+            `n_samples` and `fraction`, "gain_per_cost" for `token_budget`.
         ridge: positive, at least 1e-14 mean squared norms; V = ridge I before the first choice.
         method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
             (Algorithm 1: every candidate at each step). Same ranking, same gains.
@@ -90,22 +81,22 @@ def select(
 
     Raises:
         ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
-            ridge, method or costs.
+            ridge, method, criterion or costs.
     """
     check_ridge(ridge)
     if method not in ("lazy", "naive"):
-        raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
+        raise UserError(f"method must be 'lazy' or 'naive', got {method!r}")
     if mesh is not None and len(mesh.axis_names) != 1:
-        raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
+        raise UserError(f"mesh must have one axis, got {mesh.axis_names}")
     if pool_dtype not in (None, "float32", "bfloat16"):
-        raise ValueError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
+        raise UserError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
     budget = Budget.of(
         emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
     )
     return greedily(
         emb,
         budget,
-        budget.costs,
+        budget.divisors(emb, criterion),
         ridge=ridge,
         method=method,
         mesh=mesh,
@@ -230,7 +221,7 @@ def computing(
     scale = emb.mean_squared_norm()
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
-        raise ValueError(
+        raise UserError(
             f"ridge must be at least {LEAST_RIDGE:g} of the mean squared norm of the embeddings, "
             f"{scale:.3g}, got {ridge}: below it gains are lost to rounding"
         )
@@ -240,7 +231,7 @@ def computing(
     is_wide = emb.tokens.dtype == np.float64
     needs_float64 = is_wide or not (budget is None or budget.is_whole)
     if needs_float64 and device == "tpu":
-        raise ValueError(
+        raise UserError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
             f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"
         )
@@ -258,23 +249,16 @@ def _checked_ranking(
     check_ridge(ridge)
     order = np.asarray(ranking)
     if order.ndim != 1 or len(order) == 0 or not np.issubdtype(order.dtype, np.integer):
-        raise ValueError(
+        raise UserError(
             "ranking must be a list of at least one whole index, "
             f"got {order.dtype} of shape {order.shape}"
         )
     order = order.astype(np.int64)
     if order.min() < 0 or order.max() >= len(emb):
-        raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+        raise UserError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
     if len(np.unique(order)) < len(order):
-        raise ValueError("ranking names an index twice; each example can be chosen once")
+        raise UserError("ranking names an index twice; each example can be chosen once")
     return order
-
-
-def check_ridge(ridge: float | int) -> None:
-    """Raise a ValueError unless it is a positive number."""
-    check_numbers(ridge=ridge)
-    if not (np.isfinite(ridge) and ridge > 0):
-        raise ValueError(f"ridge must be a positive number, got {ridge}")
 
 
 def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.ndarray:

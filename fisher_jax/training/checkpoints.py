@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 _RUN = "run.json"
@@ -138,7 +139,7 @@ def _digests(folder: Path, fingerprint: str) -> dict[int, str]:
     run = folder / _RUN
     if not run.exists():
         if (folder / _STEPS).exists():
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds checkpoints but no {_RUN}, so nobody knows whose they are: "
                 f"{_REMEDY}"
             )
@@ -147,11 +148,11 @@ def _digests(folder: Path, fingerprint: str) -> dict[int, str]:
         facts = json.loads(run.read_bytes())
         whose, digests = facts["run"], {int(k): str(v) for k, v in facts["steps"].items()}
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(
+        raise UserError(
             f"{run} is damaged, so nobody knows whose checkpoints {folder} holds: {_REMEDY}"
         ) from None
     if whose != fingerprint:
-        raise ValueError(f"{folder} holds checkpoints of other rows, options or weights: {_REMEDY}")
+        raise UserError(f"{folder} holds checkpoints of other rows, options or weights: {_REMEDY}")
     return digests
 
 

@@ -1,6 +1,7 @@
 """How much one kernel does at a time on each kind of device: `here`, `batch_rows`.
 
-A fixed table, never measured at run time: the same seed gives the same bytes on a device.
+A fixed table, never measured at run time: the same seed gives the same bytes on a device. JAX is
+imported when a device is asked for, so that the table is there at once.
 """
 
 import functools
@@ -8,8 +9,10 @@ import math
 import os
 from typing import NamedTuple
 
-import jax
 import numpy as np
+
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import one_line
 
 MIN_ROWS, MAX_ROWS = 128, 1 << 17  # tokens of a batch of candidates
 FACTOR_WORK = 15_000  # on a token's row of a factor, which is slower
@@ -94,6 +97,25 @@ PLATFORMS = {
 PLATFORMS["tpu"] = PLATFORMS["gpu"]._replace(name="tpu", batch_cost=3e9)  # a guess, not measured
 
 
+def check_platform() -> None:
+    """Start the devices that `JAX_PLATFORMS` asks for, or those that there are.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second for cuda without its package
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        reason = f" ({one_line(error)})" if str(error) else ""
+        raise UserError(
+            f"JAX can't start the devices that JAX_PLATFORMS={asked or ''} names{reason}: leave "
+            "the variable out, or pip install 'fisher-jax[cuda]' on a machine with a GPU"
+        ) from None
+
+
 def here() -> Platform:
     """The row of the table for the device that JAX computes on; of an unknown one the GPU's.
 
@@ -101,6 +123,8 @@ def here() -> Platform:
         RuntimeError: in a process forked from one that has used JAX, whose threads don't exist
             there: the first computation would wait for them for ever.
     """
+    import jax
+
     if _first_process() != os.getpid():
         raise RuntimeError(
             "this process was forked after JAX had started its threads, so it would wait for ever: "
@@ -142,11 +166,11 @@ def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int =
     """
     n_tokens = int(np.minimum(lengths, dim).sum())
     if n_tokens >= 2**31:  # places of tokens are int32
-        raise ValueError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
+        raise UserError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
     needed = n_tokens * dim * n_bytes / n_devices
     room = _memory()
     if needed > room * (1 - 2 * MEMORY_SHARE):
-        raise ValueError(
+        raise UserError(
             f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
             f"{room / 1e9:.1f} GB: shorten rows (max_length), leave out copies, or select on the "
             "CPU (JAX_PLATFORMS=cpu)"
@@ -163,5 +187,7 @@ def within_memory(wanted: int, bytes_each: float) -> int:
 
 def _memory() -> float:
     """Bytes that the device has for arrays, infinite where it doesn't tell."""
+    import jax
+
     stats = jax.local_devices()[0].memory_stats() or {}
     return float(stats.get("bytes_limit") or "inf")

@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
-from fisher_jax.command import main
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.pipeline import output
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
 from tests.helpers.cli import (
@@ -181,19 +181,9 @@ def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeyp
             yield temporary
             raise OSError("no space left")
 
-    monkeypatch.setattr(main, "replacing_files", stuck)
+    monkeypatch.setattr(output, "replacing_files", stuck)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
-
-
-def test_memory_that_does_not_suffice_is_told(run, ready, out, monkeypatch):
-    def too_much(*args):
-        raise MemoryError("Unable to allocate 9 TiB")
-
-    monkeypatch.setattr(main, "_choose", too_much)
-    code, messages = run(*ready, "-o", out, "--n-samples", K)
-    assert code == 2 and "9 TiB" in messages and "smaller --batch-tokens" in messages
-    assert [*out.parent.iterdir()] == []
 
 
 @pytest.mark.parametrize("name", ["fisher", "i_optimal", "uniform", "fisher_random"])
@@ -222,7 +212,10 @@ def test_a_random_design_brings_its_weights(suffix, run, ready, out, tmp_path):
 def test_selectors_that_need_more_and_options_without_use_are_refused(refused, ready, out):
     argv = [*ready, "-o", out, "--n-samples", K]
     unknown = "exact_information"  # the model has no theta for it
-    refused([*argv, "--selector", unknown], ["--selector", "invalid choice", unknown, "uniform"])
+    refused(
+        [*argv, "--selector", unknown],
+        [f"no selector {unknown!r}", "uniform", "--list"],
+    )
     refused([*argv, "--max-length", 9], ["--max-length goes with --model"])
     refused([*argv, "--positions", "prompt"], ["--positions goes with --model"])
 

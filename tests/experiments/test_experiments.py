@@ -21,6 +21,7 @@ from experiments.run.results import RESOLVED, Results, read_rows, run_grid, sett
 from experiments.run.sweeps import LONGEST, job_folder, read_sweep
 from experiments.softmax import synthetic, words
 from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from tests.helpers.experiment_options import ROOT, SMALL, base_config, committed, options
 
@@ -111,7 +112,7 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
         ("dim", "abc", "dim: Value 'abc'"),
         ("name", "", "name must not be empty"),
         ("ridge", float("inf"), "ridge must be above 0 and finite, got inf"),
-        ("seed", -1, "seed must be at least 0, got -1"),
+        ("seed", -1, "seed must be a whole number from 0 to 40,000, got -1"),
         ("selectors", [], "selectors must be one or more, each once"),
         ("selectors", ["uniform", "uniform"], "selectors must be one or more, each once"),
         ("grid", {"dim": []}, "grid has no values of dim"),
@@ -156,14 +157,13 @@ def test_options_that_would_do_nothing_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ValueError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
-        (MemoryError("too large"), 2, "failed (too large): take smaller options, or {CPU}\n"),
-        (RuntimeError("no backend"), 2, "failed (no backend): take smaller options, or {CPU}\n"),
+        (UserError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
+        (MemoryError("too large"), 2, "memory (too large): take smaller options, or {CPU}\n"),
         (wandb.errors.UsageError("log in"), 2, "error: log in\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again\n"),
     ],
 )
-def test_what_goes_wrong_is_told_in_a_line(error, code, said, capsys):
+def test_what_a_person_can_mend_is_told_in_a_line(error, code, said, capsys):
     with pytest.raises(SystemExit) as ended, reporting("experiments.x"):
         raise error
     said = said.format(CPU="JAX_PLATFORMS=cpu")
@@ -212,7 +212,10 @@ def test_a_bad_job_ends_no_sweep_and_long_overrides_have_short_folders(tmp_path)
     named = [f"name={'n' * 150}", f"hydra.sweep.dir={tmp_path}"]
     done = command("synthetic", "-m", "seed=-1,0", long, *small, *more, *named)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert "experiments.synthetic: error: seed must be at least 0, got -1" in done.stderr
+    assert (
+        "experiments.synthetic: error: seed must be a whole number from 0 to 40,000, got -1"
+        in done.stderr
+    )
     assert "a job of the sweep failed, and its message is above" in done.stderr
     (finished,) = tmp_path.glob("*/results.jsonl")  # of the job after the bad one
     overrides = OmegaConf.load(finished.parent / ".hydra/overrides.yaml")

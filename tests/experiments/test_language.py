@@ -231,7 +231,7 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ({"generate_budgets": [5]}, "generate_budgets must be some of the budgets"),
         ({"prompt_words": 0}, "prompt_words must be above 0"),
         ({"temperature": -1.0}, "n_prompts and temperature must be at least 0"),
-        ({"seed": 5_000_000}, "seed must be from 0 to 4,000,000"),
+        ({"seed": 5_000_000}, "seed must be a whole number from 0 to 4,000,000"),
     ],
 )
 def test_wrong_options_are_named(model_folder, changes, message):
