@@ -114,8 +114,8 @@ def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -
         EXAMPLES,
         {
             "draw_seed": st.integers(0, 2**32 - 1),
-            "scale": st.sampled_from([1e-15, 1e-6, 1.0, 1e6, 1e15])
-            | st.floats(-15, 15).map(lambda p: 10.0**p),
+            "scale": st.sampled_from([1e-30, 1e-15, 1.0, 1e15, 1e30])
+            | st.floats(-30, 30).map(lambda p: 10.0**p),
             "ridge": st.floats(-12, 12).map(lambda p: 10.0**p),
             "dtype": st.sampled_from([np.float32, np.float64]),
             "method": st.sampled_from(["lazy", "naive"]),
