@@ -220,6 +220,21 @@ def test_selectors_that_need_more_and_options_without_use_are_refused(refused, r
     refused([*argv, "--positions", "prompt"], ["--positions goes with --model"])
 
 
+def test_selectors_are_listed_with_what_they_favour(capsys):
+    with pytest.raises(SystemExit) as done:
+        main.main(["--list-selectors"])
+    entries = capsys.readouterr().out.replace("\n    ", " ").splitlines()
+    assert done.value.code == 0
+    offered = [rule for rule in SELECTORS.values() if not rule.planted]
+    for entry, rule in zip(entries, offered, strict=True):
+        assert entry.startswith(f"{rule.name}: {rule.favours}. Needs: ") and "Measured: " in entry
+
+
+def test_an_unknown_selector_is_told_with_the_nearest(refused, ready, out):
+    argv = [*ready, "-o", out, "--n-samples", K, "--selector", "prototype_hard"]
+    refused(argv, ["no selector 'prototype_hard': did you mean 'prototypes_hard'?"])
+
+
 def standardized(emb, *, center=False, normalize=True):
     tokens = emb.tokens - emb.tokens.mean(0) * center
     scale = np.sqrt((tokens**2).sum(1).mean()) if normalize else 1

@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -91,7 +93,7 @@ def test_every_step_is_told(llama):
 
 WRONG = {
     "no rows": ({"pool": [], "model": "m", "n_samples": 1}, "pool is empty"),
-    "no text": ({"pool": [3], "model": "m", "n_samples": 1}, "pool, row 0 is int"),
+    "no text": ({"pool": (3 for _ in "a"), "model": "m", "n_samples": 1}, "pool, row 0 is int"),
     "no column": ({"pool": [{"text": "a"}, {"x": 1}], "model": "m", "n_samples": 1}, "pool, row 1"),
     "one mapping": (
         {"pool": {"text": "a"}, "model": "m", "n_samples": 1},
@@ -99,10 +101,6 @@ WRONG = {
     ),
     "two budgets": ({"pool": ["a"], "model": "m", "n_samples": 1, "fraction": 1}, "exactly one of"),
     "no model": ({"pool": ["a"], "n_samples": 1}, "either `model`"),
-    "no choice": (
-        {"pool": ["a"], "model": "m", "n_samples": 1, "on_empty": "keep"},
-        "one of error, skip",
-    ),
     "no rule": (
         {"pool": ["a"], "model": "m", "n_samples": 1, "selector": "fischer"},
         "did you mean 'fis",
@@ -124,6 +122,13 @@ def test_what_cannot_be_is_refused(name):
     with pytest.raises(UserError) as caught:
         fj.choose(**options)
     assert words in str(caught.value)
+
+
+def test_a_word_that_is_no_choice_is_refused():
+    program = "from fisher_jax.pipeline import Request; Request(on_empty='keep', n_samples=1)"
+    argv = [sys.executable, "-c", program]  # here the types would be checked first
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert "UserError: `on_empty` must be one of error, skip, got 'keep'" in done.stderr
 
 
 def test_an_unknown_option_is_a_mistake_of_the_program():
