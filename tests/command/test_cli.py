@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
+from fisher_jax.command.main import main
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
 from fisher_jax.pipeline import output
@@ -222,7 +223,7 @@ def test_selectors_that_need_more_and_options_without_use_are_refused(refused, r
 
 def test_selectors_are_listed_with_what_they_favour(capsys):
     with pytest.raises(SystemExit) as done:
-        main.main(["--list-selectors"])
+        main(["--list-selectors"])
     entries = capsys.readouterr().out.replace("\n    ", " ").splitlines()
     assert done.value.code == 0
     offered = [rule for rule in SELECTORS.values() if not rule.planted]
