@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 from fisher_jax.util.lazy import lazily
 
 if TYPE_CHECKING:
-    from fisher_jax.design import FisherSelector, Selection, TokenEmbeddings, evaluate, select
+    from fisher_jax.design import (
+        FisherSelector,
+        Selection,
+        TokenEmbeddings,
+        certify,
+        evaluate,
+        remaining_gains,
+        select,
+    )
     from fisher_jax.models.embed import embed
     from fisher_jax.pipeline import choose
     from fisher_jax.selectors import SELECTORS
@@ -15,15 +23,18 @@ __all__ = [
     "FisherSelector",
     "Selection",
     "TokenEmbeddings",
+    "certify",
     "choose",
     "embed",
     "evaluate",
+    "remaining_gains",
     "select",
 ]
 __getattr__ = lazily(
     __name__,
     {
-        "fisher_jax.design": "FisherSelector Selection TokenEmbeddings evaluate select",
+        "fisher_jax.design": "FisherSelector Selection TokenEmbeddings certify evaluate "
+        "remaining_gains select",
         "fisher_jax.models.embed": "embed",
         "fisher_jax.pipeline": "choose",
         "fisher_jax.selectors": "SELECTORS",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from experiments.judging.judge import Pair
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
-from experiments.language.training import prompts_of
+from experiments.language.writing import prompts_of
 from experiments.report.statistics import group
 from experiments.run.kept import Row, options_as, read_rows
 from experiments.run.results import RESOLVED, RESULTS

@@ -10,16 +10,19 @@ from fisher_jax.design.buckets import ladder
 from fisher_jax.design.budget import Budget, Criterion, Purse, budget_in_examples, take
 from fisher_jax.design.embeddings import (
     Pooling,
+    PoolLike,
     TokenEmbeddings,
     aligned,
+    as_embeddings,
+    as_targets,
     check_squares,
-    check_targets,
 )
 from fisher_jax.design.ranking import Ranking, Selection
 from fisher_jax.util.checks import LEAST_RIDGE
 from fisher_jax.util.lazy import lazily
 
 if TYPE_CHECKING:
+    from fisher_jax.design.certificate import certify
     from fisher_jax.design.fisher_selector import FisherSelector
     from fisher_jax.design.i_optimal import least_variance
     from fisher_jax.design.linalg import HIGHEST
@@ -32,15 +35,18 @@ __all__ = [
     "Budget",
     "Criterion",
     "FisherSelector",
+    "PoolLike",
     "Pooling",
     "Purse",
     "Ranking",
     "Selection",
     "TokenEmbeddings",
     "aligned",
+    "as_embeddings",
+    "as_targets",
     "budget_in_examples",
+    "certify",
     "check_squares",
-    "check_targets",
     "draw_fisher",
     "evaluate",
     "greedily",
@@ -54,6 +60,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "fisher_jax.design.certificate": "certify",
         "fisher_jax.design.fisher_selector": "FisherSelector",
         "fisher_jax.design.i_optimal": "least_variance",
         "fisher_jax.design.linalg": "HIGHEST",

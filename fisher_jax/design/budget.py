@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
-from fisher_jax.design.embeddings import TokenEmbeddings, check_pool
+from fisher_jax.design.embeddings import TokenEmbeddings, as_embeddings
 from fisher_jax.design.ranking import Ranking
-from fisher_jax.util.checks import check_numbers, check_one_budget
+from fisher_jax.util.checks import check_one_budget
 from fisher_jax.util.errors import UserError
 
 Criterion = Literal["gain", "gain_per_cost"]
@@ -48,7 +48,7 @@ class Budget(NamedTuple):
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
                 without `token_budget` or wrong ones.
         """
-        check_pool(emb)
+        emb = as_embeddings(emb)
         check_one_budget(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
         if costs is not None and token_budget is None:
             raise UserError("costs goes with token_budget; pass token_budget or leave costs out")
@@ -65,6 +65,21 @@ class Budget(NamedTuple):
             return budget
         return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
 
+    def without(self, rows: Int[np.ndarray, "R"]) -> "Budget":
+        """The same where some rows can't be bought: they cost more than any budget.
+
+        Raises:
+            UserError: it doesn't buy any other row, or not as many.
+        """
+        costs = self.costs.copy()
+        costs[rows] = np.inf
+        n_left = int(np.isfinite(costs).sum())
+        if self.total < costs.min() or (self.in_examples and self.total > n_left):
+            raise UserError(
+                f"the budget is for {self.total:g}, but {n_left} of {len(costs)} examples are left"
+            )
+        return self._replace(costs=costs)
+
     @property
     def is_whole(self) -> bool:
         """Costs are whole numbers that int32 can add, as a device without float64 does."""
@@ -74,7 +89,7 @@ class Budget(NamedTuple):
     def units(self) -> tuple[Num[np.ndarray, "N"], float | int]:
         """Costs and total as a device adds them, exactly: int32 where they are whole."""
         if self.is_whole:
-            return self.costs.astype(np.int32), math.floor(self.total)
+            return np.minimum(self.costs, 2**31 - 1).astype(np.int32), math.floor(self.total)
         return self.costs, self.total
 
     def divisors(
@@ -95,7 +110,6 @@ class Budget(NamedTuple):
         criterion = criterion or ("gain" if self.in_examples else "gain_per_cost")
         if criterion not in get_args(Criterion):
             raise UserError(f"criterion must be 'gain' or 'gain_per_cost', got {criterion!r}")
-        check_numbers(power=power)
         if not np.isfinite(power):
             raise UserError(f"power must be a finite number, got {power}")
         if criterion == "gain":

@@ -12,7 +12,13 @@ from jaxtyping import Float, Int
 from fisher_jax.design import greedy
 from fisher_jax.design.budget import Budget, Criterion
 from fisher_jax.design.device_pool import make_pool
-from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
+from fisher_jax.design.embeddings import (
+    PoolLike,
+    TokenEmbeddings,
+    as_embeddings,
+    as_targets,
+    check_squares,
+)
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.design.ranking import Selection
@@ -29,7 +35,7 @@ TOKENS_AT_ONCE = 128  # of a sequence that is only measured
 
 
 def select(
-    emb: TokenEmbeddings,
+    emb: PoolLike,
     *,
     n_samples: int | None = None,
     fraction: float | int | None = None,
@@ -38,6 +44,8 @@ def select(
     criterion: Criterion | None = None,
     ridge: float | int = 1.0,
     method: Method = "lazy",
+    initial: PoolLike | None = None,
+    initial_subset: Sequence[int] | np.ndarray = (),
     mesh: Mesh | None = None,
     pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
@@ -62,7 +70,7 @@ def select(
     few digits as well.
 
     Args:
-        emb: the pool.
+        emb: the pool; a matrix or a list of arrays also, see `as_embeddings`.
         n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
             of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
         costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
@@ -72,6 +80,10 @@ def select(
         ridge: positive, at least 1e-14 mean squared norms; V = ridge I before the first choice.
         method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
             (Algorithm 1: every candidate at each step). Same ranking, same gains.
+        initial: rows that are there already, embedded as the pool is. V holds them from the start
+            and f counts from there; they cost nothing.
+        initial_subset: indices of the pool that are there already: the same, and they are not
+            chosen again. A ranking goes on by its own first part.
         mesh: devices, along one axis, over which the pool is divided; default one device. Same
             ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
         pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
@@ -81,9 +93,10 @@ def select(
 
     Raises:
         ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
-            ridge, method, criterion or costs.
+            ridge, method, criterion or costs; initial rows of another width or no such indices.
     """
     check_ridge(ridge)
+    emb = as_embeddings(emb)
     if method not in ("lazy", "naive"):
         raise UserError(f"method must be 'lazy' or 'naive', got {method!r}")
     if mesh is not None and len(mesh.axis_names) != 1:
@@ -93,11 +106,19 @@ def select(
     budget = Budget.of(
         emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
     )
+    per, there = budget.divisors(emb, criterion), []
+    if initial is not None:
+        there.append(as_targets(emb, initial, "initial").tokens)
+    if len(initial_subset):
+        first = _checked_indices(emb, initial_subset, "initial_subset")
+        budget = budget.without(first)
+        there.append(emb.tokens[_token_rows(emb, first)])
     return greedily(
         emb,
         budget,
-        budget.divisors(emb, criterion),
+        per,
         ridge=ridge,
+        there_TxD=np.concatenate(there) if there else None,
         method=method,
         mesh=mesh,
         pool_dtype=pool_dtype,
@@ -111,12 +132,16 @@ def greedily(
     per: np.ndarray,
     *,
     ridge: float | int,
+    there_TxD: Float[np.ndarray, "R D"] | None = None,
     method: Method = "lazy",
     mesh: Mesh | None = None,
     pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
-    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
+    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs.
+
+    `there_TxD` are tokens that V holds from the start.
+    """
     capacity = budget.most_examples
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
@@ -125,6 +150,9 @@ def greedily(
         pool, shapes = make_pool(emb, costs, per, mesh, pool_dtype)
         root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
         state = greedy.start(pool, root, total, shapes)
+        if there_TxD is not None:  # the first gains are bounds, evaluated before no choice
+            root = _fresh_root(emb, np.empty(0, np.int64), ridge, there_TxD)
+            state = state._replace(root=root, stamp=state.stamp - 1)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, shapes, method)
@@ -135,7 +163,7 @@ def greedily(
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
                 state = state._replace(
-                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge)
+                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge, there_TxD)
                 )
                 refreshed = count
         ranking = np.asarray(state.ranking[:count], np.int64)
@@ -143,7 +171,7 @@ def greedily(
 
 
 def evaluate(
-    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+    emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Selection:
     """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
 
@@ -157,6 +185,7 @@ def evaluate(
     Raises:
         ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
     """
+    emb = as_embeddings(emb)
     order = _checked_ranking(emb, ranking, ridge)
     return _selection(order, _replay(emb, order, ridge))
 
@@ -188,13 +217,14 @@ def log_dets(
 
 
 def remaining_gains(
-    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+    emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Float[np.ndarray, "N"]:
     """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
 
     Raises:
         ValueError: as `evaluate`.
     """
+    emb = as_embeddings(emb)
     order = _checked_ranking(emb, ranking, ridge)
     with computing(emb, ridge) as emb:
         pool, shapes = make_pool(emb)
@@ -247,17 +277,23 @@ def _checked_ranking(
     emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
 ) -> np.ndarray:
     check_ridge(ridge)
-    order = np.asarray(ranking)
+    return _checked_indices(emb, ranking, "ranking")
+
+
+def _checked_indices(
+    emb: TokenEmbeddings, indices: Sequence[int] | np.ndarray, name: str
+) -> np.ndarray:
+    order = np.asarray(indices)
     if order.ndim != 1 or len(order) == 0 or not np.issubdtype(order.dtype, np.integer):
         raise UserError(
-            "ranking must be a list of at least one whole index, "
+            f"{name} must be a list of at least one whole index, "
             f"got {order.dtype} of shape {order.shape}"
         )
     order = order.astype(np.int64)
     if order.min() < 0 or order.max() >= len(emb):
-        raise UserError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+        raise UserError(f"{name} must stay within 0..{len(emb) - 1}, the pool's indices")
     if len(np.unique(order)) < len(order):
-        raise UserError("ranking names an index twice; each example can be chosen once")
+        raise UserError(f"{name} names an index twice; each example can be chosen once")
     return order
 
 
@@ -307,11 +343,23 @@ def _token_rows(emb: TokenEmbeddings, order: np.ndarray) -> Int[np.ndarray, "T"]
     return np.repeat(first, emb.lengths[order]) + np.arange(ends[-1])
 
 
-def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) -> jax.Array:
+def _fresh_root(
+    emb: TokenEmbeddings,
+    chosen: np.ndarray,
+    ridge: float | int,
+    there_TxD: np.ndarray | None = None,
+) -> jax.Array:
     """W with W W^T = V^-1, anew from the chosen rows and in float64."""
-    information, rows = ridge * np.eye(emb.dim), _token_rows(emb, chosen)
-    for begin in range(0, len(rows), _ROWS_AT_ONCE):
-        x = emb.tokens[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
-        information += x.T @ x
+    information = ridge * np.eye(emb.dim)
+
+    def add(tokens_TxD: np.ndarray, rows: np.ndarray) -> None:
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            x = tokens_TxD[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
+            np.add(information, x.T @ x, out=information)
+
+    if there_TxD is not None:
+        add(there_TxD, np.arange(len(there_TxD)))
+    if len(chosen):
+        add(emb.tokens, _token_rows(emb, chosen))
     factor = np.linalg.cholesky(information)
     return jnp.asarray(np.linalg.inv(factor).T, emb.tokens.dtype)

@@ -12,7 +12,16 @@ from typing import NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from fisher_jax import design
-from fisher_jax.design import Budget, Criterion, Ranking, Selection, TokenEmbeddings, check_targets
+from fisher_jax.design import (
+    Budget,
+    Criterion,
+    PoolLike,
+    Ranking,
+    Selection,
+    TokenEmbeddings,
+    as_embeddings,
+    as_targets,
+)
 from fisher_jax.util.checks import check_ridge, check_seed, did_you_mean
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
@@ -78,7 +87,7 @@ class Rule:
 
     def __call__(
         self,
-        emb: TokenEmbeddings,
+        emb: PoolLike,
         *,
         n_samples: int | None = None,
         fraction: float | int | None = None,
@@ -101,6 +110,7 @@ class Rule:
                 not embedded as the pool is.
             TypeError: an option that the rule doesn't have.
         """
+        emb = as_embeddings(emb)
         budget = Budget.of(
             emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
         )
@@ -129,7 +139,7 @@ class Rule:
         if missing:
             raise UserError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
         if options.get("targets") is not None:
-            check_targets(emb, options["targets"])
+            options = options | {"targets": as_targets(emb, options["targets"])}
         if self.criterion is not None:
             options = {"criterion": self.criterion} | options
         return self.function(emb, budget, terms, **options)
