@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Num
 
 from fisher_jax.design.embeddings import TokenSource, as_embeddings
 from fisher_jax.design.ranking import Ranking
-from fisher_jax.util.checks import check_numbers, check_one_budget
+from fisher_jax.util.checks import check_one_budget
 from fisher_jax.util.errors import UserError
 
 Criterion = Literal["gain", "gain_per_cost"]
@@ -110,7 +110,6 @@ class Budget(NamedTuple):
         criterion = criterion or ("gain" if self.in_examples else "gain_per_cost")
         if criterion not in get_args(Criterion):
             raise UserError(f"criterion must be 'gain' or 'gain_per_cost', got {criterion!r}")
-        check_numbers(power=power)
         if not np.isfinite(power):
             raise UserError(f"power must be a finite number, got {power}")
         if criterion == "gain":

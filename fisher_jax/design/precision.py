@@ -11,6 +11,7 @@ from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
 from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.util.checks import LEAST_RIDGE
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.platforms import here
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
 
@@ -40,6 +41,7 @@ def precision(scale: float, dtype: np.dtype, ridge: float | int) -> np.dtype:
     Raises:
         UserError: a ridge below float64's reach.
     """
+    here()  # refuses a forked process, before any work
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
         raise UserError(
@@ -59,7 +61,7 @@ def in_precision(dtype: np.dtype, budget: Budget | None = None) -> Iterator[None
         UserError: float64 on a TPU, which has none.
     """
     needs_float64 = dtype == np.float64 or not (budget is None or budget.is_whole)
-    if needs_float64 and jax.default_backend() == "tpu":
+    if needs_float64 and here().name == "tpu":
         raise UserError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
             "mean squared norm, and whole costs, or set JAX_PLATFORMS=cpu"

@@ -148,8 +148,11 @@ def test_targets_that_are_not_embedded_as_the_pool_is_are_refused(rule, emb):
     narrow = fj.TokenEmbeddings.from_list([x[:, :-1] for x in targets])
     with pytest.raises(ValueError, match=f"targets must have the pool's width, {DIM}"):
         rule(emb, n_samples=10, targets=narrow)
-    with pytest.raises(ValueError, match=r"targets must be TokenEmbeddings.*got list"):
-        rule(emb, n_samples=10, targets=targets)
+    with pytest.raises(ValueError, match=r"targets must be TokenEmbeddings.*got str"):
+        rule(emb, n_samples=10, targets="rows")
+    as_list = rule(emb, n_samples=10, targets=targets).ranking
+    embedded = fj.TokenEmbeddings.from_list(targets)
+    np.testing.assert_array_equal(rule(emb, n_samples=10, targets=embedded).ranking, as_list)
 
 
 # batches of factorisations side by side once waited for each other for ever, on two cores
