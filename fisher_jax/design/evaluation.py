@@ -70,6 +70,11 @@ def remaining_gains(
 ) -> Float[np.ndarray, "N"]:
     """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
 
+    Args:
+        emb: the pool.
+        ranking: (n,) indices of it.
+        ridge: positive; V = ridge I before the first.
+
     Raises:
         ValueError: as `evaluate`.
     """
