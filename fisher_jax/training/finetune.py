@@ -18,7 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fisher_jax.models import DTYPES, LanguageModel, TokenizedRows, packed_rows, project
+from fisher_jax.models import (
+    DTYPES,
+    LanguageModel,
+    TokenizedRows,
+    capped,
+    packed_rows,
+    project,
+)
 from fisher_jax.training.adapters import METHODS, Method, merged, prepare
 from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.packing import Batch, Batches
@@ -256,7 +263,8 @@ def train_step(
         module = nnx.merge(graph, cast(params), cast(frozen))
         attend = packed_rows(micro.segments)  # pyright: ignore
         hidden, _ = module.states(micro.ids, micro.positions, attend, remat=remat)
-        return jnp.sum(micro.weights * token_nll(hidden, module.head, micro.labels)) / total  # pyright: ignore
+        nll = token_nll(hidden, module.head, micro.labels, module.logit_cap)  # pyright: ignore
+        return jnp.sum(micro.weights * nll) / total
 
     def add(sums, micro):
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss_of)(state.params, micro)), None
@@ -277,10 +285,13 @@ _step = jax.jit(train_step, static_argnums=(0, 1, 2, 3), donate_argnames="state"
 
 
 def token_nll(
-    hidden_BxTxD: Float[Array, "*B D"], head_LxD: Float[Array, "L D"], labels: Array
+    hidden_BxTxD: Float[Array, "*B D"],
+    head_LxD: Float[Array, "L D"],
+    labels: Array,
+    cap: float | None = None,
 ) -> Float[Array, "*B"]:
-    """`logsumexp(theta x) - theta_y x` of each position, in float32."""
-    logits = project(hidden_BxTxD, head_LxD.T).astype(jnp.float32)
+    """`logsumexp(theta x) - theta_y x` of each position, in float32; `cap` as the model's."""
+    logits = capped(project(hidden_BxTxD, head_LxD.T).astype(jnp.float32), cap)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
