@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         select,
     )
     from fisher_jax.models.embed import embed
+    from fisher_jax.pipeline import choose
     from fisher_jax.selectors import SELECTORS
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Selection",
     "TokenEmbeddings",
     "certify",
+    "choose",
     "embed",
     "evaluate",
     "remaining_gains",
@@ -34,6 +36,7 @@ __getattr__ = lazily(
         "fisher_jax.design": "FisherSelector Selection TokenEmbeddings certify evaluate "
         "remaining_gains select",
         "fisher_jax.models.embed": "embed",
+        "fisher_jax.pipeline": "choose",
         "fisher_jax.selectors": "SELECTORS",
     },
 )

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
-from fisher_jax.command import main
+from fisher_jax.command.main import main
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
+from fisher_jax.pipeline import output
 from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
@@ -181,7 +182,7 @@ def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeyp
             yield temporary
             raise OSError("no space left")
 
-    monkeypatch.setattr(main, "replacing_files", stuck)
+    monkeypatch.setattr(output, "replacing_files", stuck)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
 
@@ -222,7 +223,7 @@ def test_selectors_that_need_more_and_options_without_use_are_refused(refused, r
 
 def test_selectors_are_listed_with_what_they_favour(capsys):
     with pytest.raises(SystemExit) as done:
-        main.main(["--list-selectors"])
+        main(["--list-selectors"])
     entries = capsys.readouterr().out.replace("\n    ", " ").splitlines()
     assert done.value.code == 0
     offered = [rule for rule in SELECTORS.values() if not rule.planted]

@@ -114,7 +114,7 @@ def test_an_output_that_comes_while_we_work_is_kept(run, ready, out, monkeypatch
         write_ranking(*args)
         out.write_bytes(EARLIER)
 
-    monkeypatch.setattr("fisher_jax.command.main.write_ranking", meanwhile)
+    monkeypatch.setattr("fisher_jax.pipeline.choice.write_ranking", meanwhile)
     before = snapshot(tmp_path)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and f"{out} exists: name another output" in messages
@@ -157,7 +157,7 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
 def test_a_pool_that_cannot_fit_is_refused(refused, run, llama, out, tmp_path, monkeypatch):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": "a b c"}] * 4)
     argv = [pool, "-o", out, "--model", llama, "--n-samples", "1"]
-    monkeypatch.setattr("fisher_jax.command.messages.physical_memory", lambda: 4.0 * 8 * D - 1)
+    monkeypatch.setattr("fisher_jax.pipeline.plan.physical_memory", lambda: 4.0 * 8 * D - 1)
     refused(argv, ["embeddings of 8 tokens need", "smaller --max-length"])
 
 
