@@ -1,5 +1,5 @@
 # make demo: the main job on real input   make test: all tests   make bench: speed
-# make figures: docs/figures and RESULTS.md from the committed results   make lint
+# make figures: RESULTS.md, and pages and figures of results/, from the data alone   make lint
 PYTHON ?= python3
 BIN := .venv/bin
 SELECTS := .venv/.selects

@@ -1,4 +1,4 @@
-"""Means with 95% intervals, paired ratios and log-log slopes over replicates."""
+"""Means with 95% intervals over replicates, paired within them, and Holm's correction."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,29 +9,50 @@ from scipy import special
 
 from experiments.run.results import Row
 
+LEVEL = 0.05
+
 
 class Estimate(NamedTuple):
-    """A mean over replicates and the half width of its 95% t-interval (NaN for one replicate)."""
+    """A mean over replicates with Student's t.
+
+    Attributes:
+        mean: over replicates.
+        half: half width of the 95% interval; NaN for one replicate.
+        p: of the hypothesis that the mean is zero, two-sided; NaN for one replicate.
+    """
 
     mean: float
     half: float
+    p: float = float("nan")
 
     def __str__(self) -> str:
         return f"{self.mean:.3g} ± {self.half:.1g}"
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return abs(self.mean) > self.half
 
 
 def estimate(values: Iterable[float]) -> Estimate:
     """Student's interval for a mean."""
     x = np.asarray(list(values), np.float64)
+    mean = float(x.mean())
     if len(x) < 2:
-        return Estimate(float(x.mean()), float("nan"))
-    t = special.stdtrit(len(x) - 1, 0.975)
-    return Estimate(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(len(x))))
+        return Estimate(mean, float("nan"))
+    error = float(x.std(ddof=1) / np.sqrt(len(x)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = float(2 * special.stdtr(len(x) - 1, -np.abs(np.float64(mean) / error)))
+    return Estimate(mean, float(special.stdtrit(len(x) - 1, 1 - LEVEL / 2)) * error, p)
+
+
+def holm(ps: Sequence[float]) -> list[bool]:
+    """Which hypotheses of a family are rejected at 5% together (Holm 1979); NaN never is.
+
+    The k-th smallest of m values of p is compared with 0.05 / (m - k + 1), until one fails.
+    """
+    rejected = [False] * len(ps)
+    tested = sorted((p, k) for k, p in enumerate(ps) if not np.isnan(p))
+    for rank, (p, k) in enumerate(tested):
+        if p > LEVEL / (len(tested) - rank):
+            break
+        rejected[k] = True
+    return rejected
 
 
 def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, Any]:
@@ -54,9 +75,20 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
     return dict(groups)
 
 
+def values_of(rows: Iterable[Row], key: str) -> list[Any]:
+    """The values of a key, each once, in order of appearance."""
+    return [value for (value,) in group(rows, key)]
+
+
 def matching(rows: Iterable[Row], **wanted: object) -> list[Row]:
     """Rows with these values, of the row itself or of its setting."""
     return [r for r in rows if all(r.get(k, r["setting"].get(k)) == v for k, v in wanted.items())]
+
+
+def difference(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
+    """Mean difference within replicates, first less second."""
+    a, b = by_replicate(rows, metric), by_replicate(others, metric)
+    return estimate(a[r] - b[r] for r in sorted(a.keys() & b.keys()))
 
 
 def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
@@ -66,8 +98,19 @@ def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estima
 
 
 def percent(e: Estimate) -> Estimate:
-    """A mean log-ratio as a percentage above 1."""
-    return Estimate(100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half)
+    """A mean log-ratio as a percentage above 1: of the geometric mean of the ratios."""
+    return Estimate(100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half, e.p)
+
+
+def against_uniform(rows: Sequence[Row], metric: str, **point: object) -> dict[str, Estimate]:
+    """selector: percent by which its error at one point differs from uniform's, in replicates."""
+    of_selector = group(matching(rows, **point), "selector")
+    base = of_selector.get(("uniform",), [])
+    return {
+        name: percent(log_ratio(own, base, metric))
+        for (name,), own in of_selector.items()
+        if name != "uniform" and base
+    }
 
 
 def slope(rows: Sequence[Row], x: str, metric: str) -> Estimate:
