@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fisher_jax.data import PromptCompletion, Row
+from fisher_jax.util.errors import UserError
 
 OCR_RATE = 0.15
 MIN_EDITED_WORDS = 5  # of a row that near duplicates are made of
@@ -147,7 +148,7 @@ def _changed(row: Row, change: Callable[[str], str]) -> Row:
     text = row if isinstance(row, str) else row.completion
     changed = next((new for _ in range(_TRIES) if (new := change(text)) != text), None)
     if changed is None:
-        raise ValueError(f"a row can't be spoilt, it is too short: {text!r}; leave it out")
+        raise UserError(f"a row can't be spoilt, it is too short: {text!r}; leave it out")
     return changed if isinstance(row, str) else PromptCompletion(row.prompt, changed)
 
 

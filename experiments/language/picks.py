@@ -29,6 +29,7 @@ from fisher_jax.design import evaluate
 from fisher_jax.models import load_model
 from fisher_jax.scoring import row_means
 from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 PICKS = "picks.json"
@@ -81,7 +82,7 @@ def main() -> None:
 def picks(options: Options) -> Row:
     """Facts of the pool, and of each selector's first 20 and all n rows of it at equal examples."""
     if options.proxy is not None:
-        raise ValueError("proxy must be null: what is described are the model's own picks")
+        raise UserError("proxy must be null: what is described are the model's own picks")
     prepared = prepare(options, load_model(options.model), pool_of(options, 0), "pool")
     facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}

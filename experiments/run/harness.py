@@ -19,8 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.run.conf import CONF, new_grid_keys
 from experiments.run.results import RESULTS, Row
 from fisher_jax.command.compiled import keep_compiled
-from fisher_jax.command.errors import FAILURES, tell
+from fisher_jax.command.errors import is_told, tell
 from fisher_jax.command.interruption import INTERRUPTED, leave
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.platforms import check_platform
 
 Config = TypeVar("Config")
 
@@ -44,7 +46,7 @@ class Wandb:
 
     def __post_init__(self) -> None:
         if self.mode not in ("disabled", "offline", "online"):
-            raise ValueError(f"wandb.mode must be disabled, offline or online, got {self.mode}")
+            raise UserError(f"wandb.mode must be disabled, offline or online, got {self.mode}")
 
 
 def checked(cfg: DictConfig, schema: type[Config]) -> Config:
@@ -54,28 +56,29 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
         ValueError: an unknown key, a wrong type or value; the message names it.
     """
     if not cfg.get("name", "custom"):
-        raise ValueError("name must not be empty: it is the folder of the results")
+        raise UserError("name must not be empty: it is the folder of the results")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), cfg))  # pyright: ignore
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise ValueError(key + str(error).splitlines()[0]) from None
+        raise UserError(key + str(error).splitlines()[0]) from None
 
 
 @contextlib.contextmanager
 def reporting(command: str) -> Iterator[None]:
-    """What goes wrong is told in a line: exit codes 2, and 130 for Ctrl-C."""
+    """What a person can mend is told in a line: exit codes 2, and 130 for Ctrl-C."""
     try:
         yield
-    except _failures() as error:
+    except BaseException as error:
+        if not is_told(error) and not _is_of_wandb(error):
+            raise
         again = "; run the same command again"
         sys.exit(tell(command, error, smaller="take smaller options", interrupted=again))
 
 
-def _failures() -> tuple[type[BaseException], ...]:
-    """What is told in a line: our own failures and, where wandb is loaded, its errors."""
+def _is_of_wandb(error: BaseException) -> bool:
     wandb = sys.modules.get("wandb")
-    return FAILURES if wandb is None else (*FAILURES, wandb.Error)
+    return wandb is not None and isinstance(error, wandb.Error)
 
 
 def start(name: str, module_name: str, draw: Draw) -> None:
@@ -92,6 +95,7 @@ def start(name: str, module_name: str, draw: Draw) -> None:
         job = folder.name if HydraConfig.get().mode == RunMode.MULTIRUN else None
         try:
             with reporting(command):
+                check_platform()
                 log_to_wandb(name, checked(cfg, module.Options), folder, module.run, draw, job)
         except SystemExit as ended:
             if job is None or ended.code == INTERRUPTED:

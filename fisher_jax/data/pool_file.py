@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from fisher_jax.data.rows import Chat, PoolError, Row, row_of
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.files import replacing
 
@@ -299,7 +300,7 @@ def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise UserError(f"{name} is no JSON number")
 
 
 def _as_table(pool: PoolFile | None, order: Sequence[int], out: Path) -> pa.Table:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fisher_jax.util.errors import UserError
 
-class PoolError(ValueError):
+
+class PoolError(UserError):
     """A pool that can't be used; the message names file, line, reason and remedy."""
 
 

@@ -18,6 +18,7 @@ from fisher_jax.models.chat import written
 from fisher_jax.models.files.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress
 
@@ -97,7 +98,7 @@ def embed(
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(rows) == 0 or len(empty):
         at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
-        raise ValueError(f"texts: {at}")
+        raise UserError(f"texts: {at}")
     tokens = forward(language_model, tokenized, batch_tokens, on_progress)
     return TokenEmbeddings(standardize(tokens, normalize, center), tokenized.offsets)
 
@@ -120,16 +121,16 @@ def tokenize(
             a token that the model doesn't know.
     """
     if positions not in ("completion", "prompt"):
-        raise ValueError(f"positions must be 'completion' or 'prompt', got {positions!r}")
+        raise UserError(f"positions must be 'completion' or 'prompt', got {positions!r}")
     texts = written(model, rows, where)
     plain = next((i for i, row in enumerate(texts) if isinstance(row, str)), None)
     if positions == "prompt" and plain is not None:
-        raise ValueError(
+        raise UserError(
             f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"
         )
     limit = model.context if max_length is None else max_length
     if not isinstance(limit, int | np.integer) or not 2 <= limit <= model.context:
-        raise ValueError(
+        raise UserError(
             f"max_length must be from 2 to {model.context}, the context of {model.name}, "
             f"got {limit}"
         )
@@ -160,7 +161,7 @@ def tokenize(
         ids.append(np.asarray(whole[:limit], np.int32))
         first.append(begin)
         if (highest := max(whole, default=0)) >= model.module.config.vocab:
-            raise ValueError(
+            raise UserError(
                 f"{where(len(ids) - 1)} has token {highest}, outside the vocabulary of "
                 f"{model.name}: its tokenizer is not the model's own, mend that folder"
             )
@@ -190,7 +191,7 @@ def forward(
     if batch_tokens is None:
         batch_tokens = here().forward_tokens
     if batch_tokens < 1:
-        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
     fed = np.asarray([len(ids) - 1 for ids in rows.ids])
     lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = aligned((int(offsets[-1]), model.dim), np.float32)
@@ -326,7 +327,7 @@ def check_rows(texts: object) -> None:
         ValueError: it is one of them.
     """
     if isinstance(texts, (str, Mapping)) or hasattr(texts, "columns"):
-        raise ValueError(
+        raise UserError(
             f"texts must be a list of rows, got one {type(texts).__name__}: of a table pass the "
             "column's values, or a list of mappings"
         )
@@ -334,7 +335,7 @@ def check_rows(texts: object) -> None:
 
 def _check_normalize(normalize: str) -> None:
     if normalize not in ("rms", "unit", "none"):
-        raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
+        raise UserError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
 
 
 def _as_row(text: str | Mapping[str, Any], i: int) -> Row | Chat:

@@ -21,6 +21,7 @@ from experiments.run.results import RESOLVED, Results, read_rows, run_grid, sett
 from experiments.run.sweeps import LONGEST, job_folder, read_sweep
 from experiments.softmax import synthetic, words
 from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from tests.helpers.experiment_options import ROOT, SMALL, base_config, committed, options
 
@@ -156,14 +157,13 @@ def test_options_that_would_do_nothing_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ValueError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
-        (MemoryError("too large"), 2, "failed (too large): take smaller options, or {CPU}\n"),
-        (RuntimeError("no backend"), 2, "failed (no backend): take smaller options, or {CPU}\n"),
+        (UserError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
+        (MemoryError("too large"), 2, "memory (too large): take smaller options, or {CPU}\n"),
         (wandb.errors.UsageError("log in"), 2, "error: log in\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again\n"),
     ],
 )
-def test_what_goes_wrong_is_told_in_a_line(error, code, said, capsys):
+def test_what_a_person_can_mend_is_told_in_a_line(error, code, said, capsys):
     with pytest.raises(SystemExit) as ended, reporting("experiments.x"):
         raise error
     said = said.format(CPU="JAX_PLATFORMS=cpu")
