@@ -7,6 +7,7 @@ from experiments.report.figures import METRICS, draw, learning_curves, save
 from experiments.report.forest import MARKS, forest, panels_of
 from experiments.report.kept import read_run
 from experiments.report.statistics import values_of
+from fisher_jax.util.errors import UserError
 
 
 def compare(folders: list[Path], output: Path) -> Iterator[Path]:
@@ -20,12 +21,12 @@ def compare(folders: list[Path], output: Path) -> Iterator[Path]:
         The files, as they are written.
 
     Raises:
-        ValueError: a folder has no results, or no metric that is drawn.
+        UserError: a folder has no results, or no metric that is drawn.
     """
     of_run = {_name(folder, folders): read_run(folder).rows for folder in folders}
     metrics = [m for m in METRICS if any(m in row for rows in of_run.values() for row in rows)]
     if not metrics:
-        raise ValueError(f"no run has any of {', '.join(METRICS)}: there is nothing to draw")
+        raise UserError(f"no run has any of {', '.join(METRICS)}: there is nothing to draw")
     output.mkdir(parents=True, exist_ok=True)
     for metric in metrics:
         having = {name: [r for r in rows if metric in r] for name, rows in of_run.items()}

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.report.statistics import Estimate, against_uniform, holm, matching, values_of
+from experiments.report.statistics import Estimate, against_uniform, group, holm
 from experiments.run.results import Row
 
 Panel = dict[str, dict[str, Estimate]]  # mark (a budget, an opponent): selector: estimate
@@ -22,15 +22,12 @@ def panels_of(
     Titles say the settings but for `hidden` options.
     """
     panels: dict[str, Panel] = {}
-    settings = {str(row["setting"]): row["setting"] for row in rows}
-    for setting in settings.values():
-        of_setting = [row for row in rows if row["setting"] == setting]
-        told = [f"{k} = {v}" for k, v in setting.items() if k not in hidden]
-        for kind in values_of(of_setting, "equal"):
-            of_kind = matching(of_setting, equal=kind)
-            panel = {f"n = {n}": against_uniform(of_kind, metric, n=n) for n in ns}
-            if any(panel.values()):
-                panels["\n".join([", ".join(told), f"equal {kind}"]).strip()] = panel
+    keys = list(rows[0]["setting"]) if rows else []
+    for (kind, *values), own in group(rows, "equal", *keys).items():
+        told = [f"{k} = {v}" for k, v in zip(keys, values, strict=True) if k not in hidden]
+        panel = {f"n = {n}": against_uniform(own, metric, n=n) for n in ns}
+        if any(panel.values()):
+            panels["\n".join([", ".join(told), f"equal {kind}"]).strip()] = panel
     return panels
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from omegaconf import OmegaConf
 from pyarrow import parquet
@@ -18,7 +19,7 @@ from experiments.judging.main import JUDGED
 from experiments.language.main import MANIFEST
 from experiments.language.picks import PICKS
 from experiments.run.conf import CONF
-from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, rounded
+from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
 from experiments.run.sweeps import jobs_of, read_sweep
 from fisher_jax.util.files import replacing
 
@@ -41,7 +42,7 @@ def read_run(folder: Path) -> Kept:
     """A kept run, one that an experiment wrote, or a sweep's jobs together.
 
     Raises:
-        ValueError: the folder has no results.
+        UserError: the folder has no results.
     """
     if (folder / ROWS).exists():
         options = OmegaConf.load(folder / RESOLVED)
@@ -51,9 +52,7 @@ def read_run(folder: Path) -> Kept:
     elif jobs_of(folder):
         return Kept(*read_sweep(folder))
     else:
-        raise ValueError(
-            f"{folder} has no {RESULTS}, no {ROWS} and no jobs that have: run it first"
-        )
+        raise UserError(f"{folder} has no {RESULTS}, no {ROWS} and no jobs that have: run it first")
     return Kept(rows, options, json.loads((folder / PROVENANCE).read_text()))
 
 
@@ -80,8 +79,8 @@ def keep(run: Kept, folder: Path) -> None:
         )
 
 
-def collect(outputs: Path) -> Iterator[Path]:
-    """Take the finished runs of the committed experiments over; the folders that changed."""
+def collect(outputs: Path) -> Iterator[str]:
+    """Take the finished runs of the committed experiments over; what was done with each, a line."""
     for study in STUDIES:
         for config in sorted((CONF / study / "experiment").glob("*.yaml")):
             source = outputs / study / config.stem
@@ -91,14 +90,17 @@ def collect(outputs: Path) -> Iterator[Path]:
                 source = outputs / study / "multirun" / config.stem
                 if not jobs_of(source):
                     continue
-            target = KEPT / study / config.stem
-            keep(read_run(source), target)
+            target, run = KEPT / study / config.stem, read_run(source)
+            if missing := _missing(run):
+                yield f"{study}/{config.stem}: left out, {missing} of its settings are not finished"
+                continue
+            keep(run, target)
             for file in (MANIFEST, JUDGED, PICKS):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             if facts := _facts_of_jobs(source):
                 (target / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-            yield target
+            yield f"{study}/{config.stem}: taken over"
 
 
 def has_streams(facts: Row) -> bool:
@@ -108,6 +110,14 @@ def has_streams(facts: Row) -> bool:
     """
     asked = ["git", "merge-base", "--is-ancestor", STREAMS, str(facts.get("git_commit"))]
     return subprocess.run(asked, cwd=ROOT, capture_output=True).returncode == 0
+
+
+def _missing(run: Kept) -> int:
+    """How many settings of the grid have no rows."""
+    grid = OmegaConf.to_container(OmegaConf.create(run.options)["grid"])
+    assert isinstance(grid, dict)
+    done = [row["setting"] for row in run.rows]
+    return sum(setting not in done for setting in settings(grid))
 
 
 def _facts_of_jobs(sweep: Path) -> Row:
@@ -138,17 +148,32 @@ def _single(kind: pa.DataType) -> pa.DataType:
 
 def _rows(table: pa.Table, options: list[str]) -> list[Row]:
     """Rows as an experiment wrote them: what a row lacks is null in the table."""
+    table = table.drop_columns(["study", "experiment"])
+    for k, column in enumerate(table.schema):
+        table = table.set_column(k, column.name, _exact(table[k].combine_chunks()))
     made = []
-    for flat in table.drop_columns(["study", "experiment"]).to_pylist():
-        own = {k: _exact(v) for k, v in flat.items() if k not in options and v is not None}
+    for flat in table.to_pylist():
+        own = {k: _there(v) for k, v in flat.items() if k not in options and v is not None}
         made.append({"setting": {k: flat[k] for k in options}} | own)
     return made
 
 
-def _exact(value: Any) -> Any:
-    """Decimals of six digits, which float32 holds; of a dictionary what is there."""
-    if isinstance(value, list):
-        return [_exact(v) for v in value]
-    if isinstance(value, dict):
-        return {k: v for k, v in value.items() if v is not None}
-    return rounded({"": value})[""]
+def _exact(column: pa.Array) -> pa.Array:
+    """The decimals of six digits that float32 stands for, as doubles."""
+    if pa.types.is_list(column.type):
+        assert isinstance(column, pa.ListArray)
+        values = _exact(column.values)
+        return pa.ListArray.from_arrays(column.offsets, values, mask=column.is_null())
+    if column.type != pa.float32():
+        return column
+    x = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        digits = 5 - np.floor(np.log10(np.abs(x)))
+    shift = 10.0 ** np.abs(np.where(np.isfinite(digits), digits, 0))
+    decimals = np.where(digits > 0, np.rint(x * shift) / shift, np.rint(x / shift) * shift)
+    return pa.array(decimals, mask=np.asarray(column.is_null()))
+
+
+def _there(value: Any) -> Any:
+    """Of a dictionary what a row has."""
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value

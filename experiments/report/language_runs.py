@@ -22,7 +22,7 @@ from experiments.report.language_measures import (
 )
 from experiments.report.runs import Run
 from experiments.report.statistics import Estimate, difference, group
-from experiments.report.tables import Cell, Tested, nats, table
+from experiments.report.tables import Cell, Compared, nats, table
 from experiments.run.results import Row, settings
 
 NLL = "held_out_nll"
@@ -58,7 +58,7 @@ class LanguageRun(Run):
         rows, others = (self.of(selector=name, **point) for name in (selector, opponent))
         return difference(rows, others, metric)
 
-    def told(self, selector: str, opponent: str = "uniform", **point: object) -> Tested:
+    def told(self, selector: str, opponent: str = "uniform", **point: object) -> Compared:
         """The same, for prose."""
         return nats(self.less(selector, opponent, **point))
 
@@ -174,7 +174,7 @@ class LanguageRun(Run):
             if not {r["replicate"] for r in first} & {r["replicate"] for r in second}:
                 return "not run"
             loss = nats(difference(second, first, NLL))
-            return Tested(f"{common_rows(first, second):.2f}; {loss}", loss.p)
+            return Compared(f"{common_rows(first, second):.2f}; {loss}", loss.p)
 
         columns = self._values(others, equal="tokens", n=n)
         return self._by_selector("rows in common; NLL", columns, cell)

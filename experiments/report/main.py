@@ -51,9 +51,9 @@ def main() -> None:
                 print(path)
             return
         if args.collect:
-            for folder in collect(args.collect):
-                print(folder.relative_to(ROOT))
-        for path, text in pages().items():
+            for line in collect(args.collect):
+                print(line)
+        for path, text in pages(kept_runs()).items():
             with replacing(path) as temporary:
                 temporary.write_text(text)
 
@@ -68,7 +68,7 @@ def kept_runs() -> Runs:
     return runs
 
 
-def pages() -> dict[Path, str]:
+def pages(runs: Runs) -> dict[Path, str]:
     """path: text of RESULTS.md and of each run's page; draws their figures on the way."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
@@ -79,7 +79,6 @@ def pages() -> dict[Path, str]:
     )
     environment.globals |= {"published": PUBLISHED, "published_wins": published_wins()}
     environment.globals |= {"plain": plain, "nats": nats}
-    runs = kept_runs()
     made = {
         run.folder / "README.md": environment.select_template(
             [f"{name}.md.j2", "run.md.j2"]

@@ -15,11 +15,10 @@ from experiments.report.statistics import (
     against_uniform,
     estimate,
     group,
-    matching,
     slope,
     values_of,
 )
-from experiments.report.tables import Cell, Tested, in_percent, table
+from experiments.report.tables import Cell, Compared, in_percent, table
 from experiments.run.conf import CONF
 from experiments.run.results import GROWING, Row
 
@@ -106,7 +105,7 @@ class Run:
     @property
     def ns(self) -> list[int]:
         """Its budgets, smallest first."""
-        return sorted(values_of(self.rows, "n"))
+        return sorted(self.values("n"))
 
     def near(self, *ns: int) -> list[int]:
         """The budgets that were run nearest to these, each once."""
@@ -114,17 +113,26 @@ class Run:
 
     def of(self, **where: object) -> list[Row]:
         """Rows with these values, of the row itself or of its setting."""
-        return matching(self.rows, **where)
+        keys = tuple(where)
+        if keys not in self._grouped:
+            self._grouped[keys] = group(self.rows, *keys)
+        return self._grouped[keys].get(tuple(where.values()), [])
+
+    @cached_property
+    def _grouped(self) -> dict[tuple[str, ...], dict[tuple, list[Row]]]:
+        return {}
 
     def values(self, key: str) -> list:
         """The values of a key or an option in the rows, in order of appearance."""
-        return values_of(self.rows, key)
+        if (key,) not in self._grouped:
+            self._grouped[key,] = group(self.rows, key)
+        return [value for (value,) in self._grouped[key,]]
 
     def estimate_against(self, selector: str, metric: str, **point: object) -> Estimate:
         """How many percent more than uniform's, at one point."""
-        return against_uniform(self.rows, metric, **point)[selector]
+        return against_uniform(self.of(**point), metric)[selector]
 
-    def against(self, selector: str, metric: str, digits: int = 0, **point: object) -> Tested:
+    def against(self, selector: str, metric: str, digits: int = 0, **point: object) -> Compared:
         """The same with its interval, for prose."""
         return in_percent(self.estimate_against(selector, metric, **point), digits)
 
@@ -157,9 +165,9 @@ class Run:
 
     def ratios(self, metric: str, *ns: int, digits: int = 0, **where: object) -> str:
         """How many percent more than uniform's the error is, at equal examples and tokens."""
-        rows = self.of(**where)
-        points = [{"equal": k, "n": n} for k in values_of(rows, "equal") for n in self.near(*ns)]
-        columns = [against_uniform(rows, metric, **point) for point in points]
+        kinds = values_of(self.of(**where), "equal")
+        points = [{"equal": kind, "n": n} for kind in kinds for n in self.near(*ns)]
+        columns = [against_uniform(self.of(**point, **where), metric) for point in points]
         lines: list[list[Cell]] = [
             [name, *(in_percent(column[name], digits) for column in columns)] for name in columns[0]
         ]
@@ -169,7 +177,9 @@ class Run:
         """The same at one n, a column a value of an option."""
         rows, (at,) = self.of(**where), self.near(n)
         columns = {
-            (kind, value): against_uniform(rows, metric, equal=kind, n=at, **{key: value})
+            (kind, value): against_uniform(
+                self.of(**{"equal": kind, "n": at, key: value} | where), metric
+            )
             for kind in values_of(rows, "equal")
             for value in values_of(rows, key)
         }
@@ -182,10 +192,11 @@ class Run:
         self, x: str, n: int | None = None, **where: object
     ) -> dict[str, dict[str, Estimate]]:
         """error and kind of budget: selector: slope of its log against log x."""
-        rows = [r for r in self.of(**where) if n in (None, r["n"])]
+        rows = self.of(**(where if n is None else where | {"n": n}))
+        of_cell = group(rows, "equal", "selector")
         return {
             f"{metric} error, equal {kind}": {
-                name: slope(matching(rows, selector=name, equal=kind), x, f"{metric}_logit")
+                name: slope(of_cell[kind, name], x, f"{metric}_logit")
                 for name in values_of(rows, "selector")
             }
             for metric in ("max", "mean")

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.report.statistics import Estimate, holm
 
 
-class Tested(NamedTuple):
+class Compared(NamedTuple):
     """A cell whose hypothesis, no difference, is one of its table's family.
 
     Attributes:
@@ -23,29 +23,29 @@ class Tested(NamedTuple):
         return self.text
 
 
-Cell = str | Tested
+Cell = str | Compared
 Table = tuple[list[str], list[list[Cell]]]  # head and lines
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
     """A table in Markdown; bold differs from zero after Holm's correction within the table."""
     cells = [cell for line in lines for cell in line]
-    rejected = holm([cell.p if isinstance(cell, Tested) else float("nan") for cell in cells])
+    rejected = holm([cell.p if isinstance(cell, Compared) else float("nan") for cell in cells])
     texts = iter(f"**{c}**" if bold else str(c) for c, bold in zip(cells, rejected, strict=True))
     rows = [head, ["---"] * len(head), *([next(texts) for _ in line] for line in lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def in_percent(e: Estimate, digits: int = 0) -> Tested:
+def in_percent(e: Estimate, digits: int = 0) -> Compared:
     """A difference in percent with its interval."""
-    return Tested(f"{e.mean:+.{digits}f} ± {e.half:.{digits}f} %", e.p)
+    return Compared(f"{e.mean:+.{digits}f} ± {e.half:.{digits}f} %", e.p)
 
 
-def nats(e: Estimate, digits: int = 3) -> Tested:
+def nats(e: Estimate, digits: int = 3) -> Compared:
     """A difference in nats with its interval."""
     if np.isnan(e.half):
-        return Tested(f"{e.mean:+.{digits}f} (one replicate)", e.p)
-    return Tested(f"{e.mean:+.{digits}f} ± {e.half:.{digits}f}", e.p)
+        return Compared(f"{e.mean:+.{digits}f} (one replicate)", e.p)
+    return Compared(f"{e.mean:+.{digits}f} ± {e.half:.{digits}f}", e.p)
 
 
 def plain(e: Estimate, digits: int = 2) -> str:

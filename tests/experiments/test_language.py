@@ -17,7 +17,7 @@ from experiments.language import picks, proxy
 from experiments.language import training as language_training
 from experiments.language.preparation import pool_of
 from experiments.language.variants import VARIANTS
-from experiments.report.language_tables import length_bias, picked
+from experiments.report.language_texts import length_bias, picked
 from experiments.run.results import read_rows, settings
 from fisher_jax.design.selection import select
 from fisher_jax.models.files.export import save_folder
@@ -267,13 +267,13 @@ def test_picks_say_what_the_selectors_take(model_folder):
     assert picks.rank_correlation(np.arange(4), np.ones(4)) is None
     information = select(emb, n_samples=8).log_det
     assert found["selectors"]["fisher"]["log_det"] == pytest.approx(information, rel=1e-4)
-    _, lines = picked(found, ["fisher", "uniform", "none"])
-    assert [line[0] for line in lines] == ["the pool", "fisher", "uniform"]
-    _, lines = length_bias(found)
-    assert lines[0][0] == "longest" and len(lines) == 3
+    lines = picked(found, ["fisher", "uniform", "none"]).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| the pool", "| fisher", "| uniform"]
+    lines = length_bias(found).splitlines()[2:]
+    assert lines[0].startswith("| longest |") and len(lines) == 3
     tokens = sum(facts.tokens[i] for i in select(emb, n_samples=8).ranking)
-    of_fisher = next(line for line in lines if line[0] == "fisher")
-    assert of_fisher[-1] == f"{information / tokens:.3f}"
+    of_fisher = next(line for line in lines if line.startswith("| fisher |"))
+    assert of_fisher.endswith(f"| {information / tokens:.3f} |")
 
 
 def test_the_rows_of_earlier_states_are_the_pools_and_the_validations(model_folder):
