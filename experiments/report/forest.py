@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.report.statistics import Estimate, against_uniform, group, holm
+from experiments.report.statistics import Estimate, against_uniform, group, rejected
 from experiments.run.results import Row
 
 Panel = dict[str, dict[str, Estimate]]  # mark (a budget, an opponent): selector: estimate
@@ -50,7 +50,7 @@ def forest(
     names = list(dict.fromkeys(n for panel in panels.values() for of in panel.values() for n in of))
     marks = list(dict.fromkeys(mark for panel in panels.values() for mark in panel))
     every = [e for panel in panels.values() for of in panel.values() for e in of.values()]
-    rejected = iter(holm([e.p for e in every]) if tested else [True] * len(every))
+    full = iter(rejected([e.p for e in every]) if tested else [True] * len(every))
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     tall = (0.07 + 0.1 * len(marks)) * len(names) + 0.7
@@ -63,7 +63,7 @@ def forest(
             k = marks.index(mark)
             shift = 0.8 * ((k + 0.5) / len(marks) - 0.5)
             for name, e in of_selector.items():
-                _mark(axes, e, names.index(name) + shift, k, next(rejected))
+                _mark(axes, e, names.index(name) + shift, k, next(full))
         for k, value in enumerate(references.values()):
             axes.axvline(value, color="black", ls=("--", ":")[k], lw=0.9)
         axes.set_title(title, fontsize=8)

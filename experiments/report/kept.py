@@ -1,7 +1,4 @@
-"""Runs as this repository keeps them: results/STUDY/EXPERIMENT, their rows in one Parquet file.
-
-A column an option that the grid varies, and one a measured value; floats of 6 digits, as float32.
-"""
+"""Runs as this repository keeps them: results/STUDY/EXPERIMENT, with what made them."""
 
 import json
 import shutil
@@ -10,22 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 from omegaconf import OmegaConf
-from pyarrow import parquet
 
 from experiments.judging.main import JUDGED
 from experiments.language.main import MANIFEST
+from experiments.language.noise import NOISE
 from experiments.language.picks import PICKS
 from experiments.run.conf import CONF
-from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows, settings
+from experiments.run.packed import PACKED, pack, read_folder
+from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, Row, settings
 from experiments.run.sweeps import jobs_of, read_sweep
 from fisher_jax.util.files import replacing
 
 ROOT = CONF.parent
 KEPT = ROOT / "results"
-ROWS = "results.parquet"
 STREAMS = "51f13089aad3af78cc9ec9cdf60411eb8ecd4d0d"  # gave each rule random numbers of its own
 STUDIES = ("synthetic", "words", "language")
 
@@ -44,15 +39,14 @@ def read_run(folder: Path) -> Kept:
     Raises:
         UserError: the folder has no results.
     """
-    if (folder / ROWS).exists():
-        options = OmegaConf.load(folder / RESOLVED)
-        rows = _rows(parquet.read_table(folder / ROWS), list(options.grid))
-    elif (folder / RESULTS).exists():
-        options, rows = OmegaConf.load(folder / RESOLVED), read_rows(folder / RESULTS)
-    elif jobs_of(folder):
+    rows = read_folder(folder)
+    if not rows and jobs_of(folder):
         return Kept(*read_sweep(folder))
-    else:
-        raise UserError(f"{folder} has no {RESULTS}, no {ROWS} and no jobs that have: run it first")
+    if not rows:
+        raise UserError(
+            f"{folder} has no {RESULTS}, no {PACKED} and no jobs that have: run it first"
+        )
+    options = OmegaConf.load(folder / RESOLVED)
     return Kept(rows, options, json.loads((folder / PROVENANCE).read_text()))
 
 
@@ -64,19 +58,7 @@ def keep(run: Kept, folder: Path) -> None:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(run.options)))
     with replacing(folder / PROVENANCE) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    table = _table(run.rows, study=folder.parent.name, experiment=folder.name)
-    plain = [c.name for c in table.schema if c.type == pa.float32()]
-    lists = [c.name for c in table.schema if c.type == pa.list_(pa.float32())]
-    split = [*plain, *(f"{name}.list.element" for name in lists)]
-    with replacing(folder / ROWS) as temporary:
-        parquet.write_table(
-            table,
-            temporary,
-            compression="zstd",
-            compression_level=19,
-            use_dictionary=[c.name for c in table.schema if c.name not in split],
-            use_byte_stream_split=split,
-        )
+    pack(run.rows, folder / PACKED, study=folder.parent.name, experiment=folder.name)
 
 
 def collect(outputs: Path) -> Iterator[str]:
@@ -95,7 +77,7 @@ def collect(outputs: Path) -> Iterator[str]:
                 yield f"{study}/{config.stem}: left out, {missing} of its settings are not finished"
                 continue
             keep(run, target)
-            for file in (MANIFEST, JUDGED, PICKS):
+            for file in (MANIFEST, JUDGED, PICKS, NOISE):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             if facts := _facts_of_jobs(source):
@@ -127,53 +109,3 @@ def _facts_of_jobs(sweep: Path) -> Row:
         if (job / MANIFEST).exists()
         for where, facts in json.loads((job / MANIFEST).read_text()).items()
     }
-
-
-def _table(rows: list[Row], **constant: str) -> pa.Table:
-    flat = [
-        constant | row["setting"] | {k: v for k, v in row.items() if k != "setting"} for row in rows
-    ]
-    names = dict.fromkeys(name for row in flat for name in row)
-    table = pa.table({name: [row.get(name) for row in flat] for name in names})
-    options = {*rows[0]["setting"]}
-    types = [c.type if c.name in options else _single(c.type) for c in table.schema]
-    return table.cast(pa.schema(list(zip(table.column_names, types, strict=True))))
-
-
-def _single(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_single(kind.value_type))
-    return pa.float32() if kind == pa.float64() else kind
-
-
-def _rows(table: pa.Table, options: list[str]) -> list[Row]:
-    """Rows as an experiment wrote them: what a row lacks is null in the table."""
-    table = table.drop_columns(["study", "experiment"])
-    for k, column in enumerate(table.schema):
-        table = table.set_column(k, column.name, _exact(table[k].combine_chunks()))
-    made = []
-    for flat in table.to_pylist():
-        own = {k: _there(v) for k, v in flat.items() if k not in options and v is not None}
-        made.append({"setting": {k: flat[k] for k in options}} | own)
-    return made
-
-
-def _exact(column: pa.Array) -> pa.Array:
-    """The decimals of six digits that float32 stands for, as doubles."""
-    if pa.types.is_list(column.type):
-        assert isinstance(column, pa.ListArray)
-        values = _exact(column.values)
-        return pa.ListArray.from_arrays(column.offsets, values, mask=column.is_null())
-    if column.type != pa.float32():
-        return column
-    x = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    with np.errstate(divide="ignore"):
-        digits = 5 - np.floor(np.log10(np.abs(x)))
-    shift = 10.0 ** np.abs(np.where(np.isfinite(digits), digits, 0))
-    decimals = np.where(digits > 0, np.rint(x * shift) / shift, np.rint(x / shift) * shift)
-    return pa.array(decimals, mask=np.asarray(column.is_null()))
-
-
-def _there(value: Any) -> Any:
-    """Of a dictionary what a row has."""
-    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value

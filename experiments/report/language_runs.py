@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from experiments.judging.main import JUDGED
-from experiments.language.main import Cell as RunCell
-from experiments.language.main import cells
+from experiments.language import cells
+from experiments.language.options import Options
 from experiments.language.picks import PICKS
 from experiments.report import language_texts as texts
 from experiments.report.figures import learning_curves
@@ -23,7 +22,8 @@ from experiments.report.language_measures import (
 from experiments.report.runs import Run
 from experiments.report.statistics import Estimate, difference, group
 from experiments.report.tables import Cell, Compared, nats, table
-from experiments.run.results import Row, settings
+from experiments.run.harness import checked
+from experiments.run.results import Row
 
 NLL = "held_out_nll"
 
@@ -35,14 +35,17 @@ class LanguageRun(Run):
     def partial(self) -> str:
         """What of the committed grid is missing, if anything."""
         done = {
-            (json.dumps(r["setting"], sort_keys=True), r["replicate"], *map(r.get, RunCell._fields))
+            (
+                json.dumps(r["setting"], sort_keys=True),
+                r["replicate"],
+                *map(r.get, cells.Cell._fields),
+            )
             for r in self.rows
         }
         asked = {
-            (json.dumps(dict(setting), sort_keys=True), replicate, *cell)
-            for setting in settings(OmegaConf.to_object(self.today.grid))  # pyright: ignore
-            for replicate in range(self.today.replicates)
-            for cell in cells(self.today)  # pyright: ignore
+            (json.dumps(of.setting, sort_keys=True), of.replicate, *cell)
+            for of in cells.work(checked(self.today, Options))
+            for cell in of.cells
         }
         missing = len(asked - done)
         return (

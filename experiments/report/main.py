@@ -14,12 +14,13 @@ import jinja2
 from experiments.report.claims import claims
 from experiments.report.compare import compare
 from experiments.report.information_runs import InformationRun, RemediesRun, RuntimeRun
-from experiments.report.kept import KEPT, ROOT, ROWS, STREAMS, STUDIES, collect
+from experiments.report.kept import KEPT, ROOT, STREAMS, STUDIES, collect
 from experiments.report.language_runs import LanguageRun
 from experiments.report.published import PUBLISHED, published_wins
 from experiments.report.runs import Run
 from experiments.report.tables import nats, plain
 from experiments.run.harness import reporting
+from experiments.run.packed import PACKED
 from fisher_jax.util.files import replacing
 
 PAGES = Path(__file__).parent / "pages"
@@ -62,7 +63,7 @@ def kept_runs() -> Runs:
     """All runs of results/, in the order of their names."""
     runs: Runs = {}
     for study in STUDIES:
-        for folder in sorted(path.parent for path in (KEPT / study).glob(f"*/{ROWS}")):
+        for folder in sorted(path.parent for path in (KEPT / study).glob(f"*/{PACKED}")):
             kind = LanguageRun if study == "language" else OF_THEIR_OWN.get(folder.name, Run)
             runs[f"{study}/{folder.name}"] = kind(study, folder.name)
     return runs

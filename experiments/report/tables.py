@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.report.statistics import Estimate, holm
+from experiments.report.statistics import Estimate, rejected
 
 
 class Compared(NamedTuple):
@@ -30,8 +30,8 @@ Table = tuple[list[str], list[list[Cell]]]  # head and lines
 def table(head: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
     """A table in Markdown; bold differs from zero after Holm's correction within the table."""
     cells = [cell for line in lines for cell in line]
-    rejected = holm([cell.p if isinstance(cell, Compared) else float("nan") for cell in cells])
-    texts = iter(f"**{c}**" if bold else str(c) for c, bold in zip(cells, rejected, strict=True))
+    bold = rejected([cell.p if isinstance(cell, Compared) else float("nan") for cell in cells])
+    texts = iter(f"**{c}**" if apart else str(c) for c, apart in zip(cells, bold, strict=True))
     rows = [head, ["---"] * len(head), *([next(texts) for _ in line] for line in lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

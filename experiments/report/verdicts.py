@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from experiments.report.statistics import Estimate, holm
+from experiments.report.statistics import Estimate, rejected
 
 HOLDS, BY_LENGTH, NOT, NOT_SHOWN = "holds", "only by length", "not", "not shown"
 Points = dict[str, Estimate]  # where: difference to the opponent, below zero where it is better
@@ -17,14 +17,14 @@ class Told(NamedTuple):
 
 def told(points: Points) -> Told:
     """Which of these differences are told apart from zero, together at 5%."""
-    apart = [
+    differing = [
         (where, e.mean)
-        for (where, e), rejected in zip(
-            points.items(), holm([e.p for e in points.values()]), strict=True
+        for (where, e), apart in zip(
+            points.items(), rejected([e.p for e in points.values()]), strict=True
         )
-        if rejected
+        if apart
     ]
-    return Told([w for w, mean in apart if mean < 0], [w for w, mean in apart if mean > 0])
+    return Told([w for w, mean in differing if mean < 0], [w for w, mean in differing if mean > 0])
 
 
 def beats(tokens: Points, examples: Points | None = None) -> str:

@@ -1,6 +1,5 @@
 """Results of an experiment on disk: rows of finished settings that survive a kill."""
 
-import gzip
 import itertools
 import json
 import time
@@ -23,7 +22,7 @@ RESULTS = "results.jsonl"
 RESOLVED = "config.yaml"
 PROVENANCE = "provenance.json"
 GROWING = ("selectors", "equal", "budgets", "uniform_budgets", "replicates")  # add rows only
-RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
+RUNTIME_KEYS = ("wandb", "overwrite", "stages", "start", "hours")  # options that change no result
 
 
 class Results:
@@ -50,6 +49,7 @@ class Results:
         overwrite: bool,
         key: Callable[[Row], Any] = lambda row: row["setting"],
         growing: Sequence[str] = (),
+        later: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self._key = key
@@ -59,8 +59,8 @@ class Results:
         before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
         assert isinstance(before, dict)
         given, known = (
-            {k: v for k, v in some.items() if k not in growing and v is not None}
-            for some in (kept, before)
+            {k: v for k, v in some.items() if k not in (*growing, *RUNTIME_KEYS) and v is not None}
+            for some in (kept, (later or {}) | before if before else {})
         )  # an option that came later and is None is what the earlier run did
         same = given == known
         has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once
@@ -168,12 +168,8 @@ def run_grid(
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a results.jsonl or .jsonl.gz, none where there is no such file."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    data = gzip.decompress(data) if path.suffix == ".gz" else data
-    return [json.loads(line) for line in data.splitlines()]
+    """Rows of a results.jsonl, none where there is no such file."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def rounded(row: Row) -> Row:

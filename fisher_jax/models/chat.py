@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from fisher_jax.data import Chat, PoolError, PromptCompletion, Row
-from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import LanguageModel
 
 

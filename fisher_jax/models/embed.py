@@ -15,7 +15,7 @@ from fisher_jax.data import Chat, PoolError, PromptCompletion, Row, row_of
 from fisher_jax.design import TokenEmbeddings, aligned, check_squares, ladder
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.chat import written
-from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.errors import UserError

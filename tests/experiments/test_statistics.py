@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.statistics import Estimate, against_uniform, estimate, holm, percent
+from experiments.report.statistics import Estimate, against_uniform, estimate, percent, rejected
 from experiments.report.tables import Compared, table
 from experiments.report.verdicts import beats, near, told
 
@@ -20,11 +20,16 @@ def test_an_estimate_is_students():
     assert estimate([1.0, 1.0]).p == 0 and np.isnan(estimate([0.0, 0.0]).p)
 
 
-def test_holm_compares_the_smallest_with_the_strictest():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]  # .005 .01 | .03 > .025
-    assert holm([0.04]) == [True] and holm([0.04, 0.04]) == [False, False]
-    assert holm([float("nan"), 0.04]) == [False, True]  # what can't be tested is no hypothesis
-    assert holm([0.03, 0.001]) == [True, True] and holm([]) == []
+def test_rejection_compares_the_smallest_with_the_strictest():
+    assert rejected([0.01, 0.04, 0.03, 0.005]) == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert rejected([0.04]) == [True] and rejected([0.04, 0.04]) == [False, False]
+    assert rejected([float("nan"), 0.04]) == [False, True]  # what can't be tested is no hypothesis
+    assert rejected([0.03, 0.001]) == [True, True] and rejected([]) == []
 
 
 def test_bold_in_a_table_is_of_the_whole_table():
