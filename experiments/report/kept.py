@@ -17,6 +17,7 @@ from experiments.run.conf import CONF
 from experiments.run.packed import PACKED, pack, read_folder
 from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, Row, settings
 from experiments.run.sweeps import jobs_of, read_sweep
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 ROOT = CONF.parent
