@@ -25,6 +25,7 @@ from experiments.corpora.corruptions import (
 )
 from fisher_jax.data import PoolError, Row
 from fisher_jax.data.duplicates import normalized, text_of
+from fisher_jax.util.checks import check_seed
 
 KINDS = ("clean", "duplicates", "imbalance", "noise")
 HELD_OUT = 0.25  # of the groups, for validation and test: 3 of Sherlock's 12 stories
@@ -103,14 +104,14 @@ def make_pool(
 
     Raises:
         PoolError: an unknown kind or corpus, sizes below 1, or a corpus with too few rows.
+        UserError: a seed that is none.
     """
     if kind not in KINDS:
         raise PoolError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     for name, n in (("n_pool", n_pool), ("n_validation", n_validation), ("n_test", n_test)):
         if n < 1:
             raise PoolError(f"{name} must be at least 1, got {n}")
-    if seed < 0:
-        raise PoolError(f"seed must be at least 0, got {seed}")
+    check_seed(seed)
     both = kind == "imbalance"
     if both and corpus == second:
         raise PoolError(f"second must be another corpus than {corpus!r} for kind 'imbalance'")

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.report.committed import read_run
 from experiments.report.figures import METRICS, draw, learning_curves, save
 from experiments.report.forest import MARKS, forest, panels_of
-from experiments.report.kept import read_run
 from experiments.report.statistics import values_of
 from fisher_jax.util.errors import UserError
 

@@ -10,6 +10,7 @@ from experiments.language import cells
 from experiments.language.options import Options
 from experiments.language.picks import PICKS
 from experiments.report import language_texts as texts
+from experiments.report.comparisons import compared, panels
 from experiments.report.figures import learning_curves
 from experiments.report.forest import Panel, forest, parts
 from experiments.report.language_measures import (
@@ -67,7 +68,7 @@ class LanguageRun(Run):
 
     def opponents(self, opponents: Sequence[str], key: str, n: int, metric: str = NLL) -> str:
         """A picture of the losses less each opponent's, equal tokens, a panel a value of `key`."""
-        panels: dict[str, Panel] = {}
+        of_value: dict[str, Panel] = {}
         for value in self.values(key):
             point = {key: value, "equal": "tokens", "n": n}
             names = [
@@ -75,7 +76,7 @@ class LanguageRun(Run):
                 for s in self.values("selector")
                 if s != "uniform" and self.of(selector=s, **point)
             ]
-            panels[str(value)] = {
+            of_value[str(value)] = {
                 f"less {opponent}": {
                     name: self.less(name, opponent, metric, **point)
                     for name in names
@@ -85,17 +86,17 @@ class LanguageRun(Run):
                 if self.of(selector=opponent, **point)
             }
         label = f"{metric.replace('_', ' ')} less an opponent's, nats a token; left is better"
-        return self.picture(forest(panels, label, {"level": 0}), f"forest_{metric}", label)
+        return self.picture(forest(of_value, label, {"level": 0}), f"forest_{metric}", label)
 
     def budgets(self) -> str:
         """A picture of the losses less uniform's, equal tokens and equal examples side by side."""
-        panels: dict[str, Panel] = {}
+        of_value: dict[str, Panel] = {}
         for point in self._budgets().values():
             names = [s for s in self.values("selector") if self.of(selector=s, **point)]
             of_name = {name: self.less(name, **point) for name in names if name != "uniform"}
-            panels.setdefault(f"equal {point['equal']}", {})[f"n = {point['n']}"] = of_name
+            of_value.setdefault(f"equal {point['equal']}", {})[f"n = {point['n']}"] = of_name
         label = "held-out NLL less uniform's, nats a token; left is better"
-        return self.picture(forest(panels, label, {"uniform": 0}), "forest_budgets", label)
+        return self.picture(forest(of_value, label, {"uniform": 0}), "forest_budgets", label)
 
     def losses(self) -> str:
         """Held-out NLL less uniform's for each kind of budget and n."""
@@ -191,6 +192,14 @@ class LanguageRun(Run):
         return self._by_selector(
             pool, columns, lambda rows, point: self._less(rows, "uniform", NLL, point), "uniform"
         )
+
+    def compared(self, rule: str, opponents: Sequence[str], key: str) -> str:
+        """A rule against its opponents at every point, a picture and a table."""
+        label = f"held-out NLL, {rule}'s less an opponent's, nats a token; left is better"
+        of_value = dict(panels(self.rows, rule, opponents, key))
+        figure = forest(of_value, label, {"level": 0}) if of_value else None
+        picture = f"{self.picture(figure, 'forest_opponents', label)}\n\n" if figure else ""
+        return picture + compared(self.rows, rule, opponents, key)
 
     def variants(self, key: str, n: int) -> str:
         """Every variant's validation loss less uniform's."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import jinja2
 
 from experiments.report.claims import claims
+from experiments.report.committed import KEPT, ROOT, STREAMS, STUDIES, collect
 from experiments.report.compare import compare
 from experiments.report.information_runs import InformationRun, RemediesRun, RuntimeRun
-from experiments.report.kept import KEPT, ROOT, STREAMS, STUDIES, collect
 from experiments.report.language_runs import LanguageRun
 from experiments.report.published import PUBLISHED, published_wins
 from experiments.report.runs import Run

@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.report.committed import KEPT, read_run
 from experiments.report.figures import draw, save
 from experiments.report.forest import forest, panels_of
-from experiments.report.kept import KEPT, read_run
 from experiments.report.statistics import (
     Estimate,
     against_uniform,

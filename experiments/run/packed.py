@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from experiments.run.results import RESULTS, Row, read_rows
+from experiments.run.kept import REMEDY, Row, read_rows
+from experiments.run.results import RESULTS
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 PACKED = "results.parquet"
@@ -56,9 +58,16 @@ def pack(rows: Sequence[Row], path: Path, **constant: str) -> None:
 
 
 def unpack(path: Path) -> list[Row]:
-    """Rows as the experiment wrote them: what a row lacks is null in the table."""
-    table = parquet.read_table(path)
-    constant, options = json.loads(table.schema.metadata[SETTING])
+    """Rows as the experiment wrote them: what a row lacks is null in the table.
+
+    Raises:
+        UserError: a file that is damaged, or not of `pack`.
+    """
+    try:
+        table = parquet.read_table(path)
+        constant, options = json.loads((table.schema.metadata or {})[SETTING])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged or no run's ({error}): {REMEDY}") from None
     table = table.drop_columns(constant)
     for k, column in enumerate(table.schema):
         table = table.set_column(k, column.name, _exact(table[k].combine_chunks()))

@@ -3,7 +3,7 @@
 import sys
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -26,6 +26,22 @@ def text_of(row: Row | Chat, system: bool = True) -> str:
 def normalized(row: Row | Chat, system: bool = True) -> str:
     """What makes two rows the same: `text_of` without case and kinds of white space."""
     return " ".join(text_of(row, system).casefold().split())
+
+
+def unique(
+    rows: Sequence[Row | Chat],
+    copies: Literal["none", "exact", "near"],
+    on_progress: OnProgress | None = None,
+) -> Int[np.ndarray, "n"]:
+    """Indices of the rows that are no such copy of an earlier one, ascending.
+
+    Only near duplicates take long enough to call `on_progress` with the rows done.
+    """
+    if copies == "none":
+        return np.arange(len(rows))
+    if copies == "exact":
+        return deduplicate_exact(rows)
+    return deduplicate_near(rows, on_progress=on_progress)
 
 
 def deduplicate_exact(rows: Sequence[Row | Chat]) -> Int[np.ndarray, "n"]:

@@ -1,9 +1,8 @@
 """Pools in, selections out: JSONL, Parquet, plain text and ready embeddings."""
 
-import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from fisher_jax.data.rows import Chat, PoolError, Row, row_of
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import replacing
 
 COLUMNS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
@@ -28,7 +26,7 @@ class PoolFile:
     """A pool as it stands in a file: `content` is what is written again, `rows` what is read.
 
     `content` is a list of raw lines (JSONL: to keep every column to the letter), a table
-    (Parquet), or the texts themselves.
+    (Parquet), the texts themselves, or a list of mappings (rows in Python).
     """
 
     path: Path
@@ -41,7 +39,8 @@ class PoolFile:
 
     def where(self, i: int) -> str:
         """Row i as a person would look for it."""
-        return f"{self.path}, " + (f"row {i}" if self.kind == "parquet" else f"line {i + 1}")
+        is_line = self.kind in ("jsonl", "text")
+        return f"{self.path}, " + (f"line {i + 1}" if is_line else f"row {i}")
 
     def preview(self, i: int) -> str:
         """Row i as a text to look at."""
@@ -69,6 +68,8 @@ class PoolFile:
             return self.content.take(pa.array(indices, pa.int64())).to_pylist()
         if self.kind == "text":
             return [{"text": self.content[i]} for i in indices]
+        if self.kind == "rows":
+            return [dict(self.content[i]) for i in indices]
         return [json.loads(self.content[i]) for i in indices]
 
 
@@ -137,6 +138,41 @@ def read_pool(
     return PoolFile(path, kind, lines, rows if needs_text else None)
 
 
+def pool_of(
+    rows: Iterable[str | Mapping[str, Any]],
+    name: str = "rows",
+    text_column: str | None = None,
+    *,
+    needs_text: bool = True,
+    is_written: bool = False,
+) -> PoolFile:
+    """A pool of rows in Python: strings, which are texts, or mappings as in the lines of JSONL.
+
+    The options are those of `read_pool`; `name` is the pool's in messages.
+
+    Raises:
+        PoolError: no rows, or one that can't be used.
+    """
+    records = [{"text": row} if isinstance(row, str) else row for row in rows]
+    if not records:
+        raise PoolError(f"{name} is empty: a pool needs at least one row")
+    examples: list[Row | Chat] = []
+    columns: tuple[str, ...] = ()
+    for number, record in enumerate(records):
+        where = f"{name}, row {number}"
+        if not isinstance(record, Mapping):
+            raise PoolError(f"{where} is {type(record).__name__}, neither a string nor a mapping")
+        if is_written:
+            _check_free(record, where)
+        if needs_text:
+            columns = columns or _text_columns(record, text_column, where)
+            missing = [column for column in columns if column not in record]
+            if missing:
+                raise PoolError(f"{where} has no column {missing[0]!r}, it has {[*record]}")
+            examples.append(row_of([record[column] for column in columns], columns, where))
+    return PoolFile(Path(name), "rows", records, examples if needs_text else None)
+
+
 def read_embeddings(path: Path) -> TokenEmbeddings:
     """Embeddings of a safetensors file with `tokens` (T, D) and `offsets` (N + 1,).
 
@@ -165,20 +201,19 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
         raise PoolError(named) from None
 
 
-@contextlib.contextmanager
-def writing_selection(
+def write_selection(
+    path: Path,
     out: Path,
     pool: PoolFile | None,
     ranking: np.ndarray,
     gains: np.ndarray,
     weights: np.ndarray | None = None,
-) -> Iterator[None]:
+) -> None:
     """The chosen rows in order of choice with every column kept, and their rank and gain.
 
-    They are written on entering and take the place of `out` on leaving, if all went well between.
-
     Args:
-        out: a .jsonl or .parquet file.
+        path: where they are written, for example beside `out`.
+        out: the name that they will have, a .jsonl or .parquet file.
         pool: the pool's file; None for embeddings without one, whose rows are `{index}`.
         ranking: (n,) rows of the pool.
         gains: (n,) nats.
@@ -197,18 +232,14 @@ def writing_selection(
             table = table.append_column(
                 name, pa.array(values, pa.int64() if name == RANK else pa.float64())
             )
-        with replacing(out) as temporary:
-            pq.write_table(table, temporary)
-            yield
+        pq.write_table(table, path)
         return
     lines = _as_json_lines(pool, order, out)
-    with replacing(out) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for k, line in enumerate(lines):
-                comma = ", " if line[1:-1].strip() else ""
-                columns = json.dumps({name: values[k] for name, values in added.items()})
-                file.write(f"{line[:-1]}{comma}{columns[1:]}\n")
-        yield
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for k, line in enumerate(lines):
+            comma = ", " if line[1:-1].strip() else ""
+            columns = json.dumps({name: values[k] for name, values in added.items()})
+            file.write(f"{line[:-1]}{comma}{columns[1:]}\n")
 
 
 def check_columns_fit(out: Path, pool: PoolFile) -> None:
@@ -217,9 +248,9 @@ def check_columns_fit(out: Path, pool: PoolFile) -> None:
     Raises:
         PoolError: a column that it can't hold.
     """
-    if out.suffix == ".parquet" and pool.kind == "jsonl":
+    if out.suffix == ".parquet" and pool.kind in ("jsonl", "rows"):
         _as_table(pool, [0], out)
-    elif out.suffix == ".jsonl" and pool.kind == "parquet":
+    elif out.suffix == ".jsonl" and pool.kind in ("parquet", "rows"):
         for begin in range(0, len(pool), 4096):  # never all rows as Python objects
             _as_json_lines(pool, range(begin, min(begin + 4096, len(pool))), out)
 
@@ -284,7 +315,9 @@ def _without_views(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(fields, table.schema.metadata))
 
 
-def _text_columns(record: dict[str, Any], text_column: str | None, where: str) -> tuple[str, ...]:
+def _text_columns(
+    record: Mapping[str, Any], text_column: str | None, where: str
+) -> tuple[str, ...]:
     if text_column is not None:
         columns = (text_column,)
     else:

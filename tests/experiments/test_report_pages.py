@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.report import kept, main, runs
+from experiments.report import committed, main, runs
+from experiments.report.committed import KEPT, ROOT, Kept, keep, read_run
 from experiments.report.compare import compare
-from experiments.report.kept import KEPT, ROOT, Kept, keep, read_run
 from experiments.report.runs import Run
 from experiments.run.results import read_rows
 from experiments.run.sweeps import read_sweep
@@ -130,8 +130,8 @@ def test_whether_a_commit_has_streams_is_asked_of_the_history():
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert kept.has_streams({"git_commit": head})
-    assert not kept.has_streams({"git_commit": "unknown"}) and not kept.has_streams({})
+    assert committed.has_streams({"git_commit": head})
+    assert not committed.has_streams({"git_commit": "unknown"}) and not committed.has_streams({})
 
 
 def test_runs_and_sweeps_are_collected(small_run, tmp_path, monkeypatch):
@@ -141,13 +141,13 @@ def test_runs_and_sweeps_are_collected(small_run, tmp_path, monkeypatch):
         if name != "not_run":
             target = {"swept": "multirun/swept/job"}.get(name, name)
             shutil.copytree(small_run, tmp_path / "outputs/synthetic" / target)
-    monkeypatch.setattr(kept, "CONF", tmp_path / "conf")
-    monkeypatch.setattr(kept, "KEPT", tmp_path / "results")
+    monkeypatch.setattr(committed, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(committed, "KEPT", tmp_path / "results")
     folders = [tmp_path / "results/synthetic" / name for name in ("mine", "swept")]
     partial = tmp_path / "outputs/synthetic/partial/config.yaml"
     whole = OmegaConf.load(partial)
     OmegaConf.save(OmegaConf.merge(whole, {"grid": {"dim": [2, 3, 4]}}), partial)
-    assert [*kept.collect(tmp_path / "outputs")] == [
+    assert [*committed.collect(tmp_path / "outputs")] == [
         "synthetic/mine: taken over",
         "synthetic/partial: left out, 2 of its settings are not finished",
         "synthetic/swept: taken over",

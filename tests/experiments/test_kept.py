@@ -1,0 +1,76 @@
+"""A damaged folder of results is told by file and line."""
+
+import json
+import re
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from experiments.language.options import Options
+from experiments.run.kept import options_as
+from experiments.run.packed import pack, unpack
+from experiments.run.results import Results
+
+ROW = {"setting": {}, "selector": "uniform", "x": 0.5}
+OPTIONS = {"a": 1, "budgets": [4, 8]}
+
+
+def resumed(folder):
+    return Results(
+        folder, OPTIONS, False, lambda row: [row["setting"], row["selector"]], ("budgets",)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two rows, their options and what made them."""
+    resumed(tmp_path).add([ROW, ROW])
+    assert len(resumed(tmp_path).rows) == 2
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.jsonl", '{"setting": {}, "sel', "line 1 is damaged"),
+        ("results.jsonl", f"{json.dumps(ROW)}\n\n", "line 2 is damaged"),
+        ("results.jsonl", "[" * 100_000, "line 1 is damaged"),
+        ("results.jsonl", "\x00", "line 1 is damaged"),
+        ("results.jsonl", "[1]", "line 1 is no row of results"),
+        ("results.jsonl", '{"setting": 3}', "line 1 is no row of results"),
+        ("results.jsonl", '{"setting": {}}', "has a row without 'selector'"),
+        ("config.yaml", "", "holds no options"),
+        ("config.yaml", "a: [", "can't be read as options"),
+        ("config.yaml", "a: ${b", "can't be read as options"),
+        ("config.yaml", "- a", "holds no options"),
+        ("config.yaml", "a: 1\nbudgets: 4", "results of other options"),
+        ("provenance.json", "", "can't be read as JSON"),
+        ("provenance.json", "[]", "is no JSON object"),
+    ],
+)
+def test_damage_is_told_with_its_place_and_nothing_is_changed(name, content, message, folder):
+    (folder / name).write_text(content)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=f"{re.escape(str(folder))}.*{message}"):
+        resumed(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_cut_table_is_told(tmp_path):
+    path = tmp_path / "results.parquet"
+    pack([ROW], path, study="x")
+    assert unpack(path) == [ROW]
+    for content in (path.read_bytes()[:-9], b"no table"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
+            unpack(path)
+    parquet.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(ValueError, match="no run's"):
+        unpack(path)
+
+
+def test_options_of_another_experiment_are_told(tmp_path):
+    (tmp_path / "config.yaml").write_text("colour: red")
+    with pytest.raises(ValueError, match=r"another experiment.*colour"):
+        options_as(tmp_path / "config.yaml", Options)
