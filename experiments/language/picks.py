@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from omegaconf import OmegaConf
 from scipy import stats
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from experiments.language.options import Options
 from experiments.language.preparation import Prepared, pool_of, prepare, seed_of
 from experiments.language.variants import TASK, VARIANTS
 from experiments.run.harness import reporting
+from experiments.run.kept import options_as
 from experiments.run.results import RESOLVED, Row, settings
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.design import evaluate
@@ -70,8 +70,7 @@ def main() -> None:
     )
     args = p.parse_args()
     with reporting("experiments.language.picks"):
-        path = args.folder / RESOLVED
-        options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
+        options = options_as(args.folder / RESOLVED, Options)
         names = dict.fromkeys([*options.selectors, *(EVERY if args.every else ())])
         found = picks(replace(options, **next(settings(options.grid)), grid={}, selectors=[*names]))
         with replacing(args.folder / PICKS) as temporary:

@@ -24,6 +24,7 @@ from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.design.ranking import Selection
 from fisher_jax.util.checks import LEAST_RIDGE, check_ridge
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
@@ -246,6 +247,7 @@ def computing(
     Raises:
         ValueError: a ridge below float64's reach, or float64 on a TPU, which has none.
     """
+    device = here().name  # which refuses a forked process, before any work
     scale = emb.mean_squared_norm()
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
@@ -258,7 +260,7 @@ def computing(
         emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
     is_wide = emb.tokens.dtype == np.float64
     needs_float64 = is_wide or not (budget is None or budget.is_whole)
-    if needs_float64 and jax.default_backend() == "tpu":
+    if needs_float64 and device == "tpu":
         raise UserError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
             f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"

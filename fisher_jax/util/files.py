@@ -11,6 +11,7 @@ from pathlib import Path
 from fisher_jax.util.errors import UserError
 
 _SUFFIX, _RANDOM = ".tmp", 8  # characters that tempfile puts between
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows: no quotas
 
 
 @contextlib.contextmanager
@@ -21,8 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        temporary.replace(path)
+        with room_told(path, temporary):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,19 +46,11 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     )
     temporary = _temporary_folder(beside if as_whole else folder, folder.name)
     try:
-        yield temporary
-        for path in temporary.iterdir():
-            if (folder / path.name).is_dir():
-                reason = os.strerror(errno.EISDIR)
-                raise IsADirectoryError(errno.EISDIR, reason, folder / path.name)
-        with contextlib.ExitStack() as undo:
-            _make(folder.parent, undo)
-            if as_whole and (not folder.exists() or _holds_only(folder, ours)):
-                _move_folder(temporary, folder.resolve())
-            else:
-                _make(folder, undo)
-                _move_files(temporary, folder, undo)
-            undo.pop_all()
+        with room_told(folder, temporary):
+            yield temporary
+            _place(
+                temporary, folder, as_whole and (not folder.exists() or _holds_only(folder, ours))
+            )
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -79,6 +73,21 @@ def _holds_only(folder: Path, names: Collection[str]) -> bool:
 
 def _temporary_folder(at: Path, name: str) -> Path:
     return Path(tempfile.mkdtemp(dir=at, prefix=f".{name}.", suffix=_SUFFIX))
+
+
+def _place(source: Path, folder: Path, as_whole: bool) -> None:
+    """The files of `source` in `folder`, which is as it was if that can't be."""
+    for path in source.iterdir():
+        if (folder / path.name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folder / path.name)
+    with contextlib.ExitStack() as undo:
+        if as_whole:
+            _make(folder.parent, undo)
+            _move_folder(source, folder.resolve())
+        else:
+            _make(folder, undo)
+            _move_files(source, folder, undo)
+        undo.pop_all()
 
 
 def _make(folder: Path, undo: contextlib.ExitStack) -> None:
@@ -139,6 +148,32 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
         facts = path.stat()
         return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
     return None
+
+
+@contextlib.contextmanager
+def room_told(path: Path, written: Path) -> Iterator[None]:
+    """Meanwhile a full disk is told with the path, what was written, what is free, and a remedy.
+
+    Args:
+        path: as its reader knows it.
+        written: the file or folder that grows.
+
+    Raises:
+        OSError: the disk, a quota or the size of a file has reached its limit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        files = written.rglob("*") if written.is_dir() else [written]
+        size = sum(p.stat().st_size for p in files if p.is_file())
+        free = shutil.disk_usage(nearest_folder(written)).free
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)}: {path} can't be written: {size / 1e6:.1f} MB of it were, "
+            f"and {free / 1e6:.1f} MB are free; make room or name another place, and run again",
+        ) from None
 
 
 def nearest_folder(path: Path) -> Path:

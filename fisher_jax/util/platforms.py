@@ -4,7 +4,9 @@ A fixed table, never measured at run time: the same seed gives the same bytes on
 imported when a device is asked for, so that the table is there at once.
 """
 
+import functools
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -119,10 +121,26 @@ def check_platform() -> None:
 
 
 def here() -> Platform:
-    """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
+    """The row of the table for the device that JAX computes on; of an unknown one the GPU's.
+
+    Raises:
+        RuntimeError: in a process forked from one that has used JAX, whose threads don't exist
+            there: the first computation would wait for them for ever.
+    """
     import jax
 
+    if _first_process() != os.getpid():
+        raise RuntimeError(
+            "this process was forked after JAX had started its threads, so it would wait for ever: "
+            "start it with multiprocessing.get_context('spawn')"
+        )
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
+
+
+@functools.cache
+def _first_process() -> int:
+    """That which asked first; a fork of it inherits the answer, but not JAX's threads."""
+    return os.getpid()
 
 
 def batch_rows(n_tokens: int, dim: int, longest: int) -> int:
