@@ -41,16 +41,13 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
         IsADirectoryError: a folder is where a file should go.
     """
     beside = nearest_folder(folder.parent)
-    as_whole = not folder.exists() or (
-        _holds_only(folder, ours) and not folder.is_mount() and os.access(beside, os.W_OK)
-    )
+    may_go = not folder.exists() or (not folder.is_mount() and os.access(beside, os.W_OK))
+    as_whole = may_go and _holds_only(folder, ours)
     temporary = _temporary_folder(beside if as_whole else folder, folder.name)
     try:
         with room_told(folder, temporary):
             yield temporary
-            _place(
-                temporary, folder, as_whole and (not folder.exists() or _holds_only(folder, ours))
-            )
+            _place(temporary, folder, as_whole and _holds_only(folder, ours))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -68,7 +65,8 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _holds_only(folder: Path, names: Collection[str]) -> bool:
-    return {path.name for path in folder.iterdir()} <= {*names}
+    """True also of a folder that is not there."""
+    return not folder.exists() or {path.name for path in folder.iterdir()} <= {*names}
 
 
 def _temporary_folder(at: Path, name: str) -> Path:
