@@ -274,7 +274,8 @@ def _means(prepared: Prepared, name: str, nll_T: np.ndarray) -> Row:
 
 def token_losses(model: LanguageModel, rows: TokenizedRows) -> np.ndarray:
     """NLL of every counted position, nats."""
-    return token_scores(model.module.head, packed_states(model, rows), labels_of(rows)).nll_T
+    states_TxD, module = packed_states(model, rows), model.module
+    return token_scores(module.head, states_TxD, labels_of(rows), cap=module.logit_cap).nll_T
 
 
 def described(prepared: Prepared, chosen: Chosen) -> Row:

@@ -15,7 +15,7 @@ from fisher_jax.design.device_pool import Pool, is_open, make_pool, padded_rows
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.greedy import Number
 from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root
-from fisher_jax.design.selection import computing
+from fisher_jax.design.precision import computing
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress

