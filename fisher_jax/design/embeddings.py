@@ -245,7 +245,7 @@ class TokenSource(Protocol):
 PoolLike = TokenEmbeddings | np.ndarray | Sequence[np.ndarray]  # see `as_embeddings`
 
 
-def as_embeddings(emb: PoolLike, name: str = "emb") -> TokenEmbeddings:
+def as_embeddings(emb: object, name: str = "emb") -> TokenEmbeddings:
     """`TokenEmbeddings` of what may stand for them.
 
     Args:
@@ -278,7 +278,7 @@ def check_squares(norms: float | np.ndarray) -> None:
         raise UserError("the embeddings' squared norms overflow: divide them by their largest")
 
 
-def as_targets(emb: TokenSource, targets: PoolLike, name: str = "targets") -> TokenEmbeddings:
+def as_targets(emb: TokenSource, targets: object, name: str = "targets") -> TokenEmbeddings:
     """`as_embeddings` of a task's rows, refused where they are not embedded as the pool is.
 
     Raises:
