@@ -15,6 +15,7 @@ from faults.case import Case, Trial
 from faults.mutator import damaged, damaged_json
 from faults.processes import Disturbance, ended, renames
 from faults.results import Result, read, run_case, table
+from fisher_jax.util.errors import UserError
 
 
 def fails(trial):
@@ -141,3 +142,15 @@ def test_the_command_of_the_suite_names_its_options():
         [sys.executable, "-m", "faults", "--help"], cwd=root, capture_output=True, text=True
     )
     assert shown.returncode == 0 and "--full" in shown.stdout
+
+
+@pytest.mark.parametrize("name", mutations.KINDS)
+def test_sound_files_are_read_and_damaged_ones_told(name, tmp_path):
+    kind = mutations.KINDS[name]()
+    kind.write(tmp_path)
+    assert mutations.fault_of(kind, tmp_path) is None
+    for file in kind.damaged:
+        (tmp_path / file).write_bytes(b"\x00\xff")
+    assert mutations.fault_of(kind, tmp_path) is None
+    with pytest.raises(UserError):
+        kind.read(tmp_path)
