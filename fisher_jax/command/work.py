@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 
+from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.messages import Bars
@@ -25,13 +26,13 @@ def work(args: argparse.Namespace) -> None:
     request = Request(**options)
     output.check(request)
     keep_compiled()
-    with Bars() as show:
+    with output.reserved(), Bars() as show:
         clock = Clock(show)
         prepared = prepare(request, clock)
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
         _say(" ".join(filter(None, [str(prepared.plan), *prepared.notes, prepared.calls])))
-        line = finish(prepared, clock).write_to(output, show)
+        line = finish(prepared, clock).write_to(output, show, interruption.finishing)
     _say(line, name=output.out)
 
 

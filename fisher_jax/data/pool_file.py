@@ -26,13 +26,15 @@ class PoolFile:
     """A pool as it stands in a file: `content` is what is written again, `rows` what is read.
 
     `content` is a list of raw lines (JSONL: to keep every column to the letter), a table
-    (Parquet), the texts themselves, or a list of mappings (rows in Python).
+    (Parquet), the texts themselves, or a list of mappings (rows in Python). `sha256` is that of
+    the bytes read, if they are a file's.
     """
 
     path: Path
     kind: str
     content: Any
     rows: Sequence[Row | Chat] | None
+    sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.content)

@@ -1,5 +1,6 @@
 """Rows from where a request says: a file, or Python's own."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 from fisher_jax.data import PoolError
 from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
 from fisher_jax.models import file_sha256
-from fisher_jax.pipeline.request import Rows, path_of
+from fisher_jax.pipeline.request import Rows
+from fisher_jax.util.files import unchanged
 
 
 def read_rows(
@@ -25,7 +27,10 @@ def read_rows(
         PoolError: the file or a row of it can't be used.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_pool(Path(source), text_column, needs_text=needs_text, is_written=is_written)
+        path = Path(source)
+        with unchanged(path):
+            file = read_pool(path, text_column, needs_text=needs_text, is_written=is_written)
+            return dataclasses.replace(file, sha256=file_sha256(path))
     if isinstance(source, Mapping) or hasattr(source, "columns"):
         raise PoolError(
             f"{name} must be a path or a list of rows, got one {type(source).__name__}: of a table "
@@ -34,7 +39,8 @@ def read_rows(
     return pool_of(source, name, text_column, needs_text=needs_text, is_written=is_written)
 
 
-def facts_of(name: str, source: Rows | None) -> dict[str, Any]:
-    """Path and hash of a source that is a file, for the manifest."""
-    path = path_of(source)
-    return {} if path is None else {name: str(path), f"{name}_sha256": file_sha256(path)}
+def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:
+    """Path and hash of a file as it was read, for the manifest."""
+    if file is None or not file.sha256:
+        return {}
+    return {name: str(file.path), f"{name}_sha256": file.sha256}

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fisher_jax.models.decoder.rope import frequencies
+from fisher_jax.models.embed import TokenizedRows
 from fisher_jax.models.families import all_families, family_of
 from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.files.gguf_file import GGUFFile
 from fisher_jax.models.files.huggingface import load_folder
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.training.finetune import TrainOptions, finetune
 from tests.helpers.families import VARIANTS, random_module
 from tests.helpers.family_gguf import write_family
-from tests.helpers.small_models import assert_same_parameters, word_tokenizer_files
+from tests.helpers.gguf_files import write_gguf
+from tests.helpers.small_models import (
+    assert_same_parameters,
+    llama_checkpoint,
+    word_tokenizer_files,
+)
 
 PAIRS, OFFSET = {"smollm3"}, {"gemma2", "gemma3"}  # what llama.cpp's converter changes
 IN_GGUF = ["qwen2", "qwen2 by yarn", "qwen3", "gemma2", "phi3 by longrope", "olmo2"]
@@ -69,3 +77,27 @@ def test_ropes_of_smollm3_and_windows_of_gemma3_follow_llama_cpp(tmp_path):
     config = GGUFFile(path).config()
     assert config.windows == (8,) * 4  # the sixth would see all
     assert {rope.theta for rope in config.ropes} == {10000.0}
+
+
+def test_llama_3s_rope_is_written_out_in_a_gguf(tmp_path):
+    factors = np.asarray([1.0, 1.0, 2.0, 3.0, 4.0, 8.0, 8.0, 8.0], np.float32)
+    plain = llama_checkpoint(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    extra = [("add_tensor", "rope_freqs.weight", factors)]
+    write_gguf(tmp_path / "model.gguf", plain, extra=extra)
+    module = GGUFFile(tmp_path / "model.gguf").model(jnp.float32)
+    (rope,) = module.config.ropes
+    expected = 500.0 ** -(np.arange(0, 16, 2) / 16) / factors
+    np.testing.assert_allclose(frequencies(rope, 16), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "phi3"])
+def test_lora_trains_and_is_merged(tokenizer, variant):
+    model = LanguageModel(variant, random_module(variant), tokenizer, "", "")
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(3, 90, 12).astype(np.int32) for _ in range(4)]
+    rows = TokenizedRows(ids, np.ones(4, np.int64), np.zeros(4, bool))
+    options = TrainOptions(learning_rate=0.02, epochs=8, sequences=2, sequence_length=24, rank=4)
+    trained = finetune(model, rows, options)
+    assert trained.losses[-1] < 0.9 * trained.losses[0]
+    paths = [path for path, _ in nnx.to_flat_state(nnx.state(trained.model.module))]
+    assert paths == [path for path, _ in nnx.to_flat_state(nnx.state(model.module))]
