@@ -148,9 +148,8 @@ def test_the_command_of_the_suite_names_its_options():
 def test_sound_files_are_read_and_damaged_ones_told(name, tmp_path):
     kind = mutations.KINDS[name]()
     kind.write(tmp_path)
-    assert mutations.fault_of(kind, tmp_path) is None
+    kind.read(tmp_path)
     for file in kind.damaged:
         (tmp_path / file).write_bytes(b"\x00\xff")
-    assert mutations.fault_of(kind, tmp_path) is None
     with pytest.raises(UserError):
         kind.read(tmp_path)
