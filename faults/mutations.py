@@ -78,7 +78,6 @@ def main() -> None:
     """A reader's work."""
     name, seed, begin, end, folder = (*sys.argv[1:2], *map(int, sys.argv[2:5]), Path(sys.argv[5]))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _hangs)
     kind, told, place = KINDS[name](), folder / "told", folder / "files"
     place.mkdir()
     kind.write(place)
@@ -107,6 +106,7 @@ def fault_of(kind: Kind, place: Path) -> str | None:
     """What is wrong about how a damaged folder is read; None where it is read or told in a line."""
     from fisher_jax.util.errors import UserError
 
+    signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
     try:
         kind.read(place)
