@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     """
 
     name: str
-    write: Callable[[Path], None]
+    write: Callable[[Path], object]
     damaged: list[str]
     read: Callable[[Path], object]
 
@@ -76,7 +76,8 @@ def read_block(trial: Trial, name: str, seed: int, begin: int, work: Path) -> No
 
 def main() -> None:
     """A reader's work."""
-    name, seed, begin, end, folder = (*sys.argv[1:2], *map(int, sys.argv[2:5]), Path(sys.argv[5]))
+    name, folder = sys.argv[1], Path(sys.argv[5])
+    seed, begin, end = map(int, sys.argv[2:5])
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     kind, told, place = KINDS[name](), folder / "told", folder / "files"
     place.mkdir()
@@ -134,7 +135,7 @@ def embeddings() -> Kind:
 
     return Kind(
         "embeddings",
-        lambda folder: write_embeddings(folder / "emb.safetensors") and None,
+        lambda folder: write_embeddings(folder / "emb.safetensors"),
         ["emb.safetensors"],
         lambda folder: read_embeddings(folder / "emb.safetensors"),
     )
@@ -232,9 +233,8 @@ def transcript() -> Kind:
     lines = [{"key": str(i), "answer": f"a {i}", "top": {"a": -1.0}} for i in range(4)]
     return Kind(
         "transcripts",
-        lambda folder: (
-            (folder / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            and None
+        lambda folder: (folder / "t.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
         ),
         ["t.jsonl"],
         lambda folder: read_transcript(folder / "t.jsonl"),

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -67,7 +68,7 @@ def falsify(trial: Trial, seed: int, examples: int, given: dict[str, st.SearchSt
         max_examples=examples,
         deadline=None,
         database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
     )(hypothesis.seed(seed)(found))
     with trial.attempt(test.__name__):
         found()
@@ -102,7 +103,7 @@ def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -
         mean = squares.sum() / lengths.sum()
         try:
             emb = fj.TokenEmbeddings.from_list(rows)
-            whole = {"token_budget": tokens} if by_tokens else {"n_samples": budget}
+            whole: dict[str, Any] = {"token_budget": tokens} if by_tokens else {"n_samples": budget}
             found = fj.select(emb, **whole, ridge=ridge * max(mean, 1e-300), method=method)
         except ValueError as error:
             hypothesis.assume("overflow" not in str(error) and mean > 0)
