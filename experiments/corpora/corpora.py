@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fisher_jax.data import Chat, PoolError, PromptCompletion, Row
+from fisher_jax.data import Example, PoolError
 from fisher_jax.data.pool_file import SUFFIXES, read_pool
 from fisher_jax.util.files import replacing
 
@@ -34,7 +34,7 @@ _GUTENBERG = re.compile(rb"\*\*\* ?START OF[^*]+\*\*\*(.*)\*\*\* ?END OF[^*]+\*\
 class Passage(NamedTuple):
     """A row of a corpus, and the play, story or block it is from."""
 
-    row: Row
+    row: Example
     group: str
 
 
@@ -216,7 +216,7 @@ def _read_file(name: str, path: str | None) -> list[Passage]:
         )
     rows, passages = read_pool(Path(name)).rows or (), []
     for i, row in enumerate(rows):
-        if isinstance(row, Chat):
+        if row.is_chat:
             raise PoolError(f"{name} holds chats: write them as prompt and completion strings")
         passages.append(Passage(row, _block(i, len(rows))))
     return passages
@@ -226,12 +226,12 @@ def _block(position: int, total: int) -> str:
     return f"block {min(position, total - 1) * N_BLOCKS // total:02d}"
 
 
-def _questions(text: str, source: Source) -> list[Row]:
-    rows: list[Row] = []
+def _questions(text: str, source: Source) -> list[Example]:
+    rows: list[Example] = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             record = json.loads(line)
-            rows.append(PromptCompletion(record["question"], record["answer"]))
+            rows.append(Example(record["answer"], record["question"]))
         except (ValueError, KeyError, TypeError):
             raise PoolError(
                 f"{source.file}, line {number} has no question and answer: download it again"

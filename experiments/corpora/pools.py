@@ -23,8 +23,8 @@ from experiments.corpora.corruptions import (
     shuffled,
     words_of,
 )
-from fisher_jax.data import PoolError, Row
-from fisher_jax.data.duplicates import normalized, text_of
+from fisher_jax.data import Example, PoolError
+from fisher_jax.data.duplicates import normalized
 
 KINDS = ("clean", "duplicates", "imbalance", "noise")
 HELD_OUT = 0.25  # of the groups, for validation and test: 3 of Sherlock's 12 stories
@@ -34,7 +34,7 @@ MIN_SOURCES = 10
 MINORITY = 0.08  # of the rows of `imbalance` are of the second corpus
 NOISY = 0.2  # of the rows of `noise` are spoilt, a third in each way
 
-_SPOIL: dict[str, Callable[[Row, np.random.Generator], Row]] = {
+_SPOIL: dict[str, Callable[[Example, np.random.Generator], Example]] = {
     "boilerplate": boilerplate,
     "shuffled": shuffled,
     "ocr": scanned,
@@ -50,10 +50,10 @@ class Pool(NamedTuple):
     are two, validation and test hold half of each, the corpus' own rows first.
     """
 
-    rows: list[Row]
+    rows: list[Example]
     kind: np.ndarray
-    validation: list[Row]
-    test: list[Row]
+    validation: list[Example]
+    test: list[Example]
     test_domain: np.ndarray
     facts: dict[str, Any]
 
@@ -135,7 +135,7 @@ def make_pool(
             for i in some:
                 rows[i], labels[i] = _SPOIL[way](rows[i], rng), way
     elif both:
-        taken = {normalized(p.row) for p in (*split.pool, *split.validation, *split.test)}
+        taken = {normalized(p.row.text()) for p in (*split.pool, *split.validation, *split.test)}
         other = split_corpus(
             second, n_validation // 2, n_test // 2, seed, second_path, taken, held_out
         )
@@ -216,12 +216,13 @@ def split_corpus(
 @functools.lru_cache(2)  # every replicate splits the same
 def _passages(corpus: str, path: str | None) -> list[tuple[Passage, str]]:
     """A corpus' passages, each with the form by which it is compared."""
-    return [(passage, normalized(passage.row)) for passage in read_corpus(corpus, path)]
+    return [(passage, normalized(passage.row.text())) for passage in read_corpus(corpus, path)]
 
 
-def hash_rows(rows: Sequence[Row]) -> str:
+def hash_rows(rows: Sequence[Example]) -> str:
     """SHA-256 of the rows in their order."""
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+    plain = [row.completion if row.prompt is None else row[1::-1] for row in rows]
+    return hashlib.sha256(json.dumps(plain, ensure_ascii=False).encode()).hexdigest()
 
 
 def _distinct(passages: Sequence[tuple[Passage, str]], seen: set[str]) -> list[Passage]:
@@ -241,28 +242,28 @@ def _first(passages: list[Passage], n: int, what: str, argument: str) -> list[Pa
 
 
 def _copies(
-    own: list[Row], corpus: list[Row], n: int, n_pool: int, rng: np.random.Generator
-) -> list[tuple[Row, str]]:
+    own: list[Example], corpus: list[Example], n: int, n_pool: int, rng: np.random.Generator
+) -> list[tuple[Example, str]]:
     """n copies of a few rows, labelled: the first half exact, the others near and distinct."""
     n_sources = max(MIN_SOURCES, round(SOURCES * n_pool))
-    sources = [row for row in own if len(text_of(row).split()) >= MIN_EDITED_WORDS][:n_sources]
+    sources = [row for row in own if len(row.text().split()) >= MIN_EDITED_WORDS][:n_sources]
     if len(sources) < n_sources:
         raise PoolError(
             f"n_pool: {len(sources)} of the {len(own)} clean rows have {MIN_EDITED_WORDS} words "
             f"or more, copies are made of {n_sources}: ask for more rows"
         )
-    words = words_of([text_of(row) for row in corpus])
-    seen = {normalized(row) for row in own}
-    copies: list[tuple[Row, str]] = []
+    words = words_of([row.text() for row in corpus])
+    seen = {normalized(row.text()) for row in own}
+    copies: list[tuple[Example, str]] = []
     for i in range(n):
         source = sources[i % n_sources]
         if i < n - n // 2:
             copies.append((source, "duplicate"))
             continue
         tries = (near_duplicate(source, words, rng) for _ in range(_TRIES))
-        near = next((row for row in tries if normalized(row) not in seen), None)
+        near = next((row for row in tries if normalized(row.text()) not in seen), None)
         if near is None:
             raise PoolError(f"n_pool: no more different edits of {source!r}: ask for fewer rows")
-        seen.add(normalized(near))
+        seen.add(normalized(near.text()))
         copies.append((near, "near_duplicate"))
     return copies

@@ -10,7 +10,7 @@ from experiments.language.preparation import Prepared, seed_of
 from experiments.language.variants import TASK, Chosen
 from experiments.run import live
 from experiments.run.results import Row
-from fisher_jax.data import Row as DataRow
+from fisher_jax.data import Example
 from fisher_jax.models import LanguageModel, TokenizedRows
 from fisher_jax.models.generate import generate
 from fisher_jax.scoring import labels_of, token_scores
@@ -98,13 +98,13 @@ def _train(
     return measured | _measures(prepared, *losses), tuned
 
 
-def prompts_of(test: list[DataRow], options: Options) -> list[str]:
+def prompts_of(test: list[Example], options: Options) -> list[str]:
     """The first words of the first test sentences of twice as many; a question's prompt whole."""
     prompts = []
     for row in test:
-        if not isinstance(row, str):
-            prompts.append(row.prompt)
-        elif len(words := row.split()) >= 2 * options.prompt_words:
+        if row.prompt is not None:
+            prompts.append(str(row.prompt))
+        elif len(words := row.text().split()) >= 2 * options.prompt_words:
             prompts.append(" ".join(words[: options.prompt_words]))
     return prompts[: options.n_prompts]
 

@@ -15,7 +15,7 @@ from fisher_jax.command.arguments import ALL_SELECTORS, NAME, check, check_earli
 from fisher_jax.command.errors import FAILURES, Messages, tell
 from fisher_jax.command.messages import progress
 from fisher_jax.command.pool import Pool, pool_of_embeddings, pool_of_text
-from fisher_jax.data.pool_file import writing_selection
+from fisher_jax.data.output import writing_selection
 from fisher_jax.design import Budget, Selection, budget_in_examples, draw_fisher, evaluate, select
 from fisher_jax.report import (
     N_DRAWS,

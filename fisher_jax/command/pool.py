@@ -9,9 +9,11 @@ from jaxtyping import Int
 
 from fisher_jax.command.arguments import ALL_SELECTORS, answers_of
 from fisher_jax.command.messages import announce, progress
-from fisher_jax.data import Chat, Row
+from fisher_jax.data import Columns, Example
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.data.pool_file import PoolFile, check_columns_fit, read_embeddings, read_pool
+from fisher_jax.data.embeddings_file import read_embeddings
+from fisher_jax.data.output import check_columns_fit
+from fisher_jax.data.pool_file import PoolFile, read_pool
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import (
     LanguageModel,
@@ -61,7 +63,7 @@ class Pool(NamedTuple):
 def pool_of_embeddings(args: argparse.Namespace) -> Pool:
     """From ready embeddings, and the file whose rows they are if there is one."""
     emb = read_embeddings(args.embeddings)
-    file = None if args.pool is None else read_pool(args.pool, needs_text=False, is_written=True)
+    file = None if args.pool is None else read_pool(args.pool, needs_text=False)
     if file is not None and len(file) != len(emb):
         raise ValueError(
             f"{args.embeddings} has {len(emb)} examples, {args.pool} has "
@@ -85,7 +87,7 @@ def pool_of_text(args: argparse.Namespace, timed: Callable) -> Pool:
     with timed("read"):
         is_text = args.targets is not None and args.pool.suffix.lower() == ".txt"
         column = None if is_text else args.text_column  # that of the targets
-        file = read_pool(args.pool, column, is_written=True)
+        file = read_pool(args.pool, Columns(text=column))
         check_columns_fit(args.out, file)
         task = None if args.targets is None else _read_task(args)
     if args.selector == "ifd":
@@ -151,7 +153,7 @@ class _Rows(NamedTuple):
     """Rows of a file that can be used: which, and how many others lack something."""
 
     at: Int[np.ndarray, "n"]
-    texts: list[Row | Chat]
+    texts: list[Example]
     tokens: TokenizedRows
     n_skipped: int
     lacks: str
@@ -164,7 +166,7 @@ class _Rows(NamedTuple):
 
 def _read_task(args: argparse.Namespace) -> PoolFile:
     is_text = args.targets.suffix.lower() == ".txt"
-    return read_pool(args.targets, None if is_text else args.text_column)
+    return read_pool(args.targets, Columns(text=None if is_text else args.text_column))
 
 
 def _check_enough(args: argparse.Namespace, rows: int) -> None:
@@ -180,7 +182,7 @@ def _check_prompts(file: PoolFile, what: str) -> None:
         raise ValueError(f"{file.where(i)} has no prompt: {what} is for prompt + completion rows")
 
 
-def _without_copies(deduplicate: str, rows: Sequence[Row | Chat]) -> Int[np.ndarray, "n"]:
+def _without_copies(deduplicate: str, rows: Sequence[Example]) -> Int[np.ndarray, "n"]:
     """Indices of the rows that are no copy of an earlier one."""
     if deduplicate == "none":
         return np.arange(len(rows))
@@ -205,7 +207,7 @@ def _usable(
     )
     is_empty, lacks = tokens.counted == 0, "no token to predict"
     if args.selector == "ifd":
-        prompts = np.array([not isinstance(row, str) and bool(row.prompt) for row in texts])
+        prompts = np.array([bool(row.prompt or (row.is_chat and row.has_prompt)) for row in texts])
         is_empty |= ~prompts | (completions_alone(model, tokens).counted == 0)
         lacks = "no prompt or no token to predict without it"
     empty, some = np.flatnonzero(is_empty), np.flatnonzero(~is_empty)
@@ -224,7 +226,7 @@ def _usable(
     return _Rows(at[some], [texts[i] for i in some], tokens.take(some), len(empty), lacks)
 
 
-def _notes_on_copies(deduplicate: str, n_copies: int, texts: Sequence[Row | Chat]) -> list[str]:
+def _notes_on_copies(deduplicate: str, n_copies: int, texts: Sequence[Example]) -> list[str]:
     if n_copies:
         was = "copy was" if n_copies == 1 else "copies were"
         return [f"{n_copies:,} {deduplicate} {was} dropped."]
@@ -271,7 +273,7 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
     return asked
 
 
-def _calls(endpoint: Endpoint, texts: Sequence[Row | Chat]) -> str:
+def _calls(endpoint: Endpoint, texts: Sequence[Example]) -> str:
     """What asking about these rows will take, in a sentence."""
     plan = endpoint.dry_run(ask_questions(texts), 0, 0)
     return (

@@ -4,12 +4,13 @@ Results for a seed stay as they are; how the work is cut into batches and compil
 """
 
 from fisher_jax.models.activations import activation_bytes
-from fisher_jax.models.embed import TokenizedRows, forward, last_states, standardize, tokenize
+from fisher_jax.models.embed import forward, last_states, standardize
 from fisher_jax.models.files.assemble import ModelError
 from fisher_jax.models.gpt2 import GPT2
 from fisher_jax.models.layers import packed_rows, project, stack
 from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import DTYPES, LanguageModel, file_sha256, load_model
+from fisher_jax.models.tokenize import Positions, TokenizedRows, shown, tokenize
 
 __all__ = [
     "DTYPES",
@@ -17,6 +18,7 @@ __all__ = [
     "LanguageModel",
     "Llama",
     "ModelError",
+    "Positions",
     "TokenizedRows",
     "activation_bytes",
     "file_sha256",
@@ -25,6 +27,7 @@ __all__ = [
     "load_model",
     "packed_rows",
     "project",
+    "shown",
     "stack",
     "standardize",
     "tokenize",

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.data.rows import PoolError, PromptCompletion
+from fisher_jax.data import Example, PoolError
 from tests.helpers.cli import (
     K,
     manifest_of,
@@ -24,7 +24,7 @@ has_datasketch = pytest.mark.skipif(
 
 
 def test_exact_duplicates_ignore_case_and_white_space():
-    rows = ["One two.", "three", " one\n TWO.", "Three", "one two", PromptCompletion("one", "two.")]
+    rows = ["One two.", "three", " one\n TWO.", "Three", "one two", Example("two.", "one")]
     assert deduplicate_exact(rows).tolist() == [0, 1, 4]
     assert deduplicate_exact([]).tolist() == []
 

@@ -22,7 +22,7 @@ from experiments.corpora.corpora import (
     split_sentences,
     stories,
 )
-from fisher_jax.data.rows import PoolError, PromptCompletion
+from fisher_jax.data import Example, PoolError
 from scripts import shakespeare as script
 
 PLAY = r"""# A Play
@@ -229,8 +229,8 @@ def server(tmp_path, monkeypatch):
 
 
 def test_a_corpus_is_downloaded_once(server):
-    expected = [Passage(PromptCompletion("1 + 1?", "2\n#### 2"), "train")] * 2
-    expected += [Passage(PromptCompletion("1 + 2?", "#### 3"), "test")]
+    expected = [Passage(Example("2\n#### 2", "1 + 1?"), "train")] * 2
+    expected += [Passage(Example("#### 3", "1 + 2?"), "test")]
     assert read_corpus("gsm8k") == expected
     assert Quiet.n_requests == 2
     assert read_corpus("gsm8k") == expected
@@ -311,7 +311,7 @@ def test_files_that_are_no_corpus_are_plain_pools(tmp_path):
     assert [p.row for p in found] == [f"row {i}" for i in range(80)]
     assert [p.group for p in found] == [f"block {i // 2:02d}" for i in range(80)]
     path.write_text('{"prompt": "a", "completion": "b"}\n')
-    assert read_corpus(str(path)) == [Passage(PromptCompletion("a", "b"), "block 00")]
+    assert read_corpus(str(path)) == [Passage(Example("b", "a"), "block 00")]
     path.write_text('{"text": "a", "fisher_rank": 0}\n')  # a selection
     assert read_corpus(str(path)) == [Passage("a", "block 00")]
 

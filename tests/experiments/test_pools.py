@@ -14,7 +14,7 @@ from experiments.corpora.pools import (
     split_corpus,
 )
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near, normalized
-from fisher_jax.data.rows import PoolError, PromptCompletion
+from fisher_jax.data import Example, PoolError
 
 SIZES = {"n_pool": 300, "n_validation": 41, "n_test": 61}
 NOUNS = """anchor basket candle desert engine feather garden hammer island jacket kettle ladder
@@ -50,7 +50,7 @@ def passages(corpus, n_groups=12, n_rows=100):
 @functools.lru_cache
 def questions():
     return [
-        Passage(PromptCompletion(f"{p.row} How many?", f"{i} + 1 =\n#### {i + 1}"), part)
+        Passage(Example(f"{i} + 1 =\n#### {i + 1}", f"{p.row} How many?"), part)
         for part, n_groups in (("train", 6), ("test", 2))
         for i, p in enumerate(passages(part, n_groups))
     ]
@@ -217,7 +217,7 @@ def test_near_duplicates_are_light_edits():
     assert np.mean([e != text for e in edits]) > 0.9
     assert all(abs(len(e.split()) - len(text.split())) <= 2 for e in edits)
     assert any("Horatio" in e for e in edits) and any("wonderful" in e for e in edits)
-    row = near_duplicate(PromptCompletion(text, "The answer."), words, rng)
+    row = near_duplicate(Example("The answer.", text), words, rng)
     assert row.completion == "The answer."
 
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from experiments.language.preparation import first_layers
 from experiments.language.variants import VARIANTS, Candidates
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.scoring import quality

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from flax import nnx
 
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models import embed as embed_module
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.embed import check_rows, embed, forward, tokenize
@@ -72,7 +72,7 @@ def test_only_completion_tokens_of_a_pair_are_predicted(model):
 
 
 def test_tokens_are_the_tokenizers_own_with_its_special_ones(bos_model):
-    rows = tokenize(bos_model, ["to be", PromptCompletion("to be", "or not"), "or"])
+    rows = tokenize(bos_model, ["to be", Example("or not", "to be"), "or"])
     assert [ids.tolist() for ids in rows.ids] == [
         [1, *ids_of("to be")],
         [1, *ids_of("to be or not")],  # none before the completion
@@ -85,20 +85,20 @@ def test_tokens_are_the_tokenizers_own_with_its_special_ones(bos_model):
 
 
 def test_an_empty_prompt_after_a_special_token_predicts_the_whole_completion(bos_model):
-    rows = tokenize(bos_model, [PromptCompletion("", "to be or")])
+    rows = tokenize(bos_model, [Example("to be or", "")])
     assert rows.ids[0].tolist() == [1, *ids_of("to be or")]
     assert rows.counted.tolist() == [3]
 
 
 def test_prompt_and_completion_are_tokenised_apart(model):
-    rows = tokenize(model, [PromptCompletion("to be", "ornot"), PromptCompletion("to", "be")])
+    rows = tokenize(model, [Example("ornot", "to be"), Example("be", "to")])
     assert rows.ids[0].tolist() == [*ids_of("to be"), 0]  # an unknown word, joined to nothing
-    joined = tokenize(model, [PromptCompletion("to b", "e")])
+    joined = tokenize(model, [Example("e", "to b")])
     assert joined.ids[0].tolist() == [*ids_of("to"), 0, 0]  # not "to be"
 
 
 def test_max_length_cuts_rows(model):
-    texts = [TEXTS[0], TEXTS[2], "to be", "in the mind", PromptCompletion("to be", "or not")]
+    texts = [TEXTS[0], TEXTS[2], "to be", "in the mind", Example("or not", "to be")]
     rows = tokenize(model, texts, 3)
     assert [ids.tolist() for ids in rows.ids] == [
         ids_of("to be or"),

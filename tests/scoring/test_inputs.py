@@ -7,7 +7,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.command.arguments import ALL_SELECTORS, TARGETED
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model
 from fisher_jax.scoring import quality
