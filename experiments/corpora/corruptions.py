@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fisher_jax.data import Example
+from fisher_jax.util.errors import UserError
 
 OCR_RATE = 0.15
 MIN_EDITED_WORDS = 5  # of a row that near duplicates are made of
@@ -150,7 +151,7 @@ def _changed(row: Example, change: Callable[[str], str]) -> Example:
     text = str(row.completion)
     changed = next((new for _ in range(_TRIES) if (new := change(text)) != text), None)
     if changed is None:
-        raise ValueError(f"a row can't be spoilt, it is too short: {text!r}; leave it out")
+        raise UserError(f"a row can't be spoilt, it is too short: {text!r}; leave it out")
     return row._replace(completion=changed)
 
 

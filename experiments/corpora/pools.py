@@ -135,7 +135,7 @@ def make_pool(
             for i in some:
                 rows[i], labels[i] = _SPOIL[way](rows[i], rng), way
     elif both:
-        taken = {normalized(p.row.text()) for p in (*split.pool, *split.validation, *split.test)}
+        taken = {normalized(p.row) for p in (*split.pool, *split.validation, *split.test)}
         other = split_corpus(
             second, n_validation // 2, n_test // 2, seed, second_path, taken, held_out
         )
@@ -216,7 +216,7 @@ def split_corpus(
 @functools.lru_cache(2)  # every replicate splits the same
 def _passages(corpus: str, path: str | None) -> list[tuple[Passage, str]]:
     """A corpus' passages, each with the form by which it is compared."""
-    return [(passage, normalized(passage.row.text())) for passage in read_corpus(corpus, path)]
+    return [(passage, normalized(passage.row)) for passage in read_corpus(corpus, path)]
 
 
 def hash_rows(rows: Sequence[Example]) -> str:
@@ -253,7 +253,7 @@ def _copies(
             f"or more, copies are made of {n_sources}: ask for more rows"
         )
     words = words_of([row.text() for row in corpus])
-    seen = {normalized(row.text()) for row in own}
+    seen = {normalized(row) for row in own}
     copies: list[tuple[Example, str]] = []
     for i in range(n):
         source = sources[i % n_sources]
@@ -261,9 +261,9 @@ def _copies(
             copies.append((source, "duplicate"))
             continue
         tries = (near_duplicate(source, words, rng) for _ in range(_TRIES))
-        near = next((row for row in tries if normalized(row.text()) not in seen), None)
+        near = next((row for row in tries if normalized(row) not in seen), None)
         if near is None:
             raise PoolError(f"n_pool: no more different edits of {source!r}: ask for fewer rows")
-        seen.add(normalized(near.text()))
+        seen.add(normalized(near))
         copies.append((near, "near_duplicate"))
     return copies

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
 Winner = Literal["a", "b", "tie", "unparsable"]
@@ -16,7 +17,7 @@ _TAG = re.compile(r"[A-Za-z][\w.-]*")
 _NUMBER = re.compile(r"(?<![\w.])[0-9]+(?:\.[0-9]+)?(?!\w)")
 
 
-class JudgeError(ValueError):
+class JudgeError(UserError):
     """A judge that can't be asked or whose records can't be used; says what, where and remedy."""
 
 
@@ -158,14 +159,14 @@ def judge_prompt(
         ValueError: tags that are alike or no tags, or a text that holds a closing tag.
     """
     if tags[0] == tags[1]:
-        raise ValueError(f"tags must differ, got {tags[0]!r} twice: name the methods apart")
+        raise UserError(f"tags must differ, got {tags[0]!r} twice: name the methods apart")
     for tag in tags:
         if not _TAG.fullmatch(tag):
-            raise ValueError(
+            raise UserError(
                 f"tags must be a letter and then letters, digits, '_', '.' or '-', got {tag!r}"
             )
         if any(f"</{tag}>" in text for text in texts):
-            raise ValueError(f"a text to judge holds </{tag}>: choose other tags")
+            raise UserError(f"a text to judge holds </{tag}>: choose other tags")
     (tag1, tag2), (text1, text2) = tags, texts
     return (
         f"You are a judge of {corpus} text.\n"
@@ -191,7 +192,7 @@ def questions_of(
             try:
                 text = judge_prompt((pair.prompt + shown[0], pair.prompt + shown[1]), tags, corpus)
             except ValueError as error:
-                raise ValueError(f"pair {i}: {error}") from None
+                raise UserError(f"pair {i}: {error}") from None
             questions.append(Question(text, pair.prompt, shown))
     return questions
 
@@ -248,7 +249,7 @@ def tally(verdicts: Sequence[Verdict], *, seed: int = 0, n_resamples: int = 2000
         ValueError: no verdicts, or n_resamples below 1.
     """
     if not verdicts or n_resamples < 1:
-        raise ValueError(
+        raise UserError(
             f"a tally needs verdicts and at least one resample, got {len(verdicts)} verdicts and "
             f"n_resamples = {n_resamples}"
         )

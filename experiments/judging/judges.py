@@ -133,8 +133,8 @@ def mean_log_likelihoods(
     if tokenized.cut.any():
         i = int(np.argmax(tokenized.cut))
         raise JudgeError(
-            f"text {i} ({str(rows[i].prompt)[:40]!r}...) is longer than {model.context} tokens, the "
-            f"context of {model.name}: shorten the texts or take another judge"
+            f"text {i} ({str(rows[i].prompt)[:40]!r}...) is longer than {model.context} tokens, "
+            f"the context of {model.name}: shorten the texts or take another judge"
         )
     score_N = np.full(len(rows), -math.inf)
     (scored,) = np.nonzero(tokenized.counted)

@@ -33,6 +33,7 @@ from fisher_jax.data.duplicates import normalized
 from fisher_jax.models import LanguageModel, load_model, tokenize
 from fisher_jax.scoring.endpoint import SETTINGS, Estimate
 from fisher_jax.training.finetune import TrainOptions, finetune
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 JUDGED = "judged.json"
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     path = args.folder / JUDGED
     entries = _of_these_texts(json.loads(path.read_text()) if path.exists() else [], texts, path)
     if args.key is not None and args.answers is None:
-        raise ValueError("--key goes with --answers: give both")
+        raise UserError("--key goes with --answers: give both")
     if args.answers is not None:
         folder = args.answers.resolve().parent
         key = args.key or folder.with_name(f"{folder.name}.key.json")
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
         and args.n in (None, c.n)
     ]
     if not comparisons:
-        raise ValueError(
+        raise UserError(
             f"{args.folder / RESULTS} has no texts of these selectors and budgets: ask for others"
         )
     if args.sheet is not None:
@@ -160,7 +161,7 @@ def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
     people, about = read_answers(path, key), about_sheet(key)
     same = [e for e in entries if e["texts"] == about and "winners" in e]
     if not same:
-        raise ValueError(f"{path}: no judge has seen these texts: judge them first (--judges)")
+        raise UserError(f"{path}: no judge has seen these texts: judge them first (--judges)")
     for entry in same:
         winners = {i: w for i, w in enumerate(entry["winners"]) if w != "unparsable"}
         kappa, agreed, n = cohen_kappa(people, winners)
@@ -187,7 +188,7 @@ def _of_these_texts(entries: list[Row], texts: Texts, path: Path) -> list[Row]:
 def _json_object(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("settings must be a JSON object")
+        raise UserError("settings must be a JSON object")
     return value
 
 
@@ -261,7 +262,7 @@ def reference(model: LanguageModel, options: Options) -> LanguageModel:
     split = split_corpus(options.corpus, 1, 1, options.seed, options.path)
     free = [p.row for p in split.pool if normalized(p.row) not in used][:REFERENCE_ROWS]
     if len(free) < LEAST_ROWS:
-        raise ValueError(
+        raise UserError(
             f"the likelihood judge learns from rows that no pool or test set has, and of "
             f"{options.corpus} {len(free)} are left: take other --judges"
         )

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from experiments.judging.judge import Pair, Winner
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing, replacing_files
 
 COLUMNS = ("id", "prompt", "text1", "text2", "answer")
@@ -71,12 +72,12 @@ def write_sheet(
         folder / "sheet.csv", folder / "sheet.html", folder.with_name(f"{folder.name}.key.json")
     )
     if not pairs or methods[0] == methods[1]:
-        raise ValueError(
+        raise UserError(
             f"a sheet needs pairs of two methods, got {len(pairs)} pairs and methods {methods}"
         )
     for path in sheet:
         if path.exists():
-            raise ValueError(f"{path} exists and may hold answers: name another folder")
+            raise UserError(f"{path} exists and may hold answers: name another folder")
     rng = np.random.default_rng(seed)
     order, a_first = rng.permutation(len(pairs)).tolist(), rng.integers(2, size=len(pairs)) == 1
     rows, key = [], {}
@@ -113,14 +114,14 @@ def read_answers(path: Path, key: Path) -> dict[int, Winner]:
         where, name = f"{path}, line {line}", row.get("id", "").strip()
         answer = row.get("answer", "").strip().lower()
         if name not in places:
-            raise ValueError(f"{where}: id {name!r} is not in {key}: use the key of this sheet")
+            raise UserError(f"{where}: id {name!r} is not in {key}: use the key of this sheet")
         if name in seen:
-            raise ValueError(
+            raise UserError(
                 f"{where}: id {name!r} was in line {seen[name]} already: leave one of them"
             )
         seen[name] = line
         if answer and answer not in ANSWERS:
-            raise ValueError(
+            raise UserError(
                 f"{where}: the answer must be {', '.join(ANSWERS)} or empty, got {answer!r}"
             )
         if answer == "tie":
@@ -153,7 +154,7 @@ def cohen_kappa(a: Mapping[int, Winner], b: Mapping[int, Winner]) -> Kappa:
     """
     common = sorted(set(a) & set(b))
     if not common:
-        raise ValueError(
+        raise UserError(
             f"the raters have no pair in common ({len(a)} and {len(b)} rated): have both rate the "
             "same pairs"
         )
@@ -191,7 +192,7 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             if not {"id", "answer"} <= set(header):
-                raise ValueError(
+                raise UserError(
                     f"{path}, line 1: the columns must include id and answer, separated by commas, "
                     f"got {', '.join(header) or 'none'}"
                 )
@@ -202,7 +203,7 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
                 line = reader.line_num + 1
             return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
+        raise UserError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
 
 
 def _read_key(path: Path) -> tuple[list[str], str, dict[str, dict[str, Any]]]:
@@ -211,11 +212,11 @@ def _read_key(path: Path) -> tuple[list[str], str, dict[str, dict[str, Any]]]:
         methods, places = key["methods"], key["pairs"]
         for place in places.values():
             if sorted([place["text1"], place["text2"]]) != sorted(methods):
-                raise ValueError("a pair has other methods")
+                raise UserError("a pair has other methods")
             if type(place["pair"]) is not int:
-                raise ValueError("a pair has no number")
+                raise UserError("a pair has no number")
         return methods, str(key.get("about", "")), places
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not the key of a sheet ({error}): name the .key.json beside its folder"
         ) from None

@@ -16,6 +16,7 @@ from experiments.language.preparation import pool_of
 from experiments.language.training import prompts_of
 from experiments.report.statistics import group
 from experiments.run.results import RESOLVED, RESULTS, Row, read_rows
+from fisher_jax.util.errors import UserError
 
 CORPUS_NAMES = {
     "shakespeare": "Shakespeare",
@@ -51,7 +52,7 @@ class Texts:
     def __init__(self, folder: Path) -> None:
         rows = [row for row in read_rows(folder / RESULTS) if "texts" in row]
         if not rows:
-            raise ValueError(
+            raise UserError(
                 f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "
                 "experiment=cpu"
             )
@@ -76,7 +77,7 @@ class Texts:
         corpus = self.options(comparison.setting).corpus
         name = name or CORPUS_NAMES.get(corpus)
         if name is None:
-            raise ValueError(
+            raise UserError(
                 f"what a judge of {corpus} is a judge of is not known: pass --corpus-name"
             )
         return name

@@ -22,6 +22,7 @@ from experiments.run.results import GROWING, Results, Row, settings_of
 from fisher_jax.data.duplicates import check_near
 from fisher_jax.models import load_model
 from fisher_jax.training.finetune import DivergedError
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 MANIFEST = "manifest.json"
@@ -41,7 +42,7 @@ def run(options: Options, folder: Path) -> list[Row]:
     for _, own in of_settings:  # before any work
         path = Path(own.proxy or "")
         if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name
-            raise ValueError(
+            raise UserError(
                 f"proxy {own.proxy} does not exist: "
                 f"python -m experiments.language.proxy {own.proxy}"
             )
@@ -79,7 +80,7 @@ def run(options: Options, folder: Path) -> list[Row]:
                             own, model, prepared, chosen, replicate, tried, texts
                         )
                     except DivergedError as error:
-                        raise ValueError(
+                        raise UserError(
                             f"{label}, replicate {replicate}, {' '.join(map(str, cell))}: {error}: "
                             f"leave {cell.selector} out of selectors, or start again with "
                             "overwrite=true and lower learning_rates"
@@ -112,7 +113,7 @@ def _key(row: Row) -> Any:
 def _write_facts(path: Path, where: str, facts: Row) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     if known.get(where, facts)["sha256"] != facts["sha256"]:
-        raise ValueError(
+        raise UserError(
             f"{path}: {where} was made of other rows than its corpus gives now: take the corpus as "
             "it was, or start again with overwrite=true"
         )

@@ -7,6 +7,7 @@ from experiments.corpora.pools import KINDS
 from experiments.language.variants import VARIANTS
 from experiments.run.harness import Wandb
 from experiments.softmax.study import check_grid, check_selectors, one_of, positive
+from fisher_jax.util.errors import UserError
 
 METHODS = ("last_layer", "lora", "full")
 MAX_SEED = 4_000_000  # a replicate's is 1009 times as large, and 32 bits must hold it
@@ -57,33 +58,33 @@ class Options:
         positive(self, "n_pool n_validation n_test max_length replicates epochs batch_tokens rank")
         check_selectors(self, VARIANTS)
         if self.selectors[:1] != ["uniform"]:
-            raise ValueError("selectors must begin with uniform, what the others are compared with")
+            raise UserError("selectors must begin with uniform, what the others are compared with")
         if not set(self.equal) <= {"examples", "tokens"} or not self.equal:
-            raise ValueError(f"equal must be of examples and tokens, got {self.equal}")
+            raise UserError(f"equal must be of examples and tokens, got {self.equal}")
         if self.n_prompts and self.method == "last_layer":
-            raise ValueError("n_prompts must be 0 with method=last_layer, which keeps no model")
+            raise UserError("n_prompts must be 0 with method=last_layer, which keeps no model")
         for budgets in (self.budgets, self.uniform_budgets, self.generate_budgets):
             if any(not 1 <= n <= self.n_pool for n in budgets):
-                raise ValueError(f"budgets must be from 1 to n_pool = {self.n_pool}, got {budgets}")
+                raise UserError(f"budgets must be from 1 to n_pool = {self.n_pool}, got {budgets}")
         if self.n_prompts:
             positive(self, "prompt_words new_tokens")
             written = {*self.budgets, *self.uniform_budgets} & {*self.generate_budgets}
             if set(self.generate_budgets) != written or not written:
-                raise ValueError(
+                raise UserError(
                     "generate_budgets must be some of the budgets where n_prompts is above 0, got "
                     f"{self.generate_budgets}"
                 )
         if self.held_out is not None and not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be above 0 and below 1, got {self.held_out}")
+            raise UserError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if self.n_prompts < 0 or self.temperature < 0:
-            raise ValueError("n_prompts and temperature must be at least 0")
+            raise UserError("n_prompts and temperature must be at least 0")
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
+            raise UserError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
         if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise ValueError(f"learning_rates must be above 0, got {self.learning_rates}")
+            raise UserError(f"learning_rates must be above 0, got {self.learning_rates}")
         by_validation = self.tune == "each" and len(self.learning_rates) > 1
         if "task_rows" in self.selectors and (self.proxy is not None or by_validation):
-            raise ValueError(
+            raise UserError(
                 "task_rows trains on the validation rows: it needs tune=uniform and no proxy"
             )
         check_grid(self)

@@ -29,6 +29,7 @@ from fisher_jax.design import evaluate
 from fisher_jax.models import load_model
 from fisher_jax.scoring import row_means
 from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 PICKS = "picks.json"
@@ -81,7 +82,7 @@ def main() -> None:
 def picks(options: Options) -> Row:
     """Facts of the pool, and of each selector's first 20 and all n rows of it at equal examples."""
     if options.proxy is not None:
-        raise ValueError("proxy must be null: what is described are the model's own picks")
+        raise UserError("proxy must be null: what is described are the model's own picks")
     prepared = prepare(options, load_model(options.model), pool_of(options, 0), "pool")
     facts, n, seed = facts_of(prepared), options.budgets[0], seed_of(options, 0)
     found: Row = {"n": n, "pool": described(facts, np.arange(len(facts.tokens))), "selectors": {}}
@@ -96,7 +97,7 @@ def picks(options: Options) -> Row:
             "length_quantiles": [float(q) for q in np.quantile(facts.tokens[chosen], QUANTILES)],
             "order_and_length": rank_correlation(-np.arange(len(chosen)), facts.tokens[chosen]),
             "log_det": evaluate(emb, chosen).log_det,
-            "texts": [str(prepared.pool.rows[i]) for i in chosen[:SHOWN]],
+            "texts": [prepared.pool.rows[i].preview() for i in chosen[:SHOWN]],
         }
     for name, values in (("gain", facts.alone), ("gain_per_token", facts.alone / facts.tokens)):
         found[f"{name}_and_length"] = rank_correlation(values, facts.tokens)

@@ -17,6 +17,7 @@ from fisher_jax.models import LanguageModel, TokenizedRows, tokenize
 from fisher_jax.scoring import labels_of
 from fisher_jax.training.last_layer import Positions, positions_of, trained_rows
 from fisher_jax.training.packing import packed_states
+from fisher_jax.util.errors import UserError
 
 
 class Prepared(NamedTuple):
@@ -71,7 +72,7 @@ def prepare(
     ]
     for name, part in zip(("pool", "validation", "test"), parts, strict=True):
         if not part.counted.all():
-            raise ValueError(f"a row of the {name} has nothing to predict: raise max_length")
+            raise UserError(f"a row of the {name} has nothing to predict: raise max_length")
     with_test = options.method == "last_layer"
     states = []
     if with_test or proxy is None:
@@ -90,7 +91,7 @@ def prepare(
         ]
         seen = [tokenize(proxy, rows) for rows in texts]
         if not all(part.counted.all() for part in seen):
-            raise ValueError("a row has nothing to predict for the proxy: choose another")
+            raise UserError("a row has nothing to predict for the proxy: choose another")
         label += " by the proxy"
         states, seen_by = embedded(proxy, seen, label), proxy
 

@@ -21,6 +21,7 @@ from fisher_jax.models import GPT2, LanguageModel, tokenize
 from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.gpt2 import GPT2Config
 from fisher_jax.training.finetune import TrainOptions, finetune
+from fisher_jax.util.errors import UserError
 
 VOCAB = 4096
 CONFIG = GPT2Config(
@@ -42,7 +43,7 @@ def main() -> None:
     args = p.parse_args()
     with reporting("experiments.language.proxy"):
         if args.folder.exists():
-            raise ValueError(f"{args.folder} exists: name a new folder")
+            raise UserError(f"{args.folder} exists: name a new folder")
         texts = [passage.row.text() for passage in read_corpus(args.corpus, args.path)]
         save_folder(trained(args.corpus, texts, CONFIG, OPTIONS), args.folder)
     print(args.folder, file=sys.stderr)

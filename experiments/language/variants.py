@@ -14,6 +14,7 @@ from fisher_jax.models import LanguageModel
 from fisher_jax.scoring import OF_ROWS, Inputs
 from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
 from fisher_jax.selectors.scored import weighted
+from fisher_jax.util.errors import UserError
 
 
 class Variant(NamedTuple):
@@ -183,7 +184,7 @@ class Candidates:
         seen = self.hidden, self.targets
         if features.startswith("layers_"):
             if self.earlier is None:
-                raise ValueError(f"features {features!r} need earlier=, the states of such layers")
+                raise UserError(f"features {features!r} need earlier=, the states of such layers")
             seen = self.earlier(float(features.removeprefix("layers_")))
         mean = self.hidden.tokens.mean(axis=0)
         unmixed = None

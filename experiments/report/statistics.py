@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from experiments.run.results import Row
+from fisher_jax.util.errors import UserError
 
 
 class Estimate(NamedTuple):
@@ -42,7 +43,7 @@ def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, Any]:
     """
     values = {row["replicate"]: row[metric] for row in rows}
     if len(values) < len(rows):
-        raise ValueError(f"{len(rows)} rows of {len(values)} replicates: choose one point")
+        raise UserError(f"{len(rows)} rows of {len(values)} replicates: choose one point")
     return values
 
 

@@ -16,19 +16,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.report.figures import draw_all
+from experiments.run.conf import CONF, new_grid_keys
 from experiments.run.results import RESULTS, Row
-from experiments.run.sweeps import job_folder
 from fisher_jax.command.compiled import keep_compiled
-from fisher_jax.command.errors import FAILURES, tell
+from fisher_jax.command.errors import is_told, tell
 from fisher_jax.command.interruption import INTERRUPTED, leave
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.platforms import check_platform
 
 Config = TypeVar("Config")
 
-CONF = Path(__file__).parents[2] / "conf"
+Draw = Callable[[list[Row], Path], None]  # figures of rows, into a folder
 MOST_NAME = 128  # characters of a run's name that wandb takes
-
-OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 class JobError(CompactHydraException):
@@ -47,7 +46,7 @@ class Wandb:
 
     def __post_init__(self) -> None:
         if self.mode not in ("disabled", "offline", "online"):
-            raise ValueError(f"wandb.mode must be disabled, offline or online, got {self.mode}")
+            raise UserError(f"wandb.mode must be disabled, offline or online, got {self.mode}")
 
 
 def checked(cfg: DictConfig, schema: type[Config]) -> Config:
@@ -57,34 +56,35 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
         ValueError: an unknown key, a wrong type or value; the message names it.
     """
     if not cfg.get("name", "custom"):
-        raise ValueError("name must not be empty: it is the folder of the results")
+        raise UserError("name must not be empty: it is the folder of the results")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), cfg))  # pyright: ignore
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise ValueError(key + str(error).splitlines()[0]) from None
+        raise UserError(key + str(error).splitlines()[0]) from None
 
 
 @contextlib.contextmanager
 def reporting(command: str) -> Iterator[None]:
-    """What goes wrong is told in a line: exit codes 2, and 130 for Ctrl-C."""
+    """What a person can mend is told in a line: exit codes 2, and 130 for Ctrl-C."""
     try:
         yield
-    except _failures() as error:
+    except BaseException as error:
+        if not is_told(error) and not _is_of_wandb(error):
+            raise
         again = "; run the same command again"
         sys.exit(tell(command, error, smaller="take smaller options", interrupted=again))
 
 
-def _failures() -> tuple[type[BaseException], ...]:
-    """What is told in a line: our own failures and, where wandb is loaded, its errors."""
+def _is_of_wandb(error: BaseException) -> bool:
     wandb = sys.modules.get("wandb")
-    return FAILURES if wandb is None else (*FAILURES, wandb.Error)
+    return wandb is not None and isinstance(error, wandb.Error)
 
 
-def start(name: str, module_name: str) -> None:
+def start(name: str, module_name: str, draw: Draw) -> None:
     """The command `python -m experiments.NAME`: Hydra, checks, wandb, one-line errors.
 
-    The module has the dataclass `Options` and `run(options, folder) -> rows`.
+    The module has the dataclass `Options` and `run(options, folder) -> rows`; `draw` adds figures.
     """
     command = f"experiments.{name}"
 
@@ -95,12 +95,14 @@ def start(name: str, module_name: str) -> None:
         job = folder.name if HydraConfig.get().mode == RunMode.MULTIRUN else None
         try:
             with reporting(command):
-                log_to_wandb(name, checked(cfg, module.Options), folder, module.run, job)
+                check_platform()
+                log_to_wandb(name, checked(cfg, module.Options), folder, module.run, draw, job)
         except SystemExit as ended:
             if job is None or ended.code == INTERRUPTED:
                 raise
             raise JobError("a job of the sweep failed, and its message is above") from None
 
+    sys.argv[1:] = new_grid_keys(sys.argv[1:])
     try:
         hydra.main(str(CONF / name), "config", version_base="1.3")(main)()
     except SystemExit as ended:
@@ -112,6 +114,7 @@ def log_to_wandb(
     options: Any,
     folder: Path,
     run: Callable[[Any, Path], list[Row]],
+    draw: Draw,
     job: str | None = None,
 ) -> None:
     """Run, with options, curves and figures logged to wandb if its mode is not `disabled`.
@@ -119,7 +122,7 @@ def log_to_wandb(
     A job of a sweep has its own name; all its jobs are one group.
     """
     if options.wandb.mode == "disabled":
-        _run(options, folder, run)
+        _run(options, folder, run, draw)
         return
     import wandb  # deferred: it is large, and few runs log to it
 
@@ -138,7 +141,7 @@ def log_to_wandb(
         reinit="finish_previous",
     )
     try:
-        rows = _run(options, folder, run)
+        rows = _run(options, folder, run, draw)
         for curve, points in curves(rows).items():
             for n, value in points:
                 log.log({"n": n, curve: value})
@@ -154,10 +157,12 @@ def log_to_wandb(
     log.finish()
 
 
-def _run(options: Any, folder: Path, run: Callable[[Any, Path], list[Row]]) -> list[Row]:
+def _run(
+    options: Any, folder: Path, run: Callable[[Any, Path], list[Row]], draw: Draw
+) -> list[Row]:
     """Rows of the run, and their figures."""
     rows = run(options, folder)
-    draw_all(rows, folder)
+    draw(rows, folder)
     print(f"{folder / RESULTS}: {len(rows):,} rows, figures beside it", file=sys.stderr)
     return rows
 

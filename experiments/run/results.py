@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.run import live
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 from fisher_jax.util.platforms import here
 from fisher_jax.util.provenance import provenance
@@ -64,12 +65,12 @@ class Results:
         same = given == known
         has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once
         if path.exists() and has_rows and not same and not overwrite:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
                 "or hydra.run.dir=FOLDER for another place"
             )
         if not overwrite and not path.exists() and has_rows:
-            raise ValueError(
+            raise UserError(
                 f"{folder} has {RESULTS} but no {RESOLVED}, so nobody knows its options: put that "
                 "back, or pass overwrite=true"
             )
@@ -98,7 +99,7 @@ class Results:
         Beside them stands by what the last ones were made, and the seconds of all runs.
         """
         if _stamp(self.folder / RESULTS) != self._stamp:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder / RESULTS} was changed by another run meanwhile: wait for that one "
                 "to end, then start this one again"
             )
@@ -191,7 +192,7 @@ def settings_of(options: Any) -> list[tuple[Row, Any]]:
         try:
             found.append((setting, replace(options, **setting, grid={})))
         except TypeError as error:
-            raise ValueError(f"grid has a value of the wrong type in {setting}: {error}") from None
+            raise UserError(f"grid has a value of the wrong type in {setting}: {error}") from None
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from experiments.run.results import GROWING, PROVENANCE, RESOLVED, RESULTS, Row, joined, read_rows
+from fisher_jax.util.errors import UserError
 
 LONGEST = 100  # bytes of a job's folder name; file systems take 255
 
@@ -51,7 +52,7 @@ def read_sweep(folder: Path) -> Sweep:
     """
     jobs = jobs_of(folder)
     if not jobs:
-        raise ValueError(f"{folder} has no job with {RESULTS}: run the sweep first")
+        raise UserError(f"{folder} has no job with {RESULTS}: run the sweep first")
     options = [_options_of(job) for job in jobs]
     differing = [k for k in options[0] if any(own.get(k) != options[0][k] for own in options)]
     settings = [k for k in differing if k not in (*GROWING, "grid")]

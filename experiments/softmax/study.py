@@ -20,6 +20,7 @@ from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher, ladder, take
 from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.design.softmax_model import fit, log_likelihood, prediction_errors
 from fisher_jax.selectors import SELECTORS
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 
 GROUPS = 4  # padded sizes of a setting's fits, at most
@@ -58,14 +59,14 @@ class StudyOptions:
     def __post_init__(self) -> None:
         positive(self, "dim n_examples theta_scale ridge fit_ridge replicates")
         if self.n_labels < 2:
-            raise ValueError(f"n_labels must be at least 2, got {self.n_labels}")
+            raise UserError(f"n_labels must be at least 2, got {self.n_labels}")
         check_selectors(self, KNOWN)
         if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+            raise UserError(f"seed must be at least 0, got {self.seed}")
         if not self.budgets or sorted(set(self.budgets)) != list(self.budgets):
-            raise ValueError(f"budgets must rise, got {self.budgets}")
+            raise UserError(f"budgets must rise, got {self.budgets}")
         if self.budgets[0] < 1 or self.budgets[-1] > self.n_examples:
-            raise ValueError(
+            raise UserError(
                 f"budgets must be from 1 to n_examples = {self.n_examples}, got {self.budgets}"
             )
         check_grid(self)
@@ -74,14 +75,14 @@ class StudyOptions:
 def one_of(options: Any, key: str, allowed: list[str]) -> None:
     """Refuse an option that is none of its values."""
     if getattr(options, key) not in allowed:
-        raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(options, key)}")
+        raise UserError(f"{key} must be one of {', '.join(allowed)}, got {getattr(options, key)}")
 
 
 def positive(options: Any, keys: str) -> None:
     """Refuse options that are not above zero and finite."""
     for key in keys.split():
         if not 0 < getattr(options, key) < float("inf"):
-            raise ValueError(f"{key} must be above 0 and finite, got {getattr(options, key)}")
+            raise UserError(f"{key} must be above 0 and finite, got {getattr(options, key)}")
 
 
 def check_selectors(options: Any, known: Collection[str]) -> None:
@@ -89,18 +90,18 @@ def check_selectors(options: Any, known: Collection[str]) -> None:
     names = options.selectors
     for name in names:
         if name not in known:
-            raise ValueError(f"selectors has an unknown name {name!r}; known: {', '.join(known)}")
+            raise UserError(f"selectors has an unknown name {name!r}; known: {', '.join(known)}")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"selectors must be one or more, each once, got {[*names]}")
+        raise UserError(f"selectors must be one or more, each once, got {[*names]}")
 
 
 def check_grid(options: Any) -> None:
     """Refuse a grid of what is no option, or of no values."""
     for key, values in options.grid.items():
         if key not in options.__dataclass_fields__ or key in ("name", "grid", *RUNTIME_KEYS):
-            raise ValueError(f"grid has an unknown option {key!r}")
+            raise UserError(f"grid has an unknown option {key!r}")
         if not values:
-            raise ValueError(f"grid has no values of {key}: give one or more")
+            raise UserError(f"grid has no values of {key}: give one or more")
 
 
 class Problem(NamedTuple):

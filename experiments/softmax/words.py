@@ -27,6 +27,7 @@ from experiments.softmax.study import (
 )
 from experiments.softmax.word_vectors import read_vectors
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.util.errors import UserError
 
 _READING = threading.Lock()  # replicates run side by side; one of them reads
 _WORD = re.compile(r"[a-z]+")
@@ -49,14 +50,14 @@ class Options(StudyOptions):
         one_of(self, "history", ["last", "mean", "exponential"])
         positive(self, "max_tokens n_test_tokens")
         if not 0 < self.decay < 1:
-            raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
+            raise UserError(f"decay must be between 0 and 1, got {self.decay}")
         if "fisher_prompt" in self.selectors:
-            raise ValueError(
+            raise UserError(
                 "selectors has fisher_prompt, but these sentences have no prompt: leave it out"
             )
         oracles = [name for name in self.selectors if needs_theta(name)]
         if self.task == "next_word" and oracles:
-            raise ValueError(
+            raise UserError(
                 f"selectors has {', '.join(oracles)}, for which task=next_word has no planted "
                 "Theta: leave it out"
             )
@@ -107,7 +108,7 @@ def corpus(
     label_of = {word: k for k, word in enumerate(frequent[:n_labels])}
     width = of_sentence[0].shape[1]
     if dim > width:
-        raise ValueError(f"dim must be at most {width}, the width of {vectors}, got {dim}")
+        raise UserError(f"dim must be at most {width}, the width of {vectors}, got {dim}")
     parts, labels, lengths = [], [], []
     for x, words in zip(of_sentence, nexts, strict=True):
         y = np.array([label_of.get(w, -1) for w in words])
@@ -154,7 +155,7 @@ def check_corpus(options: Options) -> None:
     """Refuse a pool of more than half of the sentences; the rest is for the test."""
     most = len(corpus_of(options).emb) // 2
     if options.n_examples > most:
-        raise ValueError(f"n_examples must be at most {most}, half of the corpus")
+        raise UserError(f"n_examples must be at most {most}, half of the corpus")
 
 
 def make_problem(options: Options, replicate: int) -> Problem:
@@ -206,7 +207,7 @@ def run(options: Options, folder: Path) -> list[Row]:
     """
     given = options.decay != Options.decay
     if given and options.history != "exponential" and "history" not in options.grid:
-        raise ValueError(f"decay is for history=exponential, history={options.history} has none")
+        raise UserError(f"decay is for history=exponential, history={options.history} has none")
     for setting in settings(options.grid):
         check_corpus(replace(options, **setting, grid={}))
     return run_grid(options, folder, curve, by_selector=True)

@@ -12,6 +12,7 @@ from fisher_jax.design import LEAST_RIDGE
 from fisher_jax.report import FILES
 from fisher_jax.scoring import OF_ROWS, OF_TOKENS
 from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import nearest_folder
 from fisher_jax.util.platforms import PLATFORMS
 from fisher_jax.util.provenance import version_of
@@ -61,7 +62,7 @@ def _path(text: str) -> Path:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see {NAME} --help)")
+        raise UserError(f"{message} (see {NAME} --help)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -248,48 +249,48 @@ def check(args: argparse.Namespace) -> None:
     given = [n for n in ("n_samples", "fraction", "token_budget") if getattr(args, n) is not None]
     if len(given) != 1:
         flags = " and ".join("--" + n.replace("_", "-") for n in given) or "none"
-        raise ValueError(
+        raise UserError(
             f"give exactly one budget of --n-samples, --fraction, --token-budget: got {flags}"
         )
     value = getattr(args, given[0])
     flag = "--" + given[0].replace("_", "-")
     if not value > 0 or (given[0] == "fraction" and value > 1):
         limit = "above 0 and at most 1" if given[0] == "fraction" else "at least 1"
-        raise ValueError(f"{flag} must be {limit}, got {value}")
+        raise UserError(f"{flag} must be {limit}, got {value}")
     if not (math.isfinite(args.ridge) and args.ridge > 0):
-        raise ValueError(f"--ridge must be a positive number, got {args.ridge}")
+        raise UserError(f"--ridge must be a positive number, got {args.ridge}")
     if args.ridge < LEAST_RIDGE and args.normalize != "none":
-        raise ValueError(f"--ridge must be at least {LEAST_RIDGE:g}, got {args.ridge}")
+        raise UserError(f"--ridge must be at least {LEAST_RIDGE:g}, got {args.ridge}")
     if args.batch_tokens is not None and args.batch_tokens < 1:
-        raise ValueError(f"--batch-tokens must be at least 1, got {args.batch_tokens}")
+        raise UserError(f"--batch-tokens must be at least 1, got {args.batch_tokens}")
     if not 0 <= args.seed < 2**32:  # what scikit-learn takes
-        raise ValueError(f"--seed must be from 0 to 2^32 - 1, got {args.seed}")
+        raise UserError(f"--seed must be from 0 to 2^32 - 1, got {args.seed}")
     if (args.model is None) == (args.embeddings is None):
-        raise ValueError("give either --model, to embed the pool's text, or --embeddings")
+        raise UserError("give either --model, to embed the pool's text, or --embeddings")
     if args.embeddings is not None:
         default = parser().get_default
         unused = [name for name in _TEXT_ONLY if getattr(args, name) != default(name)]
         if unused:
             flag = "--" + unused[0].replace("_", "-")
-            raise ValueError(f"{flag} goes with --model: ready --embeddings are taken as they are")
+            raise UserError(f"{flag} goes with --model: ready --embeddings are taken as they are")
         if args.selector is not None and ALL_SELECTORS[args.selector].needs:
-            raise ValueError(f"--selector {args.selector} asks the model: give --model")
+            raise UserError(f"--selector {args.selector} asks the model: give --model")
     if args.targets is not None and args.selector not in TARGETED:
-        raise ValueError(f"--targets goes with --selector {', '.join(sorted(TARGETED))}: add one")
+        raise UserError(f"--targets goes with --selector {', '.join(sorted(TARGETED))}: add one")
     if args.selector == "rds" and args.targets is None:
-        raise ValueError("--selector rds chooses for a task: give its rows as --targets FILE")
+        raise UserError("--selector rds chooses for a task: give its rows as --targets FILE")
     if args.endpoint is not None and args.selector != "ask_llm":
-        raise ValueError("--endpoint goes with --selector ask_llm: add it, or leave both out")
+        raise UserError("--endpoint goes with --selector ask_llm: add it, or leave both out")
     if bool(args.endpoint) != bool(args.endpoint_model):
-        raise ValueError("--endpoint URL and --endpoint-model NAME go together: give both")
+        raise UserError("--endpoint URL and --endpoint-model NAME go together: give both")
     by_label = args.selector is not None and BY_LABEL & {*ALL_SELECTORS[args.selector].needs}
     if args.positions == "prompt" and by_label:
-        raise ValueError(
+        raise UserError(
             f"--selector {args.selector} looks at completions: leave --positions prompt out, or "
             "take another selector"
         )
     if args.pool is None and args.embeddings is None:
-        raise ValueError("give a POOL: a .jsonl, .parquet or .txt file")
+        raise UserError("give a POOL: a .jsonl, .parquet or .txt file")
     args.report_dir = args.report_dir or args.out.with_name(args.out.name + ".report")
     _check_outputs(args)
 
@@ -302,24 +303,24 @@ def answers_of(args: argparse.Namespace) -> Path:
 def _check_outputs(args: argparse.Namespace) -> None:
     out: Path = args.out
     if out.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"OUT must end in .jsonl or .parquet, got {out}")
+        raise UserError(f"OUT must end in .jsonl or .parquet, got {out}")
     if not out.parent.is_dir():
-        raise ValueError(f"the folder {out.parent} of OUT does not exist: make it first")
+        raise UserError(f"the folder {out.parent} of OUT does not exist: make it first")
     for source in (args.pool, args.embeddings, args.targets):
         if source is not None and source.exists() and out.exists() and out.samefile(source):
-            raise ValueError(f"OUT {out} is {source}, which is read: name another file")
+            raise UserError(f"OUT {out} is {source}, which is read: name another file")
     for path in (args.pool, args.embeddings, args.targets, args.report_dir):
         if args.endpoint and path is not None and realpath(path) == realpath(answers_of(args)):
-            raise ValueError(f"{path} is where the endpoint's answers go: name another OUT")
+            raise UserError(f"{path} is where the endpoint's answers go: name another OUT")
     report = Path(realpath(args.report_dir))
     if Path(realpath(out)) in (report, *report.parents):
-        raise ValueError(f"--report-dir {args.report_dir} is OUT or inside it: name another")
+        raise UserError(f"--report-dir {args.report_dir} is OUT or inside it: name another")
     if os.path.lexists(args.report_dir) and not args.report_dir.is_dir():
-        raise ValueError(f"--report-dir {args.report_dir} is not a folder: name another")
+        raise UserError(f"--report-dir {args.report_dir} is not a folder: name another")
     reports = {realpath(args.report_dir / name) for name in FILES}
     for path in (args.pool, args.embeddings, args.targets, out):
         if path is not None and realpath(path) in reports:
-            raise ValueError(f"the report would replace {path}: name another --report-dir")
+            raise UserError(f"the report would replace {path}: name another --report-dir")
     check_earlier(args)
     for folder, name in (
         (out.parent, out.name),
@@ -329,7 +330,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
             with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", suffix=".tmp"):
                 pass
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"can't write {name} into {folder} ({error.strerror}): choose another place or name"
             ) from None
 
@@ -345,6 +346,6 @@ def check_earlier(args: argparse.Namespace) -> None:
     for path in existing:
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "a pipe or a device"
-            raise ValueError(f"{path} is {what}, not a file: name another output")
+            raise UserError(f"{path} is {what}, not a file: name another output")
     if existing and not args.overwrite:
-        raise ValueError(f"{existing[0]} exists: name another output or pass --overwrite")
+        raise UserError(f"{existing[0]} exists: name another output or pass --overwrite")

@@ -7,32 +7,42 @@ import sys
 from typing import Any
 
 from fisher_jax.command.interruption import INTERRUPTED
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 
-FAILURES = (ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
+
+def is_told(error: BaseException) -> bool:
+    """Whether a line says all: a person can mend it, or has asked for it.
+
+    That is a `UserError`, the system's refusals (`OSError`: permission, a full disk), memory that
+    doesn't suffice, and Ctrl-C. Everything else is a fault of the program and needs its traceback.
+    """
+    return isinstance(error, (UserError, OSError, KeyboardInterrupt)) or _is_memory(error)
 
 
 def tell(command: str, error: BaseException, *, smaller: str, interrupted: str) -> int:
-    """Tell of one of the `FAILURES` in a line on stderr; gives the exit code, 2 or 130.
+    """Tell of an error in a line on stderr; gives the exit code, 2 or 130.
 
     Args:
         command: its name.
-        error: what was caught.
+        error: what was caught, if it `is_told`.
         smaller: what to make smaller where memory is short.
         interrupted: what Ctrl-C leaves behind.
     """
     if isinstance(error, KeyboardInterrupt):
         print(f"\n{command}: interrupted{interrupted}", file=sys.stderr)
         return INTERRUPTED
-    if isinstance(error, (MemoryError, RuntimeError)):  # JAX's own, and a device that won't start
-        message = (
-            f"out of memory, or the device failed ({one_line(error)}): {smaller}, or "
-            "JAX_PLATFORMS=cpu"
-        )
-    else:
-        message = one_line(error, 2000)
+    message = one_line(error, 2000)
+    if _is_memory(error):
+        message = f"out of memory ({one_line(error)}): {smaller}, or JAX_PLATFORMS=cpu"
     print(f"{command}: error: {message}", file=sys.stderr)
     return 2
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Python's own error, or that of XLA, which is a RuntimeError with a code in front."""
+    is_xla = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)[:200]
+    return isinstance(error, MemoryError) or is_xla
 
 
 class Messages(io.TextIOBase):

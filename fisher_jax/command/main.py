@@ -12,7 +12,7 @@ import numpy as np
 
 from fisher_jax.command import interruption
 from fisher_jax.command.arguments import ALL_SELECTORS, NAME, check, check_earlier, parser
-from fisher_jax.command.errors import FAILURES, Messages, tell
+from fisher_jax.command.errors import Messages, is_told, tell
 from fisher_jax.command.messages import progress
 from fisher_jax.command.pool import Pool, pool_of_embeddings, pool_of_text
 from fisher_jax.data.output import writing_selection
@@ -26,7 +26,7 @@ from fisher_jax.report import (
     write_report,
 )
 from fisher_jax.util.files import replacing_files
-from fisher_jax.util.platforms import here
+from fisher_jax.util.platforms import check_platform, here
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.provenance import provenance
 
@@ -37,8 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = parser().parse_args(argv)
             check(args)
+            check_platform()
             _run(args)
-        except FAILURES as error:
+        except BaseException as error:
+            if not is_told(error):
+                raise
             smaller = "try a smaller --batch-tokens, --max-length or pool"
             return tell(NAME, error, smaller=smaller, interrupted=", no selection was written")
     return 0

@@ -18,6 +18,7 @@ from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME
 from fisher_jax.design import budget_in_examples
 from fisher_jax.report import counted
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
 
@@ -51,7 +52,7 @@ def announce(
     if args.token_budget is None:
         choices = budget_in_examples(rows, args.n_samples, args.fraction)
     elif args.token_budget < costs.min():
-        raise ValueError(
+        raise UserError(
             f"--token-budget {args.token_budget} buys nothing: the shortest row has "
             f"{costs.min()} tokens to learn, pass at least that"
         )
@@ -64,7 +65,7 @@ def announce(
     memory = (2.5 * 4 * tokens * dim + width * n_parameters) / 2**30 + 1
     needed, there = 4.0 * tokens * dim / 2**30, physical_memory() / 2**30
     if n_parameters and needed > there:  # ready embeddings are in memory already
-        raise ValueError(
+        raise UserError(
             f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
             f"{there:.0f} GiB: pass a smaller --max-length, a narrower model or a smaller pool"
         )

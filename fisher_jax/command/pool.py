@@ -33,6 +33,7 @@ from fisher_jax.scoring import (
     completions_alone,
     labels_of,
 )
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import check_fits, here
 
 
@@ -65,7 +66,7 @@ def pool_of_embeddings(args: argparse.Namespace) -> Pool:
     emb = read_embeddings(args.embeddings)
     file = None if args.pool is None else read_pool(args.pool, needs_text=False)
     if file is not None and len(file) != len(emb):
-        raise ValueError(
+        raise UserError(
             f"{args.embeddings} has {len(emb)} examples, {args.pool} has "
             f"{len(file)} rows: they must be the same rows in the same order"
         )
@@ -171,7 +172,7 @@ def _read_task(args: argparse.Namespace) -> PoolFile:
 
 def _check_enough(args: argparse.Namespace, rows: int) -> None:
     if args.n_samples is not None and args.n_samples > rows:
-        raise ValueError(
+        raise UserError(
             f"--n-samples {args.n_samples}: {args.pool or args.embeddings} has "
             f"{counted(rows, 'row')} to choose from, ask for at most that"
         )
@@ -179,7 +180,7 @@ def _check_enough(args: argparse.Namespace, rows: int) -> None:
 
 def _check_prompts(file: PoolFile, what: str) -> None:
     if (i := file.first_without_prompt()) is not None:
-        raise ValueError(f"{file.where(i)} has no prompt: {what} is for prompt + completion rows")
+        raise UserError(f"{file.where(i)} has no prompt: {what} is for prompt + completion rows")
 
 
 def _without_copies(deduplicate: str, rows: Sequence[Example]) -> Int[np.ndarray, "n"]:
@@ -213,13 +214,13 @@ def _usable(
     empty, some = np.flatnonzero(is_empty), np.flatnonzero(~is_empty)
     if len(empty) and args.on_empty == "error":
         first = ", ".join(file.where(int(at[i])).split(", ")[-1] for i in empty[:5])
-        raise ValueError(
+        raise UserError(
             f"{file.path}: {len(empty)} row(s) have {lacks} ({first}"
             f"{', ...' if len(empty) > 5 else ''}): pass --on-empty skip to leave "
             "them out, or mend them, or raise --max-length where it cut them"
         )
     if len(some) == 0:
-        raise ValueError(
+        raise UserError(
             f"{file.path}: no row has a token to predict: give rows two tokens or "
             "more and a completion, or a larger --max-length"
         )
@@ -268,7 +269,7 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
             args.endpoint_model, answers_of(args), args.endpoint, settings=ASK_SETTINGS
         )
     except ValueError as error:
-        raise ValueError(f"--endpoint: {error}") from None
+        raise UserError(f"--endpoint: {error}") from None
     _ = asked.client  # a missing key is told now
     return asked
 

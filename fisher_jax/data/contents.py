@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from fisher_jax.data.example import PoolError
 _DIGITS = 4000  # more in one integer are no Python integer
 
 
+@runtime_checkable
 class Content(Protocol):
     """Rows of one or more files."""
 

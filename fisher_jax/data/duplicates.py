@@ -10,16 +10,16 @@ import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.data.example import Example, PoolError
-from fisher_jax.data.shapes import examples_of
+from fisher_jax.data.shapes import example_of, examples_of
 from fisher_jax.util.progress import OnProgress
 
 _N_PERMUTATIONS = 128
 _SHINGLE = 3
 
 
-def normalized(text: str) -> str:
-    """A text without case and kinds of white space, by which copies are told."""
-    return " ".join(text.casefold().split())
+def normalized(row: str | Example) -> str:
+    """A row's text without case and kinds of white space, by which copies are told."""
+    return _plain(example_of(row).text())
 
 
 def deduplicate_exact(rows: Sequence[str | Example]) -> Int[np.ndarray, "n"]:
@@ -106,8 +106,12 @@ def check_near() -> None:
         ) from None
 
 
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def _key(row: Example) -> Any:
-    said = [(role, normalized(text)) for role, text in row.parts()]
+    said = [(role, _plain(text)) for role, text in row.parts()]
     if not row.is_chat and row.prompt is None:
         return said[0][1]
     begin = None if row.prompt is None else len(row.prompt) if row.is_chat else 1
@@ -115,7 +119,7 @@ def _key(row: Example) -> Any:
 
 
 def _shingles(row: Example) -> frozenset[str]:
-    whole = normalized(row.text(system=False))  # a system message may be shared by many rows
+    whole = _plain(row.text(system=False))  # a system message may be shared by many rows
     text = " ".join("".join(c if c.isalnum() else " " for c in whole).split()) or whole
     return frozenset(
         sys.intern(text[i : i + _SHINGLE]) for i in range(max(1, len(text) - _SHINGLE + 1))

@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fisher_jax.util.errors import UserError
+
 Message = Mapping[str, Any]
 
 
-class PoolError(ValueError):
+class PoolError(UserError):
     """A pool that can't be used; the message names file, line, reason and remedy."""
 
 

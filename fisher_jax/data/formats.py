@@ -4,7 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -19,10 +19,14 @@ from fisher_jax.util.excerpt import one_line
 _BATCH = 4096  # rows of a table that are Python objects at once
 
 
+@runtime_checkable
 class Format(Protocol):
     """How the bytes of a file are read as rows."""
 
-    suffixes: tuple[str, ...]
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of names of such files."""
+        ...
 
     def read(self, source: Source, rows: Rows) -> Content:
         """The file's rows, each told to `rows`, less those that it refuses.

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from fisher_jax.util.files import replacing
 Added = dict[str, Sequence[Any]]
 
 
+@runtime_checkable
 class Writer(Protocol):
     """How chosen rows are written."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from fisher_jax.design.embeddings import TokenEmbeddings, check_pool
+from fisher_jax.util.errors import UserError
 
 Ranking = Int[np.ndarray, "n"]
 
@@ -49,14 +50,14 @@ class Budget(NamedTuple):
         check_pool(emb)
         check_numbers(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
         if costs is not None and token_budget is None:
-            raise ValueError("costs goes with token_budget; pass token_budget or leave costs out")
+            raise UserError("costs goes with token_budget; pass token_budget or leave costs out")
         if token_budget is None:
             return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction), True)
         if n_samples is not None or fraction is not None:
-            raise ValueError(_one_budget(n_samples, fraction, token_budget))
+            raise UserError(_one_budget(n_samples, fraction, token_budget))
         budget = cls(_checked_costs(emb, costs), token_budget)
         if not token_budget >= budget.costs.min():
-            raise ValueError(
+            raise UserError(
                 f"token_budget={token_budget} buys nothing: "
                 f"the cheapest example costs {budget.costs.min():g}"
             )
@@ -94,7 +95,7 @@ def check_numbers(**values: Any) -> None:
         if hasattr(value, "dtype"):  # NumPy's and JAX's
             is_number = np.ndim(value) == 0 and value.dtype.kind in "iuf"
         if value is not None and (not is_number or value != value):
-            raise ValueError(f"{name} must be a number, got {value!r}")
+            raise UserError(f"{name} must be a number, got {value!r}")
 
 
 class Purse:
@@ -142,14 +143,14 @@ def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | No
         ValueError: neither or both, or a number that the pool of n can't give.
     """
     if (n_samples is None) == (fraction is None):
-        raise ValueError(_one_budget(n_samples, fraction, None))
+        raise UserError(_one_budget(n_samples, fraction, None))
     if fraction is not None:
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+            raise UserError(f"fraction must be above 0 and at most 1, got {fraction}")
         return max(1, math.floor(fraction * n + 0.5))
     assert n_samples is not None  # exactly one of the two is given
     if not 1 <= n_samples <= n or n_samples != int(n_samples):
-        raise ValueError(
+        raise UserError(
             f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
         )
     return int(n_samples)
@@ -168,8 +169,8 @@ def _one_budget(*given: float | int | None) -> str:
 def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:
     costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
     if costs.shape != (len(emb),):
-        raise ValueError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
+        raise UserError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
     bad = np.flatnonzero(~(np.isfinite(costs) & (costs > 0)))
     if len(bad):
-        raise ValueError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")
+        raise UserError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")
     return costs

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
 from fisher_jax.design.linalg import HIGHEST, log_det_identity_plus
+from fisher_jax.util.errors import UserError
 
 _CHECK_ROWS = 1 << 16
 ALIGNMENT = 64  # bytes
@@ -53,24 +54,24 @@ class TokenEmbeddings:
     def __post_init__(self) -> None:
         tokens, offsets = np.asarray(self.tokens), np.asarray(self.offsets)
         if tokens.ndim != 2 or tokens.shape[1] == 0:
-            raise ValueError(f"tokens must be (T, D) with D >= 1, got shape {tokens.shape}")
+            raise UserError(f"tokens must be (T, D) with D >= 1, got shape {tokens.shape}")
         if np.iscomplexobj(tokens):
-            raise ValueError(f"tokens must be real numbers, got {tokens.dtype}")
+            raise UserError(f"tokens must be real numbers, got {tokens.dtype}")
         if tokens.dtype not in (np.float32, np.float64):
             tokens = tokens.astype(np.float32)
         if offsets.ndim != 1 or len(offsets) < 2 or not np.issubdtype(offsets.dtype, np.integer):
-            raise ValueError(
+            raise UserError(
                 f"offsets must be N + 1 >= 2 integers, got {offsets.dtype} of shape {offsets.shape}"
             )
         offsets = offsets.astype(np.int64, copy=False)  # differences of unsigned ones wrap around
         if offsets[0] != 0 or offsets[-1] != len(tokens):
-            raise ValueError(
+            raise UserError(
                 f"offsets must run from 0 to the {len(tokens)} rows of tokens, "
                 f"got {offsets[0]} to {offsets[-1]}"
             )
         empty = np.flatnonzero(np.diff(offsets) <= 0)
         if len(empty):
-            raise ValueError(
+            raise UserError(
                 f"example {empty[0]} has no tokens ({len(empty)} such examples): "
                 "leave them out of the pool, offsets must strictly increase"
             )
@@ -79,7 +80,7 @@ class TokenEmbeddings:
             if not finite.all():
                 row = start + int(np.argmin(finite))
                 example = int(np.searchsorted(offsets, row, side="right")) - 1
-                raise ValueError(
+                raise UserError(
                     f"example {example} has a non-finite number (row {row} of tokens): "
                     "drop the example or mend its embeddings"
                 )
@@ -91,10 +92,10 @@ class TokenEmbeddings:
         """From one (M_i, D) array an example; the same errors, which name the example."""
         arrays = [np.asarray(x) for x in examples]
         if not arrays:
-            raise ValueError("examples is empty: a pool needs at least one (M, D) array")
+            raise UserError("examples is empty: a pool needs at least one (M, D) array")
         for i, x in enumerate(arrays):
             if x.ndim != 2 or x.shape[1] != arrays[0].shape[-1]:
-                raise ValueError(
+                raise UserError(
                     f"example {i} has shape {x.shape}, every example must be (M, D) "
                     f"with the D of example 0, whose shape is {arrays[0].shape}"
                 )
@@ -165,7 +166,7 @@ class TokenEmbeddings:
         elif pooling == "position":
             weights_T = place_T / (length_T * (length_T + 1) / 2)
         else:
-            raise ValueError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
+            raise UserError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
         return weights_T.astype(self.tokens.dtype)
 
     def at_most_dim_rows(self) -> "TokenEmbeddings":
@@ -197,7 +198,7 @@ def check_pool(emb: object) -> None:
         ValueError: no TokenEmbeddings.
     """
     if not isinstance(emb, TokenEmbeddings):
-        raise ValueError(
+        raise UserError(
             f"emb must be TokenEmbeddings, got {type(emb).__name__}: "
             "TokenEmbeddings.from_list takes one (M, D) array an example"
         )
@@ -210,7 +211,7 @@ def check_squares(norms: float | np.ndarray) -> None:
         ValueError: one of the norms is infinite.
     """
     if not np.isfinite(norms).all():
-        raise ValueError("the embeddings' squared norms overflow: divide them by their largest")
+        raise UserError("the embeddings' squared norms overflow: divide them by their largest")
 
 
 def check_targets(emb: TokenEmbeddings, targets: object) -> None:
@@ -220,12 +221,12 @@ def check_targets(emb: TokenEmbeddings, targets: object) -> None:
         ValueError: no TokenEmbeddings, or of another width.
     """
     if not isinstance(targets, TokenEmbeddings):
-        raise ValueError(
+        raise UserError(
             f"targets must be TokenEmbeddings of the task's rows, got {type(targets).__name__}: "
             "embed them as the pool (fisher_jax.embed, TokenEmbeddings.from_list)"
         )
     if targets.dim != emb.dim:
-        raise ValueError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
+        raise UserError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
 
 
 def information_gain(

@@ -8,6 +8,7 @@ import numpy as np
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.selection import select
+from fisher_jax.util.errors import UserError
 
 
 class FisherSelector:
@@ -62,7 +63,7 @@ class FisherSelector:
         """
         for name, value in params.items():
             if name not in self._PARAMETERS:
-                raise ValueError(
+                raise UserError(
                     f"FisherSelector has no argument {name!r}; it has {', '.join(self._PARAMETERS)}"
                 )
             setattr(self, name, value)
@@ -84,11 +85,11 @@ class FisherSelector:
                 rows than the pool's.
         """
         if not hasattr(self, "ranking_"):
-            raise ValueError("this FisherSelector is not fitted: call fit(emb) first")
+            raise UserError("this FisherSelector is not fitted: call fit(emb) first")
         if isinstance(rows, Mapping):
-            raise ValueError("rows must be a sequence of rows, got a mapping: pass a list of rows")
+            raise UserError("rows must be a sequence of rows, got a mapping: pass a list of rows")
         if len(rows) != self.n_examples_in_:
-            raise ValueError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
+            raise UserError(f"{len(rows)} rows, but the pool had {self.n_examples_in_} examples")
         if isinstance(rows, np.ndarray):
             return rows[self.ranking_]
         if hasattr(rows, "iloc"):  # pandas, whose [] takes labels

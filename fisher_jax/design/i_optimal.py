@@ -16,6 +16,7 @@ from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.greedy import Number
 from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root
 from fisher_jax.design.selection import computing
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
 
@@ -77,7 +78,7 @@ def least_variance(
     longest = np.minimum(emb.lengths, emb.dim).astype(np.float64)
     needed = 4 * emb.tokens.itemsize * float(np.sum(longest**2))
     if needed > MOST_BYTES:
-        raise ValueError(
+        raise UserError(
             f"i_optimal keeps two M x M matrices a row, {needed / 2**30:.0f} GiB at least for "
             "this pool: cut rows (max_length), take fewer, or select by 'fisher'"
         )

@@ -17,6 +17,7 @@ from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.linalg import HIGHEST
 from fisher_jax.design.selection import computing
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 
 STEPS = 50
@@ -57,7 +58,7 @@ def draw_fisher(
         ValueError: epsilon outside (0, 1].
     """
     if not 0 < epsilon <= 1:
-        raise ValueError(f"epsilon must be above 0 and at most 1, got {epsilon}")
+        raise UserError(f"epsilon must be above 0 and at most 1, got {epsilon}")
     shares = optimal_design(emb, budget, ridge=ridge)
     shares = (1 - epsilon) * shares + epsilon * budget.costs / budget.costs.sum()
     fits = budget.costs <= budget.total
@@ -96,7 +97,7 @@ def optimal_design(
         )
         v = np.asarray(v, np.float64)
     if not np.isfinite(v).all():
-        raise ValueError(
+        raise UserError(
             "the embeddings have no information: they are all zero, or so small that it is lost to "
             "rounding; embed the rows anew"
         )

@@ -16,6 +16,7 @@ from fisher_jax.design.device_pool import make_pool
 from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
@@ -93,11 +94,11 @@ def select(
     """
     check_ridge(ridge)
     if method not in ("lazy", "naive"):
-        raise ValueError(f"method must be 'lazy' or 'naive', got {method!r}")
+        raise UserError(f"method must be 'lazy' or 'naive', got {method!r}")
     if mesh is not None and len(mesh.axis_names) != 1:
-        raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
+        raise UserError(f"mesh must have one axis, got {mesh.axis_names}")
     if pool_dtype not in (None, "float32", "bfloat16"):
-        raise ValueError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
+        raise UserError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
     budget = Budget.of(
         emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
     )
@@ -228,7 +229,7 @@ def computing(
     scale = emb.mean_squared_norm()
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
-        raise ValueError(
+        raise UserError(
             f"ridge must be at least {LEAST_RIDGE:g} of the mean squared norm of the embeddings, "
             f"{scale:.3g}, got {ridge}: below it gains are lost to rounding"
         )
@@ -238,7 +239,7 @@ def computing(
     is_wide = emb.tokens.dtype == np.float64
     needs_float64 = is_wide or not (budget is None or budget.is_whole)
     if needs_float64 and jax.default_backend() == "tpu":
-        raise ValueError(
+        raise UserError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
             f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"
         )
@@ -256,15 +257,15 @@ def _checked_ranking(
     check_ridge(ridge)
     order = np.asarray(ranking)
     if order.ndim != 1 or len(order) == 0 or not np.issubdtype(order.dtype, np.integer):
-        raise ValueError(
+        raise UserError(
             "ranking must be a list of at least one whole index, "
             f"got {order.dtype} of shape {order.shape}"
         )
     order = order.astype(np.int64)
     if order.min() < 0 or order.max() >= len(emb):
-        raise ValueError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+        raise UserError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
     if len(np.unique(order)) < len(order):
-        raise ValueError("ranking names an index twice; each example can be chosen once")
+        raise UserError("ranking names an index twice; each example can be chosen once")
     return order
 
 
@@ -272,7 +273,7 @@ def check_ridge(ridge: float | int) -> None:
     """Raise a ValueError unless it is a positive number."""
     check_numbers(ridge=ridge)
     if not (np.isfinite(ridge) and ridge > 0):
-        raise ValueError(f"ridge must be a positive number, got {ridge}")
+        raise UserError(f"ridge must be a positive number, got {ridge}")
 
 
 def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.ndarray:

@@ -18,6 +18,7 @@ from fisher_jax.models.files.assemble import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.models.tokenize import Positions, TokenizedRows, tokenize
 from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress
 
@@ -77,7 +78,7 @@ def embed(
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(rows) == 0 or len(empty):
         at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
-        raise ValueError(f"texts: {at}")
+        raise UserError(f"texts: {at}")
     tokens = forward(language_model, tokenized, batch_tokens, on_progress)
     return TokenEmbeddings(standardize(tokens, normalize, center), tokenized.offsets)
 
@@ -105,7 +106,7 @@ def forward(
     if batch_tokens is None:
         batch_tokens = here().forward_tokens
     if batch_tokens < 1:
-        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
     fed = np.asarray([len(ids) - 1 for ids in rows.ids])
     lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = aligned((int(offsets[-1]), model.dim), np.float32)
@@ -240,7 +241,7 @@ def check_rows(texts: object) -> None:
         ValueError: it is one of them.
     """
     if isinstance(texts, (str, Mapping)) or hasattr(texts, "columns"):
-        raise ValueError(
+        raise UserError(
             f"texts must be a list of rows, got one {type(texts).__name__}: of a table pass the "
             "column's values, or a list of mappings"
         )
@@ -248,4 +249,4 @@ def check_rows(texts: object) -> None:
 
 def _check_normalize(normalize: str) -> None:
     if normalize not in ("rms", "unit", "none"):
-        raise ValueError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
+        raise UserError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")

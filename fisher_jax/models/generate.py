@@ -17,6 +17,7 @@ from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.layers import causal_attention
 from fisher_jax.models.llama import Llama, LlamaConfig
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress
 
@@ -83,11 +84,11 @@ def generate(
         ValueError: a prompt without tokens or too long, or an argument out of range.
     """
     if isinstance(prompts, str):
-        raise ValueError("prompts must be a list of strings, got one string: put it into a list")
+        raise UserError("prompts must be a list of strings, got one string: put it into a list")
     other = next((i for i, prompt in enumerate(prompts) if not isinstance(prompt, str)), None)
     if other is not None:
         kind = type(prompts[other]).__name__
-        raise ValueError(f"prompts must be strings, prompts[{other}] is of type {kind}")
+        raise UserError(f"prompts must be strings, prompts[{other}] is of type {kind}")
     tokenizer: Any = model.tokenizer
     ids = tokenizer(list(prompts))["input_ids"] if len(prompts) else []
     continuations = generate_ids(
@@ -366,19 +367,19 @@ def _rounded(n_tokens: int, most: int) -> int:
 def _check_arguments(sampling: Sampling, max_new_tokens: int, batch_size: int, seed: int) -> None:
     temperature, top_k, top_p = sampling
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(
+        raise UserError(
             f"temperature must be 0 (the likeliest token) or positive, got {temperature}"
         )
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, or None for all tokens, got {top_k}")
+        raise UserError(f"top_k must be at least 1, or None for all tokens, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, or None, got {top_p}")
+        raise UserError(f"top_p must be above 0 and at most 1, or None, got {top_p}")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+        raise UserError(f"seed must be from 0 to 2**32 - 1, got {seed}")
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def _check_prompts(
@@ -386,14 +387,14 @@ def _check_prompts(
 ) -> None:
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
-            raise ValueError(f"prompts[{i}] has no tokens: leave it out, or begin it with one")
+            raise UserError(f"prompts[{i}] has no tokens: leave it out, or begin it with one")
         if len(prompt) + max_new_tokens > config.context:
-            raise ValueError(
+            raise UserError(
                 f"prompts[{i}] has {len(prompt)} tokens, with max_new_tokens={max_new_tokens} more "
                 f"than the model's context of {config.context}: shorten it or ask for fewer tokens"
             )
         if min(prompt) < 0 or max(prompt) >= config.vocab:
-            raise ValueError(
+            raise UserError(
                 f"prompts[{i}] has a token id outside 0 to {config.vocab - 1}, the model's "
                 "vocabulary: use the model's own tokenizer"
             )

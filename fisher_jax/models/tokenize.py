@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from fisher_jax.data import Example, examples_of
 from fisher_jax.models.chat import written
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.prefix import common
 
 Positions = Literal["completion", "all", "prompt"]
@@ -89,16 +90,16 @@ def tokenize(
         PoolError: see `written`.
     """
     if positions not in ("completion", "all", "prompt"):
-        raise ValueError(f"positions must be 'completion', 'all' or 'prompt', got {positions!r}")
+        raise UserError(f"positions must be 'completion', 'all' or 'prompt', got {positions!r}")
     examples = examples_of(rows)
     plain = next((i for i, row in enumerate(examples) if not row.has_prompt), None)
     if positions == "prompt" and plain is not None:
-        raise ValueError(
+        raise UserError(
             f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"
         )
     limit = model.context if max_length is None else max_length
     if not isinstance(limit, int | np.integer) or not 2 <= limit <= model.context:
-        raise ValueError(
+        raise UserError(
             f"max_length must be from 2 to {model.context}, the context of {model.name}, "
             f"got {limit}"
         )
@@ -108,7 +109,7 @@ def tokenize(
         for row in _tokenized(model, chunk, lambda i, begin=begin: where(begin + i), eos):
             whole, is_learnt = row
             if (highest := max(whole, default=0)) >= model.module.config.vocab:
-                raise ValueError(
+                raise UserError(
                     f"{where(len(ids))} has token {highest}, outside the vocabulary of "
                     f"{model.name}: its tokenizer is not the model's own, mend that folder"
                 )

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 
 CHARACTERS_A_TOKEN = 4  # of English text
@@ -26,7 +27,7 @@ _OURS = {"model", "messages", "stream", "n"}
 _START = b'{"key": "'  # of every line of a transcript
 
 
-class EndpointError(ValueError):
+class EndpointError(UserError):
     """An endpoint that can't be asked or a transcript that can't be used; says where and remedy."""
 
 
@@ -87,31 +88,31 @@ class Endpoint:
     def __post_init__(self) -> None:
         url = urlsplit(self.base_url)
         if {"@", "?", "#"} & {*self.base_url}:  # not shown: what follows may be a key
-            raise ValueError(
+            raise UserError(
                 "base_url must hold no user, password or query, which may be a key: put the key "
                 f"into the environment variable {self.key_variable}"
             )
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(
+            raise UserError(
                 f"base_url must begin with https:// or http:// and a host, got {self.base_url!r}"
             )
         rate = self.requests_per_minute
         if rate is not None and not 0 < rate < math.inf:
-            raise ValueError(f"requests_per_minute must be above 0, got {rate}")
+            raise UserError(f"requests_per_minute must be above 0, got {rate}")
         if self.max_retries < 0 or not self.timeout > 0:
-            raise ValueError(
+            raise UserError(
                 "max_retries must be at least 0 and timeout above 0, got "
                 f"{self.max_retries} and {self.timeout}"
             )
         if _OURS & set(self.settings):
-            raise ValueError(
+            raise UserError(
                 f"settings must leave {', '.join(sorted(_OURS))} alone, got "
                 f"{min(_OURS & set(self.settings))!r}"
             )
         try:
             self.key_of("")
         except (TypeError, ValueError) as error:
-            raise ValueError(f"settings must be plain JSON values ({error})") from None
+            raise UserError(f"settings must be plain JSON values ({error})") from None
 
     @cached_property
     def client(self) -> Any:
@@ -185,7 +186,7 @@ class Endpoint:
         asked = [t for key, t in by_key.items() if not self._is_answered(records.get(key))]
         limit = next((self.settings[k] for k in _LIMITS if k in self.settings), None)
         if limit is None:
-            raise ValueError(f"settings must have {_LIMITS[1]} for an estimate of the cost")
+            raise UserError(f"settings must have {_LIMITS[1]} for an estimate of the cost")
         estimate = estimate_cost(asked, price_in, price_out, limit)
         return estimate._replace(n_known=len(texts) - len(asked))
 
@@ -287,7 +288,7 @@ def estimate_cost(
     """
     for name, price in (("price_in", price_in), ("price_out", price_out)):
         if not 0 <= price < math.inf:
-            raise ValueError(f"{name} must be a price per million tokens, got {price}")
+            raise UserError(f"{name} must be a price per million tokens, got {price}")
     tokens_in = sum(-(-len(text) // CHARACTERS_A_TOKEN) for text in texts)
     tokens_out = len(texts) * tokens_an_answer
     cost = (tokens_in * price_in + tokens_out * price_out) / 1e6

@@ -13,6 +13,7 @@ from fisher_jax.data import Example, examples_of
 from fisher_jax.models import LanguageModel, TokenizedRows, forward, last_states, tokenize
 from fisher_jax.scoring.endpoint import Endpoint, EndpointError
 from fisher_jax.scoring.scores import by_chunks, labels_of, logits, row_means, token_scores
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
 ASK_SETTINGS = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
@@ -62,13 +63,13 @@ def ask_llm(
             max_length that leaves no room for a text or that the model can't take.
     """
     if len(rows) == 0:
-        raise ValueError("rows is empty: there is nothing to ask about")
+        raise UserError("rows is empty: there is nothing to ask about")
     yes = yes_ids(model, yes_words)
     before, after = _around_text(model, prompt)
     limit = model.context if max_length is None else max_length
     room = limit - len(before) - len(after)
     if room < 1 or limit > model.context:
-        raise ValueError(
+        raise UserError(
             f"max_length must be from {limit - room + 1}, the question's tokens and one of the "
             f"text, to {model.context}, the context of {model.name}, got {limit}"
         )
@@ -102,7 +103,7 @@ def ask_llm_endpoint(
         EndpointError: as `Endpoint.records`, or an answer without log-probabilities.
     """
     if len(rows) == 0:
-        raise ValueError("rows is empty: there is nothing to ask about")
+        raise UserError("rows is empty: there is nothing to ask about")
     quality = np.zeros(len(rows))
     with closing(endpoint.records(ask_questions(rows, prompt))) as records:
         for i, record in enumerate(records):
@@ -138,7 +139,7 @@ def yes_ids(model: LanguageModel, words: Sequence[str] = YES_WORDS) -> Int[np.nd
     encoded = [model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
     single = sorted({ids[0] for ids in encoded if len(ids) == 1})
     if not single:
-        raise ValueError(f"none of yes_words {list(words)} is a single token of {model.name}")
+        raise UserError(f"none of yes_words {list(words)} is a single token of {model.name}")
     return np.asarray(single, np.int32)
 
 
@@ -166,10 +167,10 @@ def ifd(
             predict.
     """
     if len(rows) == 0:
-        raise ValueError("rows is empty: there is nothing to compare")
+        raise UserError("rows is empty: there is nothing to compare")
     for i, row in enumerate(examples_of(rows)):
         if not (row.prompt or (row.is_chat and row.has_prompt)):
-            raise ValueError(
+            raise UserError(
                 f"row {i} has no prompt: IFD compares a completion with and without its prompt, "
                 "it is for prompt + completion rows"
             )
@@ -177,7 +178,7 @@ def ifd(
     alone = completions_alone(model, given)
     empty = np.flatnonzero(alone.counted == 0)
     if len(empty):
-        raise ValueError(
+        raise UserError(
             f"row {empty[0]} has nothing to predict in its completion: leave it out, "
             "or raise max_length"
         )
@@ -218,7 +219,7 @@ def _texts(rows: Sequence[str | Example]) -> list[str]:
 
 def _check_prompt(prompt: str) -> None:
     if prompt.count("{text}") != 1:
-        raise ValueError(f"prompt must hold {{text}} once, it does {prompt.count('{text}')} times")
+        raise UserError(f"prompt must hold {{text}} once, it does {prompt.count('{text}')} times")
 
 
 def _around_text(model: LanguageModel, prompt: str) -> tuple[list[int], list[int]]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.design import HIGHEST
 from fisher_jax.models import TokenizedRows
 from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import scored_tokens
 from fisher_jax.util.progress import OnProgress
 
@@ -61,11 +62,11 @@ def token_scores(
     """
     labels_T = np.asarray(labels_T)
     if labels_T.shape != tokens_TxD.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"labels must be one a token, {len(tokens_TxD)}, got shape {labels_T.shape}"
         )
     if len(labels_T) and not 0 <= labels_T.min() <= labels_T.max() < len(head_LxD):
-        raise ValueError(
+        raise UserError(
             f"labels must be from 0 to {len(head_LxD) - 1}, the head's last, "
             f"got {labels_T.min()} to {labels_T.max()}"
         )
@@ -90,7 +91,7 @@ def top_probabilities(
         ValueError: a head of another width than the tokens, a k outside 1..L, a chunk below 1.
     """
     if not 1 <= k <= len(head_LxD):
-        raise ValueError(f"k must be from 1 to {len(head_LxD)}, the head's labels, got {k}")
+        raise UserError(f"k must be from 1 to {len(head_LxD)}, the head's labels, got {k}")
     top = functools.partial(_top, k=k)
     values_Txk, labels_Txk = by_chunks(top, head_LxD, (tokens_TxD,), chunk, on_progress)
     return values_Txk, labels_Txk
@@ -148,9 +149,9 @@ def by_chunks(
     if chunk is None:
         chunk = scored_tokens(len(head_LxD))
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+        raise UserError(f"chunk must be at least 1, got {chunk}")
     if head_LxD.shape[1] != arrays[0].shape[1]:
-        raise ValueError(
+        raise UserError(
             f"the head multiplies states of width {head_LxD.shape[1]}, "
             f"tokens have {arrays[0].shape[1]}"
         )
@@ -218,9 +219,9 @@ def _top(head_LxD: Array, hidden_CxD: Array, *, k: int) -> tuple[Array, Array]:
 
 def _check_offsets(offsets: np.ndarray, n_tokens: int) -> None:
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != n_tokens:
-        raise ValueError(
+        raise UserError(
             f"offsets must run from 0 to {n_tokens}, the number of tokens, "
             f"got {len(offsets)} from {offsets[:1]} to {offsets[-1:]}"
         )
     if np.diff(offsets).min() < 1:
-        raise ValueError(f"row {np.argmin(np.diff(offsets))} has no tokens: offsets must increase")
+        raise UserError(f"row {np.argmin(np.diff(offsets))} has no tokens: offsets must increase")

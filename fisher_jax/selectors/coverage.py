@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from fisher_jax.design import Budget, Pooling, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.density import kernel_density
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 
 
@@ -63,7 +64,7 @@ def sensitivity(
     """
     losses = np.asarray(losses, np.float64)
     if losses.shape != (len(emb),) or not np.isfinite(losses).all() or losses.min() < 0:
-        raise ValueError(f"losses must be {len(emb)} finite numbers of at least 0, one a row")
+        raise UserError(f"losses must be {len(emb)} finite numbers of at least 0, one a row")
     points, rng = emb.pooled(pooling), stream(seed, "sensitivity")
     squared, cluster = _to_centres(points, n_clusters, rng)
     order = np.lexsort((squared, cluster))
@@ -150,9 +151,9 @@ def badge(
     is_sparse = issparse(probabilities)
     p: Any = csr_array(probabilities) if is_sparse else np.asarray(probabilities)
     if p.ndim != 2 or p.shape[0] != len(x):
-        raise ValueError(f"probabilities must be (T, L) with T = {len(x)}, got shape {p.shape}")
+        raise UserError(f"probabilities must be (T, L) with T = {len(x)}, got shape {p.shape}")
     if not np.isfinite(p.data if is_sparse else p).all():
-        raise ValueError("probabilities must be finite numbers")
+        raise UserError("probabilities must be finite numbers")
     likeliest = (np.arange(len(x)), p.argmax(axis=1))
     a: Any = p.astype(x.dtype)  # a copy
     if is_sparse:
@@ -216,7 +217,7 @@ def _to_centres(
     distinct = len(np.unique(points, axis=0))
     k = round(np.sqrt(len(points))) if n_clusters is None else n_clusters
     if not 1 <= k <= len(points):
-        raise ValueError(f"n_clusters must be from 1 to {len(points)}, the pool's size, got {k}")
+        raise UserError(f"n_clusters must be from 1 to {len(points)}, the pool's size, got {k}")
     own_seed = int(rng.integers(2**32))  # scikit-learn takes no Generator
     means = KMeans(min(k, distinct), n_init=1, random_state=own_seed)  # pyright: ignore
     cluster = np.asarray(means.fit_predict(points))

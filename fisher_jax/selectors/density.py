@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 
 _PRIME = 2**31 - 1
@@ -35,7 +36,7 @@ def kernel_density(
         ValueError: a bandwidth, n_joined, n_hashes or n_buckets out of range.
     """
     if n_hashes < 1 or n_buckets < 1:
-        raise ValueError(f"n_hashes and n_buckets must be at least 1, got {n_hashes}, {n_buckets}")
+        raise UserError(f"n_hashes and n_buckets must be at least 1, got {n_hashes}, {n_buckets}")
     rng = stream(seed, "density: hashes")
     r = _distance_scale(points, bandwidth, n_joined, seed)
     total = np.zeros(len(points))
@@ -66,9 +67,9 @@ def exact_kernel_density(
 
 def _distance_scale(points: np.ndarray, bandwidth: float, n_joined: int, seed: int) -> float:
     if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+        raise UserError(f"bandwidth must be positive, got {bandwidth}")
     if n_joined < 1:
-        raise ValueError(f"n_joined must be at least 1, got {n_joined}")
+        raise UserError(f"n_joined must be at least 1, got {n_joined}")
     pairs = stream(seed, "density: bandwidth").integers(len(points), size=(2, 1000))
     apart = np.linalg.norm(points[pairs[0]] - points[pairs[1]], axis=1)
     return bandwidth * (float(np.mean(apart)) or 1.0)

@@ -15,6 +15,7 @@ from fisher_jax.design import (
     take,
 )
 from fisher_jax.design.softmax_model import information_rows
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
 
@@ -73,7 +74,7 @@ def fisher_mixed(
         ValueError: a share that is not from 0 to 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share must be from 0 to 1, got {share}")
+        raise UserError(f"share must be from 0 to 1, got {share}")
     part, first = budget._replace(total=share * budget.total), np.empty(0, np.int64)
     if part.total >= budget.costs.min():
         first = fisher(emb, part, ridge=ridge, on_progress=on_progress).ranking
@@ -160,11 +161,11 @@ def exact_information(
     """
     theta = np.asarray(theta)
     if theta.ndim != 2 or theta.shape[0] != emb.dim or theta.shape[1] < 2:
-        raise ValueError(
+        raise UserError(
             f"theta must be (D, L) with D = {emb.dim} and L >= 2, got shape {theta.shape}"
         )
     if not np.isfinite(theta).all():
-        raise ValueError("theta must be finite numbers")
+        raise UserError("theta must be finite numbers")
     lifted = TokenEmbeddings(information_rows(theta, emb.tokens), emb.offsets * theta.shape[1])
     per = np.ones(len(emb))
     return greedily(lifted, budget, per, ridge=ridge, on_progress=on_progress).ranking
@@ -173,5 +174,5 @@ def exact_information(
 def _per_token(emb: TokenEmbeddings, budget: Budget, power: float | int) -> np.ndarray:
     """What a gain is divided by: the costs that are paid, or tokens where examples are counted."""
     if not np.isfinite(power):
-        raise ValueError(f"power must be a finite number, got {power}")
+        raise UserError(f"power must be a finite number, got {power}")
     return (emb.lengths.astype(np.float64) if budget.in_examples else budget.costs) ** power

@@ -19,6 +19,7 @@ from fisher_jax.design import (
     check_targets,
     evaluate,
 )
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
 
@@ -90,13 +91,13 @@ class Selector:
         check_ridge(common["ridge"])
         seed = common["seed"]
         if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-            raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed!r}")
+            raise UserError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed!r}")
         missing = [n for n in self.needs if options.get(n) is None]
         if missing:
-            raise ValueError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
+            raise UserError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
         unknown = [n for n in options if n not in self.options]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"selector {self.name!r} has no argument {unknown[0]!r}; "
                 f"it has {', '.join(self.options) or 'none'}"
             )

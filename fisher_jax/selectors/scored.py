@@ -13,6 +13,7 @@ from jaxtyping import Float
 from fisher_jax.design import Budget, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.optimal import fisher, fisher_per_token, i_optimal
 from fisher_jax.selectors.rule import Selector
+from fisher_jax.util.errors import UserError
 
 
 def perplexity_low(
@@ -107,11 +108,11 @@ def weighted(emb: TokenEmbeddings, weights: Float[np.ndarray, "T"]) -> TokenEmbe
     """
     weights = np.asarray(weights)
     if weights.shape != emb.tokens.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"weights must be one a token, {len(emb.tokens)}, got shape {weights.shape}"
         )
     if not np.isfinite(weights).all() or weights.min() < 0:
-        raise ValueError("weights must be finite numbers of at least 0")
+        raise UserError("weights must be finite numbers of at least 0")
     return TokenEmbeddings(
         emb.tokens * np.sqrt(weights)[:, None].astype(emb.tokens.dtype), emb.offsets
     )
@@ -189,7 +190,7 @@ def adaicl(
         k: neighbours a row points to, at most N - 1; the source's default is 5 with 2 hops.
     """
     if k < 1 or hops not in (1, 2):
-        raise ValueError(f"k must be at least 1 and hops 1 or 2, got k={k} and hops={hops}")
+        raise UserError(f"k must be at least 1 and hops 1 or 2, got k={k} and hops={hops}")
     hardest_first = np.argsort(-_checked(emb, "uncertainty", uncertainty), kind="stable")
     points = _unit(emb.pooled("mean"))
     pointed_from = _nearest(points, min(k, len(emb) - 1)).T.tocsr()
@@ -235,7 +236,7 @@ def _unit(points: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
 def _checked(emb: TokenEmbeddings, name: str, values: np.ndarray) -> Float[np.ndarray, "N"]:
     values = np.asarray(values, np.float64)
     if values.shape != (len(emb),) or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be {len(emb)} finite numbers, one a row")
+        raise UserError(f"{name} must be {len(emb)} finite numbers, one a row")
     return values
 
 

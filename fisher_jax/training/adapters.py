@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from fisher_jax.models import GPT2, Llama, project, stack
+from fisher_jax.util.errors import UserError
 
 Method = Literal["full", "lora", "last_layer"]
 METHODS = ("full", "lora", "last_layer")
@@ -27,7 +28,7 @@ def prepare(
         return with_lora(module, rank, seed), nnx.LoRAParam
     if method == "last_layer":
         return untied(module), nnx.PathContains("untied_head")
-    raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
 
 
 class Adapter(nnx.LoRA):

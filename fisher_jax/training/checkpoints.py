@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 _RUN = "run.json"
@@ -27,7 +28,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         run = folder / _RUN
         if run.exists() and json.loads(run.read_text()) != fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds checkpoints of other rows, options or weights: name another "
                 "folder or remove it"
             )

@@ -22,6 +22,7 @@ from fisher_jax.models import DTYPES, LanguageModel, TokenizedRows, packed_rows,
 from fisher_jax.training.adapters import METHODS, Method, merged, prepare
 from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.packing import Batch, Batches
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 
 REPORT_SECONDS = 0.3  # between two readings of the losses
@@ -29,7 +30,7 @@ REPORT_SECONDS = 0.3  # between two readings of the losses
 _COUNTS = ("epochs", "micro_batches", "sequences", "sequence_length", "rank")
 
 
-class DivergedError(ValueError):
+class DivergedError(UserError):
     """The loss is no number any more."""
 
 
@@ -281,21 +282,21 @@ def token_nll(
 
 def _check(options: TrainOptions, mesh: Mesh | None, checkpoint_every: int) -> None:
     if not options.learning_rate > 0:
-        raise ValueError(f"learning_rate must be above 0, got {options.learning_rate}")
+        raise UserError(f"learning_rate must be above 0, got {options.learning_rate}")
     counts = {n: getattr(options, n) for n in _COUNTS} | {"checkpoint_every": checkpoint_every}
     for name, value in counts.items():
         if value != int(value) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
+            raise UserError(f"{name} must be a whole number of at least 1, got {value}")
     if options.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
     if options.dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if not 0 <= options.warmup < 1:
-        raise ValueError(f"warmup must be at least 0 and below 1, got {options.warmup}")
+        raise UserError(f"warmup must be at least 0 and below 1, got {options.warmup}")
     if not options.clip > 0 or options.weight_decay < 0:
-        raise ValueError("clip must be above 0, weight_decay at least 0")
+        raise UserError("clip must be above 0, weight_decay at least 0")
     if mesh is not None and (mesh.axis_names != ("data",) or options.sequences % mesh.size):
-        raise ValueError(
+        raise UserError(
             f"mesh must have one axis 'data' whose {mesh.size} devices divide "
             f"sequences = {options.sequences}, got axes {mesh.axis_names}"
         )
@@ -303,20 +304,20 @@ def _check(options: TrainOptions, mesh: Mesh | None, checkpoint_every: int) -> N
 
 def _check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
     if not rows.ids:
-        raise ValueError("there are no rows to train on")
+        raise UserError("there are no rows to train on")
     empty = np.flatnonzero(rows.counted == 0)
     if len(empty):
-        raise ValueError(
+        raise UserError(
             f"row {empty[0]} has nothing to predict ({len(empty)} such rows): leave them out, or "
             "raise max_length where the prompt fills it"
         )
     if weights is None:
         return
     if np.shape(weights) != (len(rows.ids),):
-        raise ValueError(f"weights must be one a row, {len(rows.ids)}, got {np.shape(weights)}")
+        raise UserError(f"weights must be one a row, {len(rows.ids)}, got {np.shape(weights)}")
     bad = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) >= 0)))
     if len(bad):
-        raise ValueError(f"weights must be at least 0, row {bad[0]} has {weights[bad[0]]}")
+        raise UserError(f"weights must be at least 0, row {bad[0]} has {weights[bad[0]]}")
 
 
 def _exhausted(validation: list[tuple[int, float]], patience: int) -> bool:

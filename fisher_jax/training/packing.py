@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from fisher_jax.models import LanguageModel, TokenizedRows, activation_bytes, packed_rows
 from fisher_jax.util.dispatch import ahead
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress
 
@@ -162,7 +163,7 @@ def arrange(
     fed = np.array([len(ids) - 1 for ids in rows.ids])
     if len(order) and fed[order].max() > length:
         longest = int(order[np.argmax(fed[order])])
-        raise ValueError(
+        raise UserError(
             f"row {longest} has {fed[longest] + 1} tokens, but a sequence takes {length + 1}: "
             "raise sequence_length or cut rows by max_length"
         )

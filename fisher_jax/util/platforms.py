@@ -9,6 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import one_line
+
 MIN_ROWS, MAX_ROWS = 128, 1 << 17  # tokens of a batch of candidates
 FACTOR_WORK = 15_000  # on a token's row of a factor, which is slower
 MEMORY_SHARE = 1 / 8  # of the device's memory, for what is computed at a time
@@ -92,6 +95,23 @@ PLATFORMS = {
 PLATFORMS["tpu"] = PLATFORMS["gpu"]._replace(name="tpu", batch_cost=3e9)  # a guess, not measured
 
 
+def check_platform() -> None:
+    """Start the devices that `JAX_PLATFORMS` asks for, or those that there are.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second for cuda without its package
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        reason = f" ({one_line(error)})" if str(error) else ""
+        raise UserError(
+            f"JAX can't start the devices that JAX_PLATFORMS={asked or ''} names{reason}: leave "
+            "the variable out, or pip install 'fisher-jax[cuda]' on a machine with a GPU"
+        ) from None
+
+
 def here() -> Platform:
     """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
@@ -124,11 +144,11 @@ def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int =
     """
     n_tokens = int(np.minimum(lengths, dim).sum())
     if n_tokens >= 2**31:  # places of tokens are int32
-        raise ValueError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
+        raise UserError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
     needed = n_tokens * dim * n_bytes / n_devices
     room = _memory()
     if needed > room * (1 - 2 * MEMORY_SHARE):
-        raise ValueError(
+        raise UserError(
             f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
             f"{room / 1e9:.1f} GB: shorten rows (max_length), leave out copies, or select on the "
             "CPU (JAX_PLATFORMS=cpu)"

@@ -186,16 +186,6 @@ def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeyp
     assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
 
 
-def test_memory_that_does_not_suffice_is_told(run, ready, out, monkeypatch):
-    def too_much(*args):
-        raise MemoryError("Unable to allocate 9 TiB")
-
-    monkeypatch.setattr(main, "_choose", too_much)
-    code, messages = run(*ready, "-o", out, "--n-samples", K)
-    assert code == 2 and "9 TiB" in messages and "smaller --batch-tokens" in messages
-    assert [*out.parent.iterdir()] == []
-
-
 @pytest.mark.parametrize("name", ["fisher", "i_optimal", "uniform", "fisher_random"])
 @pytest.mark.parametrize("budget", [["--n-samples", K], ["--token-budget", 2 * M]])
 def test_the_bar_of_a_selection_ends_where_it_does(name, budget, run, ready, out):

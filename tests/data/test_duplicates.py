@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.data import Example, PoolError
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from tests.helpers.cli import (
     K,
     manifest_of,
@@ -25,8 +25,31 @@ has_datasketch = pytest.mark.skipif(
 
 def test_exact_duplicates_ignore_case_and_white_space():
     rows = ["One two.", "three", " one\n TWO.", "Three", "one two", Example("two.", "one")]
-    assert deduplicate_exact(rows).tolist() == [0, 1, 4]
+    assert deduplicate_exact(rows).tolist() == [0, 1, 5]
     assert deduplicate_exact([]).tolist() == []
+
+
+def calls(name):
+    told = [{"function": {"name": name}}]
+    asks = {"role": "user", "content": "Do it"}
+    return Example([asks, {"role": "assistant", "content": None, "tool_calls": told}])
+
+
+def said(*roles):
+    return Example([{"role": role, "content": "Hi"} for role in roles])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [calls("lights_on"), calls("lights_off")],
+        [Example("three", "one two"), Example("two three", "one")],
+        [said("user", "assistant"), said("assistant", "user")],
+        [said("user"), said("user")._replace(tools=[{"name": "lights_on"}])],
+    ],
+)
+def test_rows_that_differ_in_anything_that_counts_are_no_exact_copies(rows):
+    assert deduplicate_exact([*rows, *rows]).tolist() == [0, 1]
 
 
 @has_datasketch

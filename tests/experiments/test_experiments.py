@@ -15,11 +15,13 @@ from omegaconf import OmegaConf
 
 from experiments.language import main as language
 from experiments.report import main as report_main
+from experiments.report.figures import draw_all
 from experiments.run.harness import checked, log_to_wandb, reporting
 from experiments.run.results import RESOLVED, Results, read_rows, run_grid, settings
 from experiments.run.sweeps import LONGEST, job_folder, read_sweep
 from experiments.softmax import synthetic, words
 from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from tests.helpers.experiment_options import ROOT, SMALL, base_config, committed, options
 
@@ -155,14 +157,13 @@ def test_options_that_would_do_nothing_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ValueError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
-        (MemoryError("too large"), 2, "failed (too large): take smaller options, or {CPU}\n"),
-        (RuntimeError("no backend"), 2, "failed (no backend): take smaller options, or {CPU}\n"),
+        (UserError("no\nsuch thing"), 2, "experiments.x: error: no such thing\n"),
+        (MemoryError("too large"), 2, "memory (too large): take smaller options, or {CPU}\n"),
         (wandb.errors.UsageError("log in"), 2, "error: log in\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again\n"),
     ],
 )
-def test_what_goes_wrong_is_told_in_a_line(error, code, said, capsys):
+def test_what_a_person_can_mend_is_told_in_a_line(error, code, said, capsys):
     with pytest.raises(SystemExit) as ended, reporting("experiments.x"):
         raise error
     said = said.format(CPU="JAX_PLATFORMS=cpu")
@@ -175,7 +176,7 @@ def test_a_run_that_fails_prints_no_traceback_and_blocks_no_other(tmp_path, caps
         raise ValueError("no such corpus")
 
     with pytest.raises(ValueError, match="no such corpus"):
-        log_to_wandb("synthetic", options(**SMALL), tmp_path, failing)
+        log_to_wandb("synthetic", options(**SMALL), tmp_path, failing, draw_all)
     assert "Traceback" not in capsys.readouterr().err
     other = asdict(options(**SMALL, seed=1))
     assert Results(tmp_path, other, overwrite=False).rows == []
@@ -217,6 +218,31 @@ def test_a_bad_job_ends_no_sweep_and_long_overrides_have_short_folders(tmp_path)
     overrides = OmegaConf.load(finished.parent / ".hydra/overrides.yaml")
     assert "seed=0" in overrides and long in overrides
     assert len(finished.parent.name) == LONGEST < len(",".join(overrides)) - 200
+
+
+def test_help_keeps_the_comments_of_the_options():
+    done = command("words", "--help")
+    assert done.returncode == 0, done.stderr
+    text = (ROOT / "conf/words/config.yaml").read_text()
+    lines = [line for line in text.splitlines() if "# " in line and not line.startswith(" ")]
+    assert len(lines) > 15 and all(line in done.stdout for line in lines)
+    assert "mode: disabled        # offline, online" in done.stdout
+    assert "next_word paper smoke" in done.stdout and "hydra:" not in done.stdout
+
+
+def test_a_grid_on_the_command_line_takes_new_keys(tmp_path):
+    grid = "grid={fit_ridge:[0.1,1.0]}"
+    small = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in SMALL.items()]
+    given = ["selectors=[uniform]", grid, "grid.dim=[2]", f"hydra.run.dir={tmp_path}"]
+    done = command("synthetic", *small, *given)
+    assert done.returncode == 0, done.stderr[-2000:]
+    settings = [r["setting"] for r in read_rows(tmp_path / "results.jsonl")]
+    assert {"fit_ridge": 1.0, "dim": 2} in settings
+
+
+def test_starting_an_experiment_draws_what_it_is_given_and_loads_no_drawing():
+    code = "import sys, experiments.run.harness; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_folders_of_jobs_are_told_apart():
@@ -290,7 +316,7 @@ def test_wandb_tells_jobs_of_a_sweep_apart(tmp_path, monkeypatch):
     told = {"mode": "offline", "entity": "team", "tags": ["a"]}
     given = options(**SMALL, name="mine", wandb=told)
     for job in (None, "seed=0", "seed=1", "x" * 200):
-        log_to_wandb("synthetic", given, tmp_path, lambda *_: [], job)
+        log_to_wandb("synthetic", given, tmp_path, lambda *_: [], draw_all, job)
     assert len({own["name"] for own in began}) == 4
     assert max(len(own["name"]) for own in began) == 128
     assert [own["group"] for own in began] == [None, *["synthetic-mine"] * 3]

@@ -63,7 +63,7 @@ def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, m
     model = load_model(str(model_folder))
     rng = np.random.default_rng(1)
     words = [w for w in model.tokenizer.get_vocab() if w != "<unk>"]
-    rows = [PromptCompletion(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
+    rows = [Example(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
     labels = np.zeros(len(candidates.hidden.tokens), int)
     reading = Candidates(
         rows, candidates.hidden, np.zeros((1, 8)), labels, candidates.targets, model

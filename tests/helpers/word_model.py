@@ -23,9 +23,9 @@ VOCAB = ["[UNK]", "[BOS]", *WORDS]
 CONTEXT = 40
 TEXTS = ["to be or not to be", "that", "whether tis nobler in the mind", "in question"]
 PAIRS = [
-    Example("to be that is", "to be or not"),
-    Example("whether tis nobler in the mind", "that is the question"),
-    Example("the mind", "in"),
+    Example(" to be that is", "to be or not"),
+    Example(" whether tis nobler in the mind", "that is the question"),
+    Example(" the mind", "in"),
 ]
 
 

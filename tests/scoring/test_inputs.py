@@ -219,7 +219,7 @@ def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path
     assert run(*argv, "--on-empty", "skip")[0] == 0
     model = load_model(str(llama))
     kept = [i for i in range(len(rows)) if i not in (1, 4)]
-    values = quality.ifd(model, [PromptCompletion(**rows[i]) for i in kept])
+    values = quality.ifd(model, [Example(**rows[i]) for i in kept])
     order = np.argsort(np.where(values > 1, np.inf, -values), kind="stable")
     n = min(K, int(np.sum(values <= 1)))
     assert n > 0

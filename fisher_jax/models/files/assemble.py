@@ -11,11 +11,12 @@ from jax.typing import DTypeLike
 
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
+from fisher_jax.util.errors import UserError
 
 _SIZES = ("vocab", "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "mlp_dim", "context")
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model that can't be had or used; the message says which, why and what to do."""
 
 

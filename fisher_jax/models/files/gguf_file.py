@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from fisher_jax.models.files.assemble import ModelError, Tensor, assemble, checked_sizes
 from fisher_jax.models.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.llama import Llama, LlamaConfig
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 
 _SPECIAL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
@@ -61,7 +62,7 @@ class _Reader(gguf.GGUFReader):
             return super()._get_field_parts(orig_offs, raw_type)
         n_bytes = int(length[0]) * np.dtype(number).itemsize
         if n_bytes > len(self.data) - begin:
-            raise ValueError(f"an array of {length[0]} numbers goes past its end")
+            raise UserError(f"an array of {length[0]} numbers goes past its end")
         values = self._get(begin, number, length[0])
         types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
         return 12 + n_bytes, [kind, length, values], [2], types
