@@ -98,8 +98,8 @@ class PlainText:
         """See `Format`."""
         if rows.columns.named:
             raise PoolError(
-                f"{source.name} is plain text and has no columns: leave --text-column and the "
-                "like out"
+                f"{source.name} is plain text and has no columns: leave --text-column out, and "
+                "what else names columns"
             )
         rows.begin(source.name, "line")
         lines = [
@@ -145,9 +145,10 @@ class Csv:
             raise PoolError(f"{source.name} is empty: a pool needs at least one row")
         rows.begin(source.name, "row")
 
+        refused: list[Any] = []
+
         def refuse(row: Any) -> str:
-            what = f"has {row.actual_columns} values, not {row.expected_columns}"
-            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass --skip-bad")
+            refused.append(row)  # an error here would be lost
             return "skip"
 
         parse = pc.ParseOptions(
@@ -162,11 +163,15 @@ class Csv:
             convert = pc.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
             )
+            refused.clear()
             table = pc.read_csv(io.BytesIO(data), read, parse, convert)
         except pa.ArrowException as error:
             raise PoolError(
                 f"{source.name} is not readable as CSV ({one_line(error)}): mend or convert it"
             ) from None
+        for row in refused:
+            what = f"has {row.actual_columns} values, not {row.expected_columns}"
+            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass --skip-bad")
         return of_table(source.name, table, rows)
 
 

@@ -94,7 +94,7 @@ def files_of(name: str) -> list[str]:
     else:
         paths = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())  # noqa: PTH207
     if not paths and path.is_dir():
-        raise PoolError(f"{name} is a folder without files: name one of .jsonl, .parquet or .txt")
+        raise PoolError(f"{name} is a folder without files: name a .jsonl, .parquet or .txt pool")
     if not paths:
         raise PoolError(
             f"there is no file {name}: name a .jsonl, .json, .csv, .parquet or .txt pool, or a "

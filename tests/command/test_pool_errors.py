@@ -42,7 +42,11 @@ POOLS = {
         GOOD * 6 + b'{"text": "a"\n' + GOOD,
         ["line 7 is not JSON (", ", column 13)", "mend or remove"],
     ),
-    "blank line": ("p.jsonl", GOOD * 2 + b"\n{\n" + GOOD, ["line 4", "not JSON", "remove the line"]),
+    "blank line": (
+        "p.jsonl",
+        GOOD * 2 + b"\n{\n" + GOOD,
+        ["line 4", "not JSON", "remove the line"],
+    ),
     "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
     "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
     "no text at first": (
@@ -75,7 +79,11 @@ POOLS = {
     "other": ("p.doc", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
     "not Parquet": ("p.parquet", GOOD, ["not readable as Parquet", "write it anew"]),
     "no rows": ("p.parquet", parquet(text=pa.array([], pa.string())), ["is empty"]),
-    "Parquet type": ("p.parquet", parquet(text=[1, None]), ["row 0", "not a list", "remove the row"]),
+    "Parquet type": (
+        "p.parquet",
+        parquet(text=[1, None]),
+        ["row 0", "not a list", "mend"],
+    ),
     "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
     "Parquet names": ("p.parquet", twice(), ["several columns 'text'", "rename or drop one"]),
     "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),

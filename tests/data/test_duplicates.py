@@ -25,7 +25,7 @@ has_datasketch = pytest.mark.skipif(
 
 def test_exact_duplicates_ignore_case_and_white_space():
     rows = ["One two.", "three", " one\n TWO.", "Three", "one two", Example("two.", "one")]
-    assert deduplicate_exact(rows).tolist() == [0, 1, 5]
+    assert deduplicate_exact(rows).tolist() == [0, 1, 4, 5]
     assert deduplicate_exact([]).tolist() == []
 
 
