@@ -145,7 +145,7 @@ class Table:
 
     def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """The rows in Python's types."""
-        return _taken(self.content, rows).to_pylist()
+        return taken(self.content, rows).to_pylist()
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
         """The rows as JSON; dates and decimals as strings."""
@@ -153,12 +153,12 @@ class Table:
 
     def table(self, rows: Sequence[int], without: Sequence[str] = ()) -> pa.Table:
         """The rows with their types as they are."""
-        table = _taken(self.content, rows)
+        table = taken(self.content, rows)
         return table.drop_columns([name for name in without if name in table.column_names])
 
     def take(self, rows: Sequence[int]) -> "Table":
         """Some of the rows, which keep their numbers."""
-        return Table(self.name, _taken(self.content, rows), [self.numbers[i] for i in rows])
+        return Table(self.name, taken(self.content, rows), [self.numbers[i] for i in rows])
 
 
 class Several:
@@ -188,7 +188,7 @@ class Several:
         """All columns of the parts, null where a part lacks one."""
         tables = [part.table(range(len(part)), without) for part in self._parts]
         whole = pa.concat_tables(tables, promote_options="permissive")
-        return _taken(whole, rows)
+        return taken(whole, rows)
 
     def _by_part(
         self, rows: Sequence[int], of_part: Callable[[Content, list[int]], list[Any]]
@@ -242,7 +242,7 @@ def table_of(records: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) 
     return pa.table({name: [record.get(name) for record in records] for name in names})
 
 
-def _taken(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+def taken(table: pa.Table, rows: Sequence[int]) -> pa.Table:
     """Rows of a table, whatever the size of its columns."""
     try:
         return table.take(pa.array(rows, pa.int64()))

@@ -14,8 +14,9 @@ from fisher_jax.data.contents import Content, Lines, Records, Table, Texts
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.data.rows import GAIN, RANK, WEIGHT
+from fisher_jax.data.sets import package_of_sets, without_bars
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import replacing
+from fisher_jax.util.files import replacing, replacing_files
 
 Added = dict[str, Sequence[Any]]
 
@@ -87,7 +88,20 @@ class ParquetWriter:
         pq.write_table(_with(content.table(rows, [*added]), added), path)
 
 
+class SavedSetWriter(ParquetWriter):
+    """A folder that the package datasets loads from disk."""
+
+    def write(self, path: Path, content: Content, rows: Sequence[int], added: Added) -> None:
+        """See `Writer`."""
+        datasets = package_of_sets(str(path))
+        table = _with(content.table(rows, [*added]), added)
+        whole = datasets.Dataset(datasets.table.InMemoryTable(table))
+        with without_bars(datasets):
+            whole.save_to_disk(path)
+
+
 WRITERS: dict[str, Writer] = {
+    "": SavedSetWriter(),
     ".jsonl": JsonLinesWriter(),
     ".ndjson": JsonLinesWriter(),
     ".json": JsonArrayWriter(),
@@ -108,7 +122,7 @@ def writing_selection(
     They are written on entering and take the place of `out` on leaving, if all went well between.
 
     Args:
-        out: a file whose name ends as one of `WRITERS`.
+        out: a file whose name ends as one of `WRITERS`; without an ending a folder.
         pool: the pool's file; None for embeddings without one, whose rows are `{index}`.
         ranking: (n,) rows of the pool.
         gains: (n,) nats.
@@ -127,7 +141,8 @@ def writing_selection(
     content: Content | None = None if pool is None else pool.content
     if content is None:
         content, rows = Records("", [{"index": i} for i in rows], rows), range(len(rows))
-    with replacing(out) as temporary:
+    place = replacing_files if out.suffix == "" else replacing
+    with place(out) as temporary:
         with _telling(out, "the pool" if pool is None else pool.path, "another format"):
             WRITERS[out.suffix].write(temporary, content, rows, added)
         yield

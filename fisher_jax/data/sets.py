@@ -76,28 +76,48 @@ def of_set(name: str, found: Any, rows: Rows) -> Table:
     return of_table(name, table.replace_schema_metadata(found.data.schema.metadata), rows)
 
 
-@contextlib.contextmanager
-def _datasets(name: str) -> Iterator[Any]:
-    """The package, whose errors on a data set become ours."""
+def package_of_sets(name: str) -> Any:
+    """The package datasets, which takes a second to import.
+
+    Raises:
+        PoolError: it is missing.
+    """
     try:
         import datasets  # an extra
     except ImportError:
         raise PoolError(
             f"{name} needs the package datasets: pip install 'fisher-jax[data]'"
         ) from None
+    return datasets
+
+
+@contextlib.contextmanager
+def without_bars(datasets: Any) -> Iterator[None]:
+    """The package's progress bars are off."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        yield datasets
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _datasets(name: str) -> Iterator[Any]:
+    """The package, whose errors on a data set become ours."""
+    datasets = package_of_sets(name)
+    try:
+        with without_bars(datasets):
+            yield datasets
+    except PoolError:
+        raise
     except Exception as error:  # the hub's, the network's, and those of a dozen file formats
         reason = one_line(error) or type(error).__name__
         raise PoolError(
             f"{name} can't be read as a data set ({reason}): check its name, --subset and --split, "
             "and the network"
         ) from None
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def _split_of(found: Any, name: str, split: str | None) -> Any:
