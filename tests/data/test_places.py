@@ -1,4 +1,4 @@
-"""Pools wherever they lie: packed, in several files, folders, standard input, addresses, the hub."""
+"""Pools wherever they lie: packed, several, folders, standard input, addresses, the hub."""
 
 import bz2
 import gzip
@@ -133,7 +133,7 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path):
     assert pool.rows == EXAMPLES and len(pool.content) == 3
     assert [line.split(", ")[1][:6] for line in pool.bad] == [f"line {i}" for i in (1, 5, 6, 7, 8)]
     path.write_bytes(b"{\n{\n")
-    with pytest.raises(PoolError, match="has no row that can be used: the first, .*line 1"):
+    with pytest.raises(PoolError, match=r"has no row that can be used: the first, .*line 1"):
         read_pool(path, skip_bad=True)
     table = tmp_path / "p.csv"
     table.write_bytes(b"text,id\na,0\nb,1,2\nc,3\n")
