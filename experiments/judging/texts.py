@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from experiments.judging.judge import Pair
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
-from experiments.language.training import prompts_of
+from experiments.language.writing import prompts_of
 from experiments.report.statistics import group
 from experiments.run.results import RESOLVED, RESULTS, Row, read_rows
 from fisher_jax.util.errors import UserError

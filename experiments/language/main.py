@@ -5,22 +5,35 @@ is kept; a killed run goes on after them.
 """
 
 import functools
+import gzip
 import json
-from collections.abc import Iterator
+import math
+import shutil
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from experiments.language.options import Options
-from experiments.language.preparation import pool_of, prepare, seed_of
-from experiments.language.training import described, train_and_test
+from experiments.language.cells import work
+from experiments.language.options import LATER, Options
+from experiments.language.preparation import pool_of, prepare
+from experiments.language.training import measured
 from experiments.language.variants import VARIANTS
 from experiments.run import live
-from experiments.run.results import GROWING, Results, Row, settings_of
+from experiments.run.results import (
+    GROWING,
+    PROVENANCE,
+    RESOLVED,
+    RESULTS,
+    Results,
+    Row,
+    settings_of,
+)
 from fisher_jax.data.duplicates import check_near
-from fisher_jax.models import load_model
+from fisher_jax.models import LanguageModel, load_model
 from fisher_jax.training.finetune import DivergedError
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
@@ -28,18 +41,57 @@ from fisher_jax.util.files import replacing
 MANIFEST = "manifest.json"
 
 
-class Cell(NamedTuple):
-    """One selection, training and test."""
-
-    selector: str
-    equal: str
-    n: int
-
-
 def run(options: Options, folder: Path) -> list[Row]:
-    """All cells of all settings, those that `folder` already holds left as they are."""
-    of_settings = settings_of(options)
-    for _, own in of_settings:  # before any work
+    """All cells of all settings, those that `folder` already holds left as they are.
+
+    Where it holds none, those of the folder `start` are taken over, if there are any; after
+    `hours` no further cell is begun.
+    """
+    _check(options)
+    if options.start is not None and not options.overwrite:
+        _take_over(Path(options.start), folder)
+    results = Results(folder, asdict(options), options.overwrite, _key, GROWING, LATER)
+    if not results.rows:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    load = functools.lru_cache(3)(load_model)
+    end = math.inf if options.hours is None else time.monotonic() + 3600 * options.hours
+    for setting, own, replicate, wanted in work(options):
+        at = {"setting": setting, "replicate": replicate}
+        todo = [cell for cell in wanted if not results.has(at | cell._asdict())]
+        if not todo or time.monotonic() >= end:
+            continue
+        label = " ".join(map(str, setting.values())) or own.pool
+        pool = pool_of(own, replicate)
+        model, proxy = load(own.model), load(own.proxy) if own.proxy else None
+        asked = load(own.ask_model) if own.ask_model else proxy or model
+        _check_asked(own, asked)
+        _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
+        prepared = prepare(own, model, pool, f"{label}, replicate {replicate}", proxy, asked)
+        rates = own.learning_rates
+        known = [r["learning_rate"] for r in results.rows if r["setting"] == setting]
+        if own.tune == "uniform" and known:  # rounded on disk
+            rates = [min(rates, key=lambda rate: abs(rate - known[0]))]
+        bar = tqdm(total=len(todo), desc=f"{label}, replicate {replicate}", unit="cell")
+        try:
+            for cell, row in measured(own, model, prepared, replicate, todo, rates, end):
+                results.add([at | cell._asdict() | row])
+                bar.update()
+                live.log(
+                    finished=f"{label}/{replicate}/{cell.selector}/{cell.equal}/{cell.n}",
+                    rows=len(results.rows),
+                    **{k: v for k, v in row.items() if k.endswith("_nll") and k != "test_nll"},
+                )
+        except DivergedError as error:
+            raise UserError(f"{label}, replicate {replicate}, {error}") from None
+        finally:
+            bar.close()
+    _tell_missing(options, results)
+    return results.rows
+
+
+def _check(options: Options) -> None:
+    """Refuse, before any work, what the options name and is not there."""
+    for _, own in settings_of(options):
         path = Path(own.proxy or "")
         if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # no hub name
             raise UserError(
@@ -48,62 +100,43 @@ def run(options: Options, folder: Path) -> list[Row]:
             )
         if {VARIANTS[name].keep for name in own.selectors} & {"near", "plain"}:
             check_near()
-    results = Results(folder, asdict(options), options.overwrite, _key, GROWING)
-    if not results.rows:
-        (folder / MANIFEST).unlink(missing_ok=True)
-    load = functools.lru_cache(2)(load_model)
-    for setting, own in of_settings:
-        label = " ".join(map(str, setting.values())) or own.pool
-        tried = own.learning_rates
-        known = [r["learning_rate"] for r in results.rows if r["setting"] == setting]
-        if own.tune == "uniform" and known:  # rounded on disk
-            tried = [min(tried, key=lambda rate: abs(rate - known[0]))]
-        for replicate in range(own.replicates):
-            at = {"setting": setting, "replicate": replicate}
-            todo = [cell for cell in cells(own) if not results.has(at | cell._asdict())]
-            if not todo:
-                continue
-            pool = pool_of(own, replicate)
-            model, proxy = load(own.model), load(own.proxy) if own.proxy else None
-            _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
-            prepared = prepare(own, model, pool, f"{label}, replicate {replicate}", proxy)
-            trained: dict[bytes, Row] = {}  # by what was chosen: the same rows are the same run
-            for cell in tqdm(todo, desc=f"{label}, replicate {replicate}", unit="cell"):
-                chosen = prepared.candidates.choose(
-                    cell.selector, n=cell.n, equal=cell.equal, seed=seed_of(own, replicate)
-                )
-                texts = own.n_prompts > 0 and cell.n in own.generate_budgets
-                same = chosen.key + bytes([texts])
-                if same not in trained:
-                    try:
-                        trained[same] = train_and_test(
-                            own, model, prepared, chosen, replicate, tried, texts
-                        )
-                    except DivergedError as error:
-                        raise UserError(
-                            f"{label}, replicate {replicate}, {' '.join(map(str, cell))}: {error}: "
-                            f"leave {cell.selector} out of selectors, or start again with "
-                            "overwrite=true and lower learning_rates"
-                        ) from None
-                measured = trained[same]
-                if own.tune == "uniform":
-                    tried = [measured["learning_rate"]]
-                row = at | cell._asdict() | described(prepared, chosen) | measured
-                results.add([row])
-                live.log(
-                    finished=f"{label}/{replicate}/{cell.selector}/{cell.equal}/{cell.n}",
-                    rows=len(results.rows),
-                    **{k: v for k, v in measured.items() if k.endswith("_nll") and k != "test_nll"},
-                )
-    return results.rows
 
 
-def cells(options: Options) -> Iterator[Cell]:
-    """Uniform first, at the first budget; its further ones are counted in the first `equal`."""
-    for name in options.selectors:
-        for equal in options.equal:
-            more = options.uniform_budgets if (name, equal) == ("uniform", options.equal[0]) else []
-            yield from (Cell(name, equal, n) for n in dict.fromkeys([*options.budgets, *more]))
+def _check_asked(options: Options, model: LanguageModel) -> None:
+    """Ask-LLM's answer means nothing where the model was not taught to answer."""
+    asks = [name for name in options.selectors if VARIANTS[name].rule == "ask_llm"]
+    if asks and not model.chats:
+        raise UserError(
+            f"{asks[0]} asks {model.name}, which has no chat template and so was not taught to "
+            "answer: name another by ask_model=smollm2-135m, or leave it out of selectors"
+        )
+
+
+def _take_over(start: Path, folder: Path) -> None:
+    """Results that are committed become those of an empty folder."""
+    packed = start / f"{RESULTS}.gz"
+    if (folder / RESULTS).exists() or not packed.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (RESOLVED, PROVENANCE, MANIFEST):
+        if (start / name).exists():
+            shutil.copy(start / name, folder / name)
+    with replacing(folder / RESULTS) as temporary:
+        temporary.write_bytes(gzip.decompress(packed.read_bytes()))
+
+
+def _tell_missing(options: Options, results: Results) -> None:
+    wanted = {
+        json.dumps([of.setting, of.replicate, *cell], sort_keys=True)
+        for of in work(options)
+        for cell in of.cells
+    }
+    missing = wanted - {json.dumps(_key(row), sort_keys=True) for row in results.rows}
+    if missing:
+        print(
+            f"{len(missing)} of {len(wanted)} cells are missing: the same command goes on",
+            file=sys.stderr,
+        )
 
 
 def _key(row: Row) -> Any:

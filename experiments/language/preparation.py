@@ -63,8 +63,12 @@ def prepare(
     pool: Pool,
     label: str,
     proxy: LanguageModel | None = None,
+    asked: LanguageModel | None = None,
 ) -> Prepared:
-    """A pool with its test set, embedded by the model, or the candidates by a proxy."""
+    """A pool with its test set, embedded by the model, or the candidates by a proxy.
+
+    Ask-LLM asks `asked`, by default the model that embeds the candidates.
+    """
     label = f"{label}: embedding"
     parts = [
         tokenize(model, rows, options.max_length)
@@ -114,6 +118,7 @@ def prepare(
         seen_by,
         costs=parts[0].counted,
         earlier=earlier,
+        asked=asked,
     )
     test_bytes = predicted_bytes(model, parts[2])
     return Prepared(pool, parts[0], parts[1], parts[2], candidates, head, test_bytes)

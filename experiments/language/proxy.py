@@ -17,9 +17,9 @@ from tqdm import tqdm
 from experiments.corpora.corpora import read_corpus
 from experiments.run.harness import reporting
 from fisher_jax.command.compiled import keep_compiled
-from fisher_jax.models import GPT2, LanguageModel, tokenize
+from fisher_jax.models import LanguageModel, tokenize
+from fisher_jax.models.families.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.files.export import save_folder
-from fisher_jax.models.gpt2 import GPT2Config
 from fisher_jax.training.finetune import TrainOptions, finetune
 from fisher_jax.util.errors import UserError
 

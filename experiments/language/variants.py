@@ -108,6 +108,7 @@ class Candidates:
         model: for Ask-LLM and IFD, which read the rows once more.
         costs: tokens of each row for the model that is trained, where another selects.
         earlier: states of the pool and of the targets after a share of the model's layers.
+        asked: by Ask-LLM, instead of the model.
     """
 
     def __init__(
@@ -120,9 +121,11 @@ class Candidates:
         model: LanguageModel | None = None,
         costs: Int[np.ndarray, "N"] | None = None,
         earlier: Callable[[float], list[TokenEmbeddings]] | None = None,
+        asked: LanguageModel | None = None,
     ) -> None:
         self.rows, self.hidden, self.targets, self.earlier = rows, hidden, targets, earlier
         self.inputs = Inputs(hidden, head, labels, rows, model)
+        self._asking = Inputs(hidden, head, labels, rows, asked or model)
         self.kept = functools.cache(self._kept)
         self.features_of = functools.lru_cache(3)(self._features_of)
         self.costs = np.asarray(hidden.lengths if costs is None else costs, np.float64)
@@ -168,7 +171,7 @@ class Candidates:
             extra["power"] = variant.power
         for needed in selector.needs:
             if needed not in extra:
-                value = self.inputs[needed]
+                value = (self._asking if needed == "quality" else self.inputs)[needed]
                 extra[needed] = value[kept] if needed in OF_ROWS else value
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
         return Chosen(kept[ranking])

@@ -15,7 +15,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.judging.main import JUDGED
-from experiments.language.main import MANIFEST, Cell, cells
+from experiments.language.cells import Cell, work
+from experiments.language.main import MANIFEST
+from experiments.language.noise import NOISE
+from experiments.language.options import Options
 from experiments.language.picks import PICKS
 from experiments.report.figures import dots, learning_curves, parts
 from experiments.report.language_tables import (
@@ -27,8 +30,8 @@ from experiments.report.language_tables import (
 )
 from experiments.report.runs import FIGURES, KEPT, ROOT, Run, table
 from experiments.report.statistics import group
-from experiments.run.harness import CONF
-from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, settings
+from experiments.run.harness import CONF, checked
+from experiments.run.results import PROVENANCE, RESOLVED, RESULTS
 from experiments.run.sweeps import jobs_of, read_sweep
 from fisher_jax.util.files import replacing
 
@@ -75,7 +78,7 @@ def collect() -> None:
                     collect_sweep(sweep, target)
                 continue
             target.mkdir(parents=True, exist_ok=True)
-            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED, PICKS):
+            for file in (RESOLVED, PROVENANCE, MANIFEST, JUDGED, PICKS, NOISE):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             data = gzip.compress((source / RESULTS).read_bytes(), mtime=0)
@@ -161,10 +164,9 @@ class Language(LanguageTables, Run):
             for r in self.rows
         }
         asked = {
-            (json.dumps(dict(setting), sort_keys=True), replicate, *cell)
-            for setting in settings(OmegaConf.to_object(wanted.grid))  # pyright: ignore
-            for replicate in range(wanted.replicates)
-            for cell in cells(wanted)  # pyright: ignore
+            (json.dumps(of.setting, sort_keys=True), of.replicate, *cell)
+            for of in work(checked(wanted, Options))
+            for cell in of.cells
         }
         missing = len(asked - done)
         if not missing:

@@ -23,7 +23,7 @@ RESULTS = "results.jsonl"
 RESOLVED = "config.yaml"
 PROVENANCE = "provenance.json"
 GROWING = ("selectors", "equal", "budgets", "uniform_budgets", "replicates")  # add rows only
-RUNTIME_KEYS = ("wandb", "overwrite")  # options that change no result
+RUNTIME_KEYS = ("wandb", "overwrite", "stages", "start", "hours")  # options that change no result
 
 
 class Results:
@@ -50,6 +50,7 @@ class Results:
         overwrite: bool,
         key: Callable[[Row], Any] = lambda row: row["setting"],
         growing: Sequence[str] = (),
+        later: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self._key = key
@@ -59,8 +60,8 @@ class Results:
         before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
         assert isinstance(before, dict)
         given, known = (
-            {k: v for k, v in some.items() if k not in growing and v is not None}
-            for some in (kept, before)
+            {k: v for k, v in some.items() if k not in (*growing, *RUNTIME_KEYS) and v is not None}
+            for some in (kept, (later or {}) | before if before else {})
         )  # an option that came later and is None is what the earlier run did
         same = given == known
         has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once

@@ -23,7 +23,7 @@ ALIGNMENT = 64  # bytes
 Pooling = Literal["mean", "last", "position"]
 
 
-def aligned(shape: tuple[int, int], dtype: DTypeLike) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array to be filled that JAX's CPU device takes as it is; of others it makes a copy."""
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(n_bytes + ALIGNMENT, np.uint8)

@@ -1,26 +1,24 @@
-"""Language models: forward passes of the two families, loading by name, embedding, generation.
+"""Language models: forward passes of all families, loading by name, embedding, generation.
 
 Results for a seed stay as they are; how the work is cut into batches and compiled may change.
 """
 
 from fisher_jax.models.activations import activation_bytes
+from fisher_jax.models.decoder import Decoder, capped, packed_rows, project, stack
 from fisher_jax.models.embed import forward, last_states, standardize
-from fisher_jax.models.files.assemble import ModelError
-from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.layers import packed_rows, project, stack
-from fisher_jax.models.llama import Llama
+from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import DTYPES, LanguageModel, file_sha256, load_model
 from fisher_jax.models.tokenize import Positions, TokenizedRows, shown, tokenize
 
 __all__ = [
     "DTYPES",
-    "GPT2",
+    "Decoder",
     "LanguageModel",
-    "Llama",
     "ModelError",
     "Positions",
     "TokenizedRows",
     "activation_bytes",
+    "capped",
     "file_sha256",
     "forward",
     "last_states",

@@ -1,11 +1,10 @@
 """The memory that a forward pass takes, estimated from a model's sizes."""
 
-from fisher_jax.models.gpt2 import GPT2Config
-from fisher_jax.models.layers import LONG_QUERIES
-from fisher_jax.models.llama import LlamaConfig
+from fisher_jax.models.decoder import Sizes
+from fisher_jax.models.decoder.attention import LONG_QUERIES
 
 
-def activation_bytes(config: LlamaConfig | GPT2Config, length: int) -> float:
+def activation_bytes(config: Sizes, length: int) -> float:
     """Bytes a token of rows of so many tokens, in float32: a layer at work, and its attention.
 
     A layer holds its input, queries, keys, values and sums, and three arrays inside its MLP; its

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fisher_jax.data import Example, Message, PoolError
-from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.util.prefix import common
 

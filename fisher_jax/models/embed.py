@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.data import Example, PoolError, examples_of
 from fisher_jax.design import TokenEmbeddings, aligned, check_squares, ladder
 from fisher_jax.models.activations import activation_bytes
-from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.models.tokenize import Positions, TokenizedRows, tokenize
 from fisher_jax.util.dispatch import ahead

@@ -13,9 +13,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fisher_jax.models.activations import activation_bytes
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.layers import causal_attention
-from fisher_jax.models.llama import Llama, LlamaConfig
+from fisher_jax.models.decoder import Decoder, Sizes, capped, causal_attention
+from fisher_jax.models.decoder.attention import Limits
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
@@ -110,7 +109,7 @@ def generate(
 
 
 def generate_ids(
-    module: Llama | GPT2,
+    module: Decoder,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -252,7 +251,7 @@ def _as_batch(
     return _Batch(jnp.asarray(ids_BxP), jnp.asarray(lengths_B), jnp.asarray(is_row_B), key_B)
 
 
-def _row_bytes(module: Llama | GPT2, prompt: int, room: int) -> float:
+def _row_bytes(module: Decoder, prompt: int, room: int) -> float:
     """Bytes that decoding takes a row: its memory, and the pass that reads its prompt.
 
     A slot of the memory has the keys and values of every layer, here as if none were shared.
@@ -275,8 +274,8 @@ def _read(
     def roomy(x_BxPxGxE: Array) -> Array:
         return jnp.pad(x_BxPxGxE.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, room)))
 
-    def attend(q: Array, k: Array, v: Array, memory: None) -> tuple[Array, _Pair]:
-        return causal_attention(q, k, v), (roomy(k), roomy(v))
+    def attend(q: Array, k: Array, v: Array, memory: None, limits: Limits) -> tuple[Array, _Pair]:
+        return causal_attention(q, k, v, limits), (roomy(k), roomy(v))
 
     size, length = batch.ids_BxP.shape
     x_BxPxD, memory = module.states(batch.ids_BxP, jnp.arange(length)[None], attend)
@@ -284,7 +283,7 @@ def _read(
     x_BxD = jnp.take_along_axis(x_BxPxD, last, axis=1)[:, 0]
     no_tokens_BxS = jnp.zeros((size, room), jnp.int32)
     now = Decoding(jnp.zeros((), jnp.int32), no_tokens_BxS, ~batch.is_row_B, memory)
-    return _with_token(now, module.head, x_BxD, batch, end, sampling)
+    return _with_token(now, module, x_BxD, batch, end, sampling)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "sampling"))
@@ -309,6 +308,9 @@ def _decode(
     def advance(now: Decoding) -> Decoding:
         slot = first + now.step - 1
         mask_BxC = in_prompt_BxC | ((slot_C >= first) & (slot_C <= slot))[None]
+        drawn_BxC = slot_C[None] - first + batch.lengths_B[:, None]
+        position_BxC = jnp.where(slot_C[None] < first, slot_C[None], drawn_BxC)
+        back_BxC = (batch.lengths_B + now.step - 1)[:, None] - position_BxC
 
         def written(memory: _Pair, new: _Pair) -> _Pair:
             keys, values = (
@@ -317,37 +319,44 @@ def _decode(
             )
             return keys, values
 
-        def attend(q: Array, k: Array, v: Array, memory: _Pair) -> tuple[Array, _Pair]:
+        def attend(
+            q: Array, k: Array, v: Array, memory: _Pair, limits: Limits
+        ) -> tuple[Array, _Pair]:
             new = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 3, 1)
-            return _attention(q, *written(memory, new), mask_BxC), new
+            near_BxC = True if limits.window is None else back_BxC < limits.window
+            return _attention(q, *written(memory, new), mask_BxC & near_BxC, limits.cap), new
 
         last_Bx1 = jax.lax.dynamic_slice_in_dim(now.tokens_BxS, now.step - 1, 1, axis=1)
         positions_Bx1 = (batch.lengths_B + now.step - 1)[:, None]
         x_Bx1xD, new = module.states(last_Bx1, positions_Bx1, attend, now.memory)
         now = now._replace(memory=written(now.memory, new))
-        return _with_token(now, module.head, x_Bx1xD[:, 0], batch, end, sampling)
+        return _with_token(now, module, x_Bx1xD[:, 0], batch, end, sampling)
 
     return jax.lax.while_loop(goes_on, advance, decoding)
 
 
-def _attention(q_Bx1xHxE: Array, k_BxGxExC: Array, v_BxGxExC: Array, mask_BxC: Array) -> Array:
-    """softmax(q k^T / sqrt(E)) v of one query a row over the slots in its mask."""
+def _attention(
+    q_Bx1xHxE: Array, k_BxGxExC: Array, v_BxGxExC: Array, mask_BxC: Array, cap: float | None
+) -> Array:
+    """softmax(capped(q k^T / sqrt(E))) v of one query a row over the slots in its mask."""
     size, _, n_heads, head_dim = q_Bx1xHxE.shape
     groups = k_BxGxExC.shape[1]
     q_BxGxRxE = q_Bx1xHxE.reshape(size, groups, n_heads // groups, head_dim)
     logits = jnp.einsum("bgre,bgec->bgrc", q_BxGxRxE, k_BxGxExC, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask_BxC[:, None, None], logits / math.sqrt(head_dim), -jnp.inf)
+    logits = capped(logits / math.sqrt(head_dim), cap)
+    logits = jnp.where(mask_BxC[:, None, None], logits, -jnp.inf)
     p_BxGxRxC = jax.nn.softmax(logits).astype(v_BxGxExC.dtype)
     return jnp.einsum("bgrc,bgec->bgre", p_BxGxRxC, v_BxGxExC).reshape(q_Bx1xHxE.shape)
 
 
 def _with_token(
-    now: Decoding, head_LxD: Array, x_BxD: Array, batch: _Batch, end: ArrayLike, sampling: Sampling
+    now: Decoding, module: Decoder, x_BxD: Array, batch: _Batch, end: ArrayLike, sampling: Sampling
 ) -> Decoding:
     """The next token of every row, from its last hidden state."""
     logits_BxL = jnp.matmul(
-        x_BxD, head_LxD.T, precision="highest", preferred_element_type=jnp.float32
+        x_BxD, module.head.T, precision="highest", preferred_element_type=jnp.float32
     )
+    logits_BxL = capped(logits_BxL, module.logit_cap)
     key_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(batch.key_B, now.step)
     draw = functools.partial(draw_token, sampling=sampling)
     token_B = jax.vmap(draw)(key_B, logits_BxL)
@@ -382,9 +391,7 @@ def _check_arguments(sampling: Sampling, max_new_tokens: int, batch_size: int, s
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def _check_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, config: LlamaConfig | GPT2Config
-) -> None:
+def _check_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, config: Sizes) -> None:
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise UserError(f"prompts[{i}] has no tokens: leave it out, or begin it with one")

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.decoder import Decoder
+from fisher_jax.models.errors import ModelError
 from fisher_jax.models.files.gguf_file import GGUFFile
 from fisher_jax.models.files.huggingface import load_folder, load_tokenizer, read_config
-from fisher_jax.models.gpt2 import GPT2
-from fisher_jax.models.llama import Llama
 from fisher_jax.util.excerpt import one_line
 
 SMOLLM2 = "smollm2-135m"
@@ -36,7 +35,7 @@ class LanguageModel(NamedTuple):
     """A model ready for use, and what identifies it."""
 
     name: str
-    module: Llama | GPT2
+    module: Decoder
     tokenizer: Callable[..., Any]
     weights_sha256: str
     tokenizer_sha256: str

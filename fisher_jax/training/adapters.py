@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from fisher_jax.models import GPT2, Llama, project, stack
+from fisher_jax.models import Decoder, project, stack
 from fisher_jax.util.errors import UserError
 
 Method = Literal["full", "lora", "last_layer"]
@@ -14,8 +14,8 @@ METHODS = ("full", "lora", "last_layer")
 
 
 def prepare(
-    module: Llama | GPT2, method: Method, rank: int, seed: int
-) -> tuple[Llama | GPT2, nnx.filterlib.Filter]:
+    module: Decoder, method: Method, rank: int, seed: int
+) -> tuple[Decoder, nnx.filterlib.Filter]:
     """The module to train, sharing what it can with the given one, and which variables to train.
 
     Raises:
@@ -40,7 +40,7 @@ class Adapter(nnx.LoRA):
         return self.base_module(x) + project(project(x, self.lora_a[...]), self.lora_b[...])
 
 
-def with_lora(module: Llama | GPT2, rank: int, seed: int) -> Llama | GPT2:
+def with_lora(module: Decoder, rank: int, seed: int) -> Decoder:
     """Every linear map of every layer gets an adapter: `x W + x A B`, A random and B zero.
 
     Hu et al., arXiv 2106.09685, with alpha = rank.
@@ -58,7 +58,7 @@ def with_lora(module: Llama | GPT2, rank: int, seed: int) -> Llama | GPT2:
     return module
 
 
-def merged(module: Llama | GPT2) -> Llama | GPT2:
+def merged(module: Decoder) -> Decoder:
     """The same function without adapters: `W + A B`."""
     module = nnx.merge(*nnx.split(module))
     for name, adapter in list(vars(module.layers).items()):
@@ -72,7 +72,7 @@ def merged(module: Llama | GPT2) -> Llama | GPT2:
     return module
 
 
-def untied(module: Llama | GPT2) -> Llama | GPT2:
+def untied(module: Decoder) -> Decoder:
     """The same function with a head of its own."""
     if not module.config.tied:
         return module

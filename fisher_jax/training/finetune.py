@@ -18,7 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fisher_jax.models import DTYPES, LanguageModel, TokenizedRows, packed_rows, project
+from fisher_jax.models import (
+    DTYPES,
+    LanguageModel,
+    TokenizedRows,
+    capped,
+    packed_rows,
+    project,
+)
 from fisher_jax.training.adapters import METHODS, Method, merged, prepare
 from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.packing import Batch, Batches
@@ -130,10 +137,10 @@ def finetune(
         ValueError: options or weights out of range, no rows, one that is too long or has nothing
             to predict, or a folder that holds checkpoints of another run.
     """
-    _check(options, mesh, checkpoint_every)
-    _check_rows(rows, weights)
+    check(options, mesh, checkpoint_every)
+    check_rows(rows, weights)
     batches = batches_of(rows, options, weights)
-    fingerprint = _fingerprint(model, batches, options, validate is not None)
+    made_of = fingerprint(model, batches, options, validate is not None)
     module, wanted = prepare(model.module, options.method, options.rank, options.seed)
     graph, params, frozen = nnx.split(module, wanted, ...)
     params = jax.tree.map(jnp.copy, params)  # every step takes the memory of those before it
@@ -153,7 +160,7 @@ def finetune(
     best = jax.tree.map(jnp.copy, state.params) if validate is not None else None
     kept = None
     if checkpoints is not None:
-        kept = Checkpoints(checkpoints, fingerprint)
+        kept = Checkpoints(checkpoints, made_of)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
             tree, losses, validation = restored
@@ -198,7 +205,7 @@ def finetune(
     if kept is not None:
         kept.close()
     final = finished(best if best is not None else state.params)
-    final = final._replace(weights_sha256=fingerprint)
+    final = final._replace(weights_sha256=made_of)
     return Finetuned(final, np.asarray(losses, np.float32), validation)
 
 
@@ -235,8 +242,7 @@ def _matrices(params: Any) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="state")
-def _step(
+def train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     remat: bool,
@@ -246,6 +252,8 @@ def _step(
     batch: Batch,
     rate: float | Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
+    """One step of AdamW on a batch's mean NLL, and that loss."""
+
     def cast(tree):
         return jax.tree.map(lambda x: x.astype(dtype) if dtype != jnp.float32 else x, tree)
 
@@ -255,7 +263,8 @@ def _step(
         module = nnx.merge(graph, cast(params), cast(frozen))
         attend = packed_rows(micro.segments)  # pyright: ignore
         hidden, _ = module.states(micro.ids, micro.positions, attend, remat=remat)
-        return jnp.sum(micro.weights * token_nll(hidden, module.head, micro.labels)) / total  # pyright: ignore
+        nll = token_nll(hidden, module.head, micro.labels, module.logit_cap)  # pyright: ignore
+        return jnp.sum(micro.weights * nll) / total
 
     def add(sums, micro):
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss_of)(state.params, micro)), None
@@ -272,15 +281,22 @@ def _step(
     return TrainState(params, optimizer_state), loss
 
 
+_step = jax.jit(train_step, static_argnums=(0, 1, 2, 3), donate_argnames="state")
+
+
 def token_nll(
-    hidden_BxTxD: Float[Array, "*B D"], head_LxD: Float[Array, "L D"], labels: Array
+    hidden_BxTxD: Float[Array, "*B D"],
+    head_LxD: Float[Array, "L D"],
+    labels: Array,
+    cap: float | None = None,
 ) -> Float[Array, "*B"]:
-    """`logsumexp(theta x) - theta_y x` of each position, in float32."""
-    logits = project(hidden_BxTxD, head_LxD.T).astype(jnp.float32)
+    """`logsumexp(theta x) - theta_y x` of each position, in float32; `cap` as the model's."""
+    logits = capped(project(hidden_BxTxD, head_LxD.T).astype(jnp.float32), cap)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _check(options: TrainOptions, mesh: Mesh | None, checkpoint_every: int) -> None:
+def check(options: TrainOptions, mesh: Mesh | None = None, checkpoint_every: int = 1) -> None:
+    """Refuse options out of range by a ValueError."""
     if not options.learning_rate > 0:
         raise UserError(f"learning_rate must be above 0, got {options.learning_rate}")
     counts = {n: getattr(options, n) for n in _COUNTS} | {"checkpoint_every": checkpoint_every}
@@ -302,7 +318,8 @@ def _check(options: TrainOptions, mesh: Mesh | None, checkpoint_every: int) -> N
         )
 
 
-def _check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
+def check_rows(rows: TokenizedRows, weights: np.ndarray | None) -> None:
+    """Refuse rows or weights that would teach nothing by a ValueError."""
     if not rows.ids:
         raise UserError("there are no rows to train on")
     empty = np.flatnonzero(rows.counted == 0)
@@ -344,9 +361,10 @@ def _spread(batch: Batch, mesh: Mesh) -> Batch:
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 
-def _fingerprint(
+def fingerprint(
     model: LanguageModel, batches: Batches, options: TrainOptions, validated: bool
 ) -> str:
+    """SHA-256 of what a training is made from: weights, rows in their order, options."""
     digest = hashlib.sha256(json.dumps([model.weights_sha256, *options, validated]).encode())
     for batch in batches:
         for part in batch:

@@ -38,6 +38,7 @@ class Platform(NamedTuple):
         scored_tokens: whose logits over the whole vocabulary are held at a time.
         decoded_rows: continued at a time by `generate`.
         fits: of the softmax model at a time.
+        trained_together: fine-tunings in one program.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Platform(NamedTuple):
     scored_tokens: int
     decoded_rows: int
     fits: int
+    trained_together: int
 
 
 PLATFORMS = {
@@ -73,6 +75,7 @@ PLATFORMS = {
         scored_tokens=512,
         decoded_rows=16,
         fits=4,
+        trained_together=1,
     ),
     # batch_cost by a sweep on an H200: 500 of 5,000 rows took 0.83 and 0.81 ms a choice at an
     # eighth and at twice of it, 0.97 at eight times, 1.49 at a 128th. The others are a model of an
@@ -90,6 +93,7 @@ PLATFORMS = {
         scored_tokens=1 << 12,
         decoded_rows=256,
         fits=256,
+        trained_together=16,
     ),
 }
 PLATFORMS["tpu"] = PLATFORMS["gpu"]._replace(name="tpu", batch_cost=3e9)  # a guess, not measured

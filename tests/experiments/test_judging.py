@@ -14,7 +14,7 @@ from experiments.judging.judge import JudgeError
 from experiments.judging.texts import Comparison, Texts
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
-from experiments.language.training import prompts_of
+from experiments.language.writing import prompts_of
 from experiments.run.results import read_rows
 from tests.helpers.endpoint_server import completion, failure, shorter
 from tests.helpers.experiment_options import language_options as options

@@ -1,11 +1,14 @@
 """The language experiment with a tiny model of random weights: cells, picks, proxies."""
 
+import gzip
 import json
 import os
 import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ import wandb
 
 from experiments.corpora import corpora
 from experiments.language import main as language
-from experiments.language import picks, proxy
+from experiments.language import picks, proxy, writing
 from experiments.language import training as language_training
+from experiments.language.cells import work
+from experiments.language.options import LATER
 from experiments.language.preparation import pool_of
 from experiments.language.variants import VARIANTS
 from experiments.report.language_tables import length_bias, picked
@@ -100,7 +105,7 @@ def test_texts_fill_the_context_and_no_more(model_folder, tmp_path, monkeypatch)
         asked[max_new_tokens] = [len(ids) for ids in model.tokenizer(prompts)["input_ids"]]
         return ["" for _ in prompts]
 
-    monkeypatch.setattr(language_training, "generate", generate)
+    monkeypatch.setattr(writing, "generate", generate)
     own = options(model_folder, selectors=["uniform"], equal=["tokens"], replicates=1)
     for k, new_tokens in enumerate((3, 100_000)):
         language.run(replace(own, new_tokens=new_tokens), tmp_path / str(k))
@@ -127,63 +132,194 @@ def test_the_same_options_give_the_same_rows(model_folder, smoke, tmp_path):
     assert again == [r for r in rows if r["replicate"] == 0 and r["selector"] != "longest"]
 
 
-def test_the_same_choice_is_trained_once(model_folder, tmp_path, monkeypatch):
-    count, train = [], language.train_and_test
+def watched(monkeypatch):
+    """(rows chosen, rates) of every choice that is trained."""
+    seen, train = [], language_training.train_and_test
 
-    def counting(*args):
-        count.append(args[3].rows.tolist())
-        return train(*args)
+    def noting(options, model, prepared, choices, replicate, rates, writes):
+        seen.extend((chosen.rows.tolist(), list(rates)) for chosen in choices)
+        return train(options, model, prepared, choices, replicate, rates, writes)
 
-    monkeypatch.setattr(language, "train_and_test", counting)
+    monkeypatch.setattr(language_training, "train_and_test", noting)
+    return seen
+
+
+@pytest.mark.parametrize("together", [1, 8])
+def test_the_same_choice_is_trained_once(model_folder, tmp_path, monkeypatch, device, together):
+    device(trained_together=together)
+    seen = watched(monkeypatch)
     names = ["uniform", "uniform_exact", "longest"]  # without copies the first two are one
     changes = {"selectors": names, "replicates": 1, "n_prompts": 0, "equal": ["examples"]}
     rows = language.run(options(model_folder, **changes), tmp_path)
-    assert len(count) == 2 and count[0] != count[1]
-    assert [r["chosen"] for r in rows] == [count[0], count[0], count[1]]
+    (first, _), (second, _) = seen
+    assert first != second
+    assert [r["chosen"] for r in rows] == [first, first, second]
     assert rows[0]["test_nll"] == rows[1]["test_nll"] != rows[2]["test_nll"]
 
 
-def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path, monkeypatch):
+def test_uniform_tunes_the_rate_for_all(model_folder, tmp_path, monkeypatch, device):
+    device(trained_together=8)
     changes = {"tune": "uniform", "learning_rates": [1e-5, 1 / 30], "n_prompts": 0, "replicates": 1}
     changes |= {"equal": ["tokens"], "uniform_budgets": [2, 6]}
-    tried, train = [], language.train_and_test
-
-    def noting(*args):
-        tried.append((len(args[3].rows), args[5]))
-        return train(*args)
-
-    monkeypatch.setattr(language, "train_and_test", noting)
+    seen = watched(monkeypatch)
     rows = language.run(options(model_folder, **changes), tmp_path)
     assert [r["n"] for r in rows] == [4, 2, 6, 4]  # tuned at the budget, not at a further one
-    assert [len(rates) for _, rates in tried] == [2, 1, 1, 1]
+    assert [len(rates) for _, rates in seen] == [2, 1, 1, 1]
     assert len({r["learning_rate"] for r in rows}) == 1
     kept = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "results.jsonl").write_text("".join(kept[:2]))
     again = language.run(options(model_folder, **changes), tmp_path)
-    assert again == rows and tried[4] == tried[2]  # the rate itself, not the six digits on disk
+    assert again[:2] == rows[:2] and seen[4] == seen[2]  # the rate itself, not its six digits
+    assert [r["held_out_nll"] for r in again] == pytest.approx([r["held_out_nll"] for r in rows])
 
 
-def test_a_rate_at_which_training_diverges_is_never_the_best(monkeypatch):
-    def train(options, model, prepared, chosen, replicate, rate):
-        if rate == 3:
-            raise DivergedError("at 3")
-        return {"validation_nll": {1: np.nan, 2: 0.5, 4: 0.7}[rate]}, None
+def test_a_cell_is_the_mean_of_its_trainings_at_the_best_rate(model_folder, tmp_path):
+    changes = {"selectors": ["uniform"], "equal": ["tokens"], "replicates": 1, "n_prompts": 0}
+    changes |= {"n_pool": 120, "budgets": [40], "generate_budgets": [], "epochs": 2}
+    rates = [1e-4, 0.03]
+    (mean,) = language.run(
+        options(model_folder, **changes, trainings=3, learning_rates=rates), tmp_path / "3"
+    )
+    (tuned,) = language.run(options(model_folder, **changes, learning_rates=rates), tmp_path / "1")
+    own = [of["held_out_nll"] for of in mean["of_training"]]
+    assert len(own) == len(mean["losses"]) == 3 and len({*own}) == 3
+    assert mean["held_out_nll"] == pytest.approx(np.mean(own), rel=1e-5)
+    assert mean["tried"] == tuned["tried"] and {*mean["tried"]} == {"0.0001", "0.03"}
+    assert own[0] == tuned["held_out_nll"]
+    assert mean["tried"][f"{mean['learning_rate']:g}"] == min(mean["tried"].values())
+    assert len(mean["losses"][0]) == mean["steps"] > 1
+    assert (mean["diverged"], mean["unsteady"]) == (0, 0)
 
-    monkeypatch.setattr(language_training, "_train", train)
-    best = language_training.train_and_test(*[None] * 5, [1, 3, 2, 4], False)  # pyright: ignore
-    assert best == {"validation_nll": 0.5}
-    with pytest.raises(DivergedError, match=r"diverged at every learning rate of \[1, 3\]"):
-        language_training.train_and_test(*[None] * 5, [1, 3], False)  # pyright: ignore
+
+def test_what_diverges_is_counted_and_never_the_best(monkeypatch):
+    """At rate 3 and in the third training; the fourth is unsteady."""
+
+    def fits(options, model, prepared, choices, jobs, seed):
+        for k, rate in jobs:
+            training = seed // language_training.SEEDS_APART
+            if rate == 3 or training == 2:
+                yield language_training.Fit(k, rate, [2.0])
+                continue
+            loss = {1: np.nan, 2: 0.5, 4: 0.7}[rate] + training
+            losses = [2.0, 3.0 if training == 3 else 1.0]
+            yield language_training.Fit(
+                k, rate, losses, np.array([loss]), lambda x=loss: np.array([x])
+            )
+
+    part = SimpleNamespace(offsets=np.array([0, 1]), counted=np.array([1]))
+    pool = SimpleNamespace(test_domain=np.array([0]))
+    prepared = SimpleNamespace(validation=part, test=part, pool=pool, test_bytes=1)
+    given = SimpleNamespace(trainings=4, seed=0)
+    monkeypatch.setattr(language_training, "_fits", fits)
+
+    def trained(rates):
+        args: Any = given, None, prepared, [None], 0, rates, [False]
+        (row,) = language_training.train_and_test(*args)
+        return row
+
+    row = trained([1, 3, 2, 4])
+    assert isinstance(row, dict)
+    assert row["learning_rate"] == 2 and row["tried"] == {"2": 0.5, "4": 0.7}
+    assert row["held_out_nll"] == pytest.approx(np.mean([0.5, 1.5, 3.5]))
+    assert (row["diverged"], row["unsteady"]) == (3, 1)  # two rates (no number is none) and one
+    assert row["losses"] == [[2.0, 1.0], [2.0, 1.0], [2.0], [2.0, 3.0]]
+    error = trained([1, 3])
+    assert isinstance(error, DivergedError)
+    assert "diverged at every learning rate of [1, 3]" in str(error)
 
 
 def test_a_cell_that_diverges_is_named(model_folder, tmp_path, monkeypatch):
     def diverge(*args):
-        raise DivergedError("at every rate")
+        return [DivergedError("at every rate")]
 
-    monkeypatch.setattr(language, "train_and_test", diverge)
+    monkeypatch.setattr(language_training, "train_and_test", diverge)
     said = r"replicate 0, uniform tokens 4: at every rate: leave uniform out of selectors"
     with pytest.raises(ValueError, match=said):
         language.run(options(model_folder), tmp_path)
+
+
+def test_a_prompt_and_its_text_have_so_many_tokens(model_folder, monkeypatch):
+    model, asked = load_model(str(model_folder)), []
+
+    def generate(model, prompts, *, max_new_tokens, **others):
+        asked.append((max_new_tokens, others["batch_size"]))
+        return [f"of {prompt}" for prompt in prompts]
+
+    monkeypatch.setattr(writing, "generate", generate)
+    prompts = ["the king", "my lord of", "the queen"]
+    given = options(model_folder, total_tokens=12, decoded_rows=2)
+    assert writing.continued(model, prompts, given, 0) == [f"of {prompt}" for prompt in prompts]
+    assert asked == [(10, 2), (9, 2)]
+    given = options(model_folder, total_tokens=100_000)
+    writing.continued(model, prompts, given, 0)
+    assert asked[2:] == [(model.context - 2, None), (model.context - 3, None)]
+
+
+def test_a_model_that_was_not_taught_to_answer_is_not_asked(model_folder, tmp_path):
+    given = options(model_folder, selectors=["uniform", "ask_llm"], replicates=1)
+    with pytest.raises(ValueError, match=r"ask_llm asks .* no chat template .* ask_model=smollm2"):
+        language.run(given, tmp_path)
+    assert read_rows(tmp_path / "results.jsonl") == []
+
+
+def test_stages_are_parts_of_the_whole_in_order(model_folder):
+    stages = [
+        {"selectors": ["uniform"], "grid": {"corpus": ["b"]}},
+        {"budgets": [8, 99], "replicates": 1},
+        {"selectors": ["nobody"]},
+        {},
+    ]
+    whole = {"budgets": [4, 8], "grid": {"corpus": ["a", "b"]}, "stages": stages}
+    given = options(model_folder, **whole)
+    found = [
+        (of.setting["corpus"], of.replicate, [(cell.selector, cell.n) for cell in of.cells])
+        for of in work(given)
+    ]
+    both = [(name, n) for name in given.selectors for _ in given.equal for n in (4, 8)]
+    alone = [(name, 8) for name in given.selectors for _ in given.equal]
+    first = [("uniform", n) for _ in given.equal for n in (4, 8)]
+    assert found[:2] == [("b", 0, first), ("b", 1, first)]
+    assert found[2:4] == [("a", 0, alone), ("b", 0, alone)]
+    assert found[4:] == [(corpus, k, both) for corpus in "ab" for k in (0, 1)]
+    assert [*work(replace(given, stages=[]))] == [*work(replace(given, stages=[{}]))]
+    for wrong, said in (({"seed": [1]}, "got 'seed'"), ({"grid": {"pool": []}}, "has 'pool'")):
+        with pytest.raises(ValueError, match=said):
+            options(model_folder, stages=[wrong], grid={"corpus": ["a"]})
+    replace(given, grid={}, corpus="a")  # one setting of it
+
+
+def test_a_run_ends_after_its_hours_and_goes_on_from_what_is_committed(
+    model_folder, smoke, tmp_path, capsys, monkeypatch
+):
+    folder, rows = smoke
+    given = options(model_folder)
+    start = tmp_path / "kept"
+    start.mkdir()
+    for name in ("config.yaml", "provenance.json", "manifest.json"):
+        shutil.copy(folder / name, start / name)
+    lines = [json.dumps(row) + "\n" for row in rows if row["selector"] in given.selectors][:-1]
+    (start / "results.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    later = replace(given, start=str(start), hours=1e-9)
+    assert language.run(later, tmp_path / "run") == [json.loads(line) for line in lines]
+    assert "1 of 8 cells are missing: the same command goes on" in capsys.readouterr().err
+    whole = language.run(replace(later, hours=None), tmp_path / "run")
+    assert len(whole) == 8 and "missing" not in capsys.readouterr().err
+    none = replace(given, start=str(tmp_path / "nowhere"), hours=1e-9)
+    assert language.run(none, tmp_path / "empty") == []
+
+
+def test_an_option_that_came_later_is_what_earlier_runs_did(model_folder, smoke, tmp_path):
+    folder, _ = smoke
+    shutil.copytree(folder, tmp_path / "run")
+    rows = read_rows(folder / "results.jsonl")
+    before = (tmp_path / "run/config.yaml").read_text()
+    kept = [line for line in before.splitlines() if line.split(":")[0] not in LATER]
+    assert len(kept) < len(before.splitlines())
+    (tmp_path / "run/config.yaml").write_text("\n".join(kept) + "\n")
+    assert language.run(options(model_folder), tmp_path / "run") == rows
+    (tmp_path / "run/config.yaml").write_text("\n".join(kept) + "\n")
+    with pytest.raises(ValueError, match="holds results of other options"):
+        language.run(options(model_folder, trainings=2), tmp_path / "run")
 
 
 def test_near_copies_need_their_package_before_any_work(model_folder, tmp_path, monkeypatch):
@@ -231,6 +367,9 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ({"generate_budgets": [5]}, "generate_budgets must be some of the budgets"),
         ({"prompt_words": 0}, "prompt_words must be above 0"),
         ({"temperature": -1.0}, "n_prompts and temperature must be at least 0"),
+        ({"trainings": 0}, "trainings must be above 0"),
+        ({"dtype": "float16"}, "dtype must be one of"),
+        ({"hours": 0.0}, "hours must be above 0, or null"),
         ({"seed": 5_000_000}, "seed must be from 0 to 4,000,000"),
     ],
 )

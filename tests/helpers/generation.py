@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fisher_jax.models.decoder import RotaryConfig, RotaryDecoder
+from fisher_jax.models.families.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.generate import generate_ids
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.llama import Llama, LlamaConfig
 
 VOCAB, CONTEXT = 97, 64
 MODELS = {
-    "llama": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT)),
+    "llama": (RotaryDecoder, RotaryConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT)),
     "gpt2": (GPT2, GPT2Config(VOCAB, 32, 2, 4, 48, CONTEXT)),
-    "five words": (Llama, LlamaConfig(5, 16, 1, 2, 2, 8, 24, CONTEXT, tied=False)),
+    "five words": (RotaryDecoder, RotaryConfig(5, 16, 1, 2, 2, 8, 24, CONTEXT, tied=False)),
 }
 LENGTHS = [3, 17, 1, 8, 8, 5, 16]  # of prompts: on both sides of a padded length
 NEW = 12

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.llama import Llama, LlamaConfig
+from fisher_jax.models.decoder import RotaryConfig, RotaryDecoder
+from fisher_jax.models.families.gpt2 import GPT2, GPT2Config
 
 VOCAB = 97
 LLAMA = {
@@ -58,7 +58,7 @@ GPT2_VARIANTS = {
     "n_inner": {"n_inner": 40},
 }
 MODELS = {
-    "llama": (Llama, LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, 64)),
+    "llama": (RotaryDecoder, RotaryConfig(VOCAB, 32, 2, 4, 2, 8, 48, 64)),
     "gpt2": (GPT2, GPT2Config(VOCAB, 32, 2, 4, 48, 64)),
 }
 

@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fisher_jax.models.files.assemble import ModelError
+from fisher_jax.models.errors import ModelError
 
 LAYERS, HEADS, KEY_HEADS, HEAD_DIM, CONTEXT = 2, 4, 2, 16, 24
 LLAMA_CONFIG = {

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.corpora.corpora import shakespeare
 from fisher_jax.data import Example
-from fisher_jax.models.llama import Llama, LlamaConfig
+from fisher_jax.models.decoder import RotaryConfig, RotaryDecoder
 from fisher_jax.models.load import LanguageModel
 
 WORDS = (
@@ -68,8 +68,8 @@ def language_model(adds_bos=False, template=None):
         )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     fast.chat_template = template
-    config = LlamaConfig(len(VOCAB), 16, 1, 2, 1, 8, 24, CONTEXT)
-    graph, state = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    config = RotaryConfig(len(VOCAB), 16, 1, 2, 1, 8, 24, CONTEXT)
+    graph, state = nnx.split(nnx.eval_shape(lambda: RotaryDecoder(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda w: jnp.asarray(rng.normal(0, 0.5, w.shape), w.dtype), state)
     return LanguageModel("tiny", nnx.merge(graph, weights), fast, "", "")

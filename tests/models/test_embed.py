@@ -10,8 +10,8 @@ from flax import nnx
 from fisher_jax.data import Example
 from fisher_jax.models import embed as embed_module
 from fisher_jax.models.activations import activation_bytes
+from fisher_jax.models.decoder import RotaryDecoder
 from fisher_jax.models.embed import check_rows, embed, forward
-from fisher_jax.models.llama import Llama
 from fisher_jax.models.load import load_model
 from fisher_jax.models.tokenize import shown, tokenize
 from tests.helpers.word_folder import CONTEXT, DIM, PAIRS, SPECIAL, TEXTS, WORDS, save_folder
@@ -357,13 +357,13 @@ def test_each_shape_is_compiled_once(tmp_path, monkeypatch, device):
     config_path.write_text(json.dumps(raw | {"rope_theta": 77.0}))  # nothing of it compiled yet
     model = load_model(str(tmp_path))
     shapes = []
-    forward = Llama.__call__
+    forward = RotaryDecoder.__call__
 
     def traced(self, ids_BxT):
         shapes.append(ids_BxT.shape)
         return forward(self, ids_BxT)
 
-    monkeypatch.setattr(Llama, "__call__", traced)
+    monkeypatch.setattr(RotaryDecoder, "__call__", traced)
     short, long = "to be or not", TEXTS[2]  # 3 and 15 tokens are fed, padded to 4 and 16
     rows = [short] * 8 + [long] * 5
     embed(rows, model, batch_tokens=32)

@@ -9,11 +9,12 @@ import pytest
 from flax import nnx
 from safetensors import safe_open
 
+from fisher_jax.models.decoder import Llama3Scaling, Rope, RotaryConfig
 from fisher_jax.models.embed import TokenizedRows
+from fisher_jax.models.families import family_of
+from fisher_jax.models.families.gpt2 import GPT2Config
 from fisher_jax.models.files import export
 from fisher_jax.models.files.export import save_folder
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.training.finetune import TrainOptions, finetune
 from tests.helpers.small_models import (
@@ -25,15 +26,17 @@ from tests.helpers.small_models import (
 )
 
 VOCAB, CONTEXT = 97, 64
-LLAMA = LlamaConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT, norm_eps=0.03, rope_theta=50.0)
+LLAMA = RotaryConfig(VOCAB, 32, 2, 4, 2, 8, 48, CONTEXT, norm_eps=0.03, ropes=(Rope(50.0),))
 GPT2_SIZES = GPT2Config(VOCAB, 32, 2, 4, 48, CONTEXT, norm_eps=0.03)
 VARIANTS = {
     "llama": LLAMA,
     "llama untied": LLAMA._replace(tied=False),
-    "llama biases": LLAMA._replace(attention_bias=True, mlp_bias=True),
+    "llama biases": LLAMA._replace(qkv_bias=True, output_bias=True, mlp_bias=True),
     "llama wide heads": LLAMA._replace(head_dim=16, n_kv_heads=1),
-    "llama linear": LLAMA._replace(rope_scaling=4.0),
-    "llama llama3": LLAMA._replace(head_dim=16, rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 64)),
+    "llama linear": LLAMA._replace(ropes=(Rope(50.0, 4.0),)),
+    "llama llama3": LLAMA._replace(
+        head_dim=16, ropes=(Rope(50.0, Llama3Scaling(8.0, 1.0, 4.0, 64)),)
+    ),
     "gpt2": GPT2_SIZES,
     "gpt2 untied": GPT2_SIZES._replace(tied=False),
 }
@@ -56,7 +59,7 @@ def model(tokenizer):
 
 def random_model(variant, tokenizer, dtype=jnp.float32):
     config = VARIANTS[variant]
-    family = Llama if isinstance(config, LlamaConfig) else GPT2
+    family = family_of(config).module
     graph, state = nnx.split(nnx.eval_shape(lambda: family(config, dtype=dtype, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), dtype), state)

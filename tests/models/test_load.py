@@ -9,8 +9,8 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
 from fisher_jax.models import load
+from fisher_jax.models.decoder import Llama3Scaling
 from fisher_jax.models.files.huggingface import load_folder, read_config
-from fisher_jax.models.llama import Llama3Rope, LlamaConfig
 from fisher_jax.models.load import SMOLLM2, _smollm2_file, load_model
 from tests.helpers.small_models import (
     CONTEXT,
@@ -147,11 +147,9 @@ def test_config_of_older_writers_is_understood(tmp_path):
     def config(**changes):
         raw = {key: value for key, value in LLAMA_CONFIG.items() if key != "rope_parameters"}
         (tmp_path / "config.json").write_text(json.dumps(raw | changes))
-        config = read_config(tmp_path)
-        assert isinstance(config, LlamaConfig)
-        return config
+        return read_config(tmp_path)
 
-    assert config().rope_theta == 10000.0
+    assert config().ropes[0].theta == 10000.0
     old = config(rope_theta=500.0, rope_scaling={"type": "linear", "factor": 2.0})
     assert old == config(rope_parameters=LLAMA_CONFIG["rope_parameters"])
     llama3 = {
@@ -161,15 +159,15 @@ def test_config_of_older_writers_is_understood(tmp_path):
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }
-    assert config(rope_scaling=llama3).rope_scaling == Llama3Rope(8.0, 1.0, 4.0, 64)
+    assert config(rope_scaling=llama3).ropes[0].scaling == Llama3Scaling(8.0, 1.0, 4.0, 64)
     assert config(head_dim=None, num_key_value_heads=None)[4:6] == (HEADS, 32 // HEADS)
 
 
 @pytest.mark.parametrize(
     ("base", "changes", "part"),
     [
-        (LLAMA_CONFIG, {"model_type": "mistral"}, "mistral"),
-        (LLAMA_CONFIG, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        (LLAMA_CONFIG, {"model_type": "mamba"}, "mamba"),
+        (LLAMA_CONFIG, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
         (LLAMA_CONFIG, {"rope_scaling": {"rope_type": "linear"}}, "factor"),
         (LLAMA_CONFIG, {"hidden_act": "relu"}, "hidden_act"),
         (LLAMA_CONFIG, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "rotary"),
@@ -179,7 +177,11 @@ def test_config_of_older_writers_is_understood(tmp_path):
         (LLAMA_CONFIG, {"num_key_value_heads": 3}, "3 key heads do not divide"),
         (LLAMA_CONFIG, {"head_dim": 15}, "heads of the odd width 15"),
         (GPT2_CONFIG, {"n_head": 5}, "5 heads do not divide the width 32"),
-        (GPT2_CONFIG, {"vocab_size": 10.5}, "vocab must be a whole number of at least 1, got 10.5"),
+        (
+            GPT2_CONFIG,
+            {"vocab_size": 10.5},
+            "vocab must be a whole number of at least 1 and at most 2147483647, got 10.5",
+        ),
         (GPT2_CONFIG, {"activation_function": "relu"}, "activation_function"),
         (GPT2_CONFIG, {"scale_attn_weights": False}, "scale_attn_weights"),
         (GPT2_CONFIG, {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),
@@ -259,9 +261,9 @@ def test_a_hub_model_is_known_by_its_configuration_before_its_weights_are_had(
     asked, source = [], tmp_path / "source"
     for folder in (source, tmp_path / "hub"):
         folder.mkdir()
-    (source / "config.json").write_text('{"model_type": "qwen2"}')
+    (source / "config.json").write_text('{"model_type": "mamba"}')
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert_model_error(lambda: load_model("Qwen/Qwen2.5-7B"), "'qwen2' is not", "--embeddings")
+    assert_model_error(lambda: load_model("Qwen/Qwen2.5-7B"), "'mamba' is not", "--embeddings")
     assert asked == ["Qwen/Qwen2.5-7B"]
     source = llama_folder
     assert load_model("nobody/llama").dim == load_model(str(llama_folder)).dim

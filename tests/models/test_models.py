@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fisher_jax.models import layers
+from fisher_jax.models.decoder import attention, project
 from fisher_jax.models.files.huggingface import load_folder
-from fisher_jax.models.layers import project
 from fisher_jax.models.load import SMOLLM2_SHA256
 from tests.helpers.random_models import (
     GPT2_SIZES,
@@ -104,7 +103,7 @@ def test_padding_on_the_right_changes_no_real_position(model):
 
 @pytest.mark.parametrize("long_queries", [1024, 4])
 def test_a_token_changes_no_state_before_it(model, monkeypatch, long_queries):
-    monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
+    monkeypatch.setattr(attention, "LONG_QUERIES", long_queries)
     ids = random_ids(1, 12)
     changed = ids.copy()
     changed[0, 7] = (ids[0, 7] + 1) % VOCAB
@@ -122,19 +121,19 @@ def test_attention_block_by_block_equals_attention_at_once(monkeypatch, length):
     )
 
     def attend():
-        return jax.jit(lambda *args: layers.causal_attention(*args))(
+        return jax.jit(lambda *args: attention.causal_attention(*args))(
             q_BxTxHxE, k_BxTxGxE, v_BxTxGxE
         )
 
     at_once = attend()
-    monkeypatch.setattr(layers, "LONG_QUERIES", 4)
+    monkeypatch.setattr(attention, "LONG_QUERIES", 4)
     np.testing.assert_allclose(attend(), at_once, rtol=0, atol=1e-5)
 
 
 def test_long_texts_equal_the_short_path(model, monkeypatch):
     ids = random_ids(2, 11)
     short = forward(model, ids)
-    monkeypatch.setattr(layers, "LONG_QUERIES", 4)
+    monkeypatch.setattr(attention, "LONG_QUERIES", 4)
     np.testing.assert_allclose(forward(model, ids), short, rtol=0, atol=1e-5)
 
 
@@ -156,7 +155,7 @@ def test_a_model_computes_in_the_dtype_that_its_weights_are_cast_to(model):
 
 @pytest.mark.parametrize("long_queries", [1024, 4])
 def test_forward_pass_lowers_in_full_precision_on_all_platforms(model, monkeypatch, long_queries):
-    monkeypatch.setattr(layers, "LONG_QUERIES", long_queries)
+    monkeypatch.setattr(attention, "LONG_QUERIES", long_queries)
     graph, state = nnx.split(model)
     function = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids))
     platforms = ["cpu", "cuda", "tpu"]

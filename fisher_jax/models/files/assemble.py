@@ -1,7 +1,8 @@
 """Named tensors of a checkpoint into a model: every one accounted for, every shape checked."""
 
+import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +10,55 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.llama import Llama, LlamaConfig
-from fisher_jax.util.errors import UserError
+from fisher_jax.design import aligned
+from fisher_jax.models.decoder import Decoder
+from fisher_jax.models.errors import ModelError
+from fisher_jax.models.families import Family, family_of
 
 _SIZES = ("vocab", "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "mlp_dim", "context")
+_NUMBERS = ("norm_eps", "query_width", "attention_cap", "logit_cap", "embedding_scale")
+LARGEST = 2**31 - 1  # of a size
 
 
-class ModelError(UserError):
-    """A model that can't be had or used; the message says which, why and what to do."""
-
-
-def checked_sizes(config: "LlamaConfig | GPT2Config", where: object) -> "LlamaConfig | GPT2Config":
+def checked_sizes(config: Any, where: object) -> Any:
     """The same sizes.
 
     Raises:
         ModelError: one that is no whole number of at least 1, or heads that don't divide what
             they share.
     """
-    for name, value in config._asdict().items():
-        if name in _SIZES and (type(value) is not int or value < 1):
+    sizes = config._asdict()
+    for name, value in sizes.items():
+        if name in _SIZES and (type(value) is not int or not 1 <= value <= LARGEST):
+            shown = str(value)[:20]
             raise ModelError(
-                f"{where}: {name} must be a whole number of at least 1, got {value!r}: get it anew"
+                f"{where}: {name} must be a whole number of at least 1 and at most {LARGEST}, "
+                f"got {shown}: get it anew"
             )
-    if isinstance(config, LlamaConfig) and config.n_heads % config.n_kv_heads:
+        if name in _NUMBERS and value is not None and not _is_positive(value):
+            shown = str(value)[:20]
+            raise ModelError(f"{where}: {name} must be a positive number, got {shown}: get it anew")
+    heads = sizes["n_heads"]
+    if "n_kv_heads" in sizes and heads % sizes["n_kv_heads"]:
         raise ModelError(
-            f"{where}: {config.n_kv_heads} key heads do not divide {config.n_heads} heads: "
-            "get it anew"
+            f"{where}: {sizes['n_kv_heads']} key heads do not divide {heads} heads: get it anew"
         )
-    if isinstance(config, LlamaConfig) and config.head_dim % 2:
+    if "head_dim" in sizes and sizes["head_dim"] % 2:
         raise ModelError(
-            f"{where}: heads of the odd width {config.head_dim} can't be rotated: get it anew"
+            f"{where}: heads of the odd width {sizes['head_dim']} can't be rotated: get it anew"
         )
-    if isinstance(config, GPT2Config) and config.dim % config.n_heads:
+    if "head_dim" not in sizes and sizes["dim"] % heads:
         raise ModelError(
-            f"{where}: {config.n_heads} heads do not divide the width {config.dim}: get it anew"
+            f"{where}: {heads} heads do not divide the width {sizes['dim']}: get it anew"
         )
+    for rope in sizes.get("ropes", ()):
+        if rope is not None and (problem := rope.problem(sizes["head_dim"])):
+            raise ModelError(f"{where}: {problem}: get it anew")
     return config
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < 1e30
 
 
 class Tensor(NamedTuple):
@@ -55,49 +68,29 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-class Names(NamedTuple):
-    """A module's name in a Hugging Face checkpoint and in a GGUF; `{}` is the layer."""
+class Slot(NamedTuple):
+    """Which rows of which tensors a parameter is made of, one tensor a layer.
 
-    safetensors: str
-    gguf: str
+    Attributes:
+        names: of the tensors.
+        shape: of the whole tensor in the file.
+        rows: those of the parameter.
+        is_turned: whether the file has the parameter's transpose.
+    """
 
-
-LLAMA_NAMES = {
-    "embedding": Names("embed_tokens", "token_embd"),
-    "norm": Names("norm", "output_norm"),
-    "untied_head": Names("lm_head", "output"),
-    "layers.attention_norm": Names("layers.{}.input_layernorm", "blk.{}.attn_norm"),
-    "layers.query": Names("layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
-    "layers.key": Names("layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
-    "layers.value": Names("layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
-    "layers.output": Names("layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
-    "layers.mlp_norm": Names("layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
-    "layers.gate": Names("layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
-    "layers.up": Names("layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
-    "layers.down": Names("layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
-}
-GPT2_NAMES = {
-    "embedding": Names("wte", "token_embd"),
-    "position": Names("wpe", "position_embd"),
-    "norm": Names("ln_f", "output_norm"),
-    "untied_head": Names("lm_head", "output"),
-    "layers.attention_norm": Names("h.{}.ln_1", "blk.{}.attn_norm"),
-    "layers.query_key_value": Names("h.{}.attn.c_attn", "blk.{}.attn_qkv"),
-    "layers.output": Names("h.{}.attn.c_proj", "blk.{}.attn_output"),
-    "layers.mlp_norm": Names("h.{}.ln_2", "blk.{}.ffn_norm"),
-    "layers.up": Names("h.{}.mlp.c_fc", "blk.{}.ffn_up"),
-    "layers.down": Names("h.{}.mlp.c_proj", "blk.{}.ffn_down"),
-}
+    names: list[str]
+    shape: tuple[int, ...]
+    rows: slice
+    is_turned: bool
 
 
 def assemble(
-    config: LlamaConfig | GPT2Config,
-    tensors: Mapping[str, Tensor],
-    layout: str,
-    dtype: DTypeLike,
-    where: str,
-) -> Llama | GPT2:
+    config: Any, tensors: Mapping[str, Tensor], layout: str, dtype: DTypeLike, where: str
+) -> Decoder:
     """A model of `config` whose parameters are `tensors`.
+
+    The largest parameters are read first, each layer straight into its place, so that the most
+    memory needed is little more than the parameters' own.
 
     Args:
         config: sizes.
@@ -109,48 +102,89 @@ def assemble(
     Raises:
         ModelError: a tensor is missing, superfluous or of a wrong shape.
     """
-    is_llama = isinstance(config, LlamaConfig)
-    names = LLAMA_NAMES if is_llama else GPT2_NAMES
-    keeps_kernels = layout == "safetensors" and not is_llama  # GPT-2's Conv1D is (in, out)
-
-    def build() -> Llama | GPT2:
-        if isinstance(config, LlamaConfig):
-            return Llama(config, dtype=dtype, rngs=nnx.Rngs(0))
-        return GPT2(config, dtype=dtype, rngs=nnx.Rngs(0))
-
-    graph, state = nnx.split(nnx.eval_shape(build))
-
-    wanted: dict[tuple, list[str]] = {}
-    for path, leaf in nnx.to_flat_state(state):
-        *module, kind = path
-        pattern = getattr(names[".".join(map(str, module))], layout)
-        suffix = "bias" if kind == "bias" else "weight"
-        is_kernel = kind == "kernel" and not keeps_kernels
-        layers = range(config.n_layers) if module[0] == "layers" else [None]
-        shape = leaf.shape[1:] if module[0] == "layers" else leaf.shape
-        wanted[path] = [f"{pattern.format(layer)}.{suffix}" for layer in layers]
-        for name in wanted[path]:
-            expected = shape[::-1] if is_kernel else shape
-            if name in tensors and tensors[name].shape != expected:
+    family = family_of(config)
+    _check_layers(config, family, tensors, layout, where)
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: family.module(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    )
+    leaves = dict(nnx.to_flat_state(state))
+    slots = slots_of({path: leaf.shape for path, leaf in leaves.items()}, family, layout)
+    for slot in slots.values():
+        for name in slot.names:
+            if name in tensors and tensors[name].shape != slot.shape:
                 raise ModelError(
                     f"{where}: tensor {name} has shape {tensors[name].shape}, its "
-                    f"configuration asks for {expected}; use matching config and weights"
+                    f"configuration asks for {slot.shape}; use matching config and weights"
                 )
-    needed = {name for group in wanted.values() for name in group}
+    needed = {name for slot in slots.values() for name in slot.names}
     for kind, rest in (("lacks", needed - set(tensors)), ("has unknown", set(tensors) - needed)):
         if rest:
             raise ModelError(
                 f"{where} {kind} tensor {min(rest)} ({len(rest)} such): it is not the "
-                f"{'Llama' if is_llama else 'GPT-2'} that its configuration describes; get it "
-                "anew or mend the configuration"
+                f"{family.title} that its configuration describes; get it anew or mend the "
+                "configuration"
             )
 
     def load(path: tuple) -> jax.Array:
-        arrays = [np.asarray(tensors[name].read()) for name in wanted[path]]
-        if path[-1] == "kernel" and not keeps_kernels:
-            arrays = [a.T for a in arrays]
-        value = np.stack(arrays) if path[0] == "layers" else arrays[0]
-        return jnp.asarray(value, dtype)
+        slot, shape = slots[path], leaves[path].shape
+        value = aligned(shape, dtype)
+        for name, place in zip(slot.names, value if _is_stacked(path) else [value], strict=True):
+            array = np.asarray(tensors[name].read())[slot.rows]
+            place[...] = array.T if slot.is_turned else array
+        return jnp.asarray(value)
 
-    flat = {path: leaf.replace(load(path)) for path, leaf in nnx.to_flat_state(state)}
-    return nnx.merge(graph, nnx.from_flat_state(flat))
+    by_size = sorted(leaves, key=lambda path: -np.prod(leaves[path].shape))
+    loaded = {path: leaves[path].replace(load(path)) for path in by_size}
+    return nnx.merge(graph, nnx.from_flat_state({path: loaded[path] for path in leaves}))
+
+
+def slots_of(
+    shapes: Mapping[tuple, tuple[int, ...]], family: Family, layout: str
+) -> dict[tuple, Slot]:
+    """Where in a checkpoint's tensors the parameters of a model are.
+
+    Args:
+        shapes: of the parameters by their path, those of stacked layers with the layer axis.
+        family: whose names the tensors have.
+        layout: "safetensors" or "gguf".
+    """
+    order = {module: k for k, module in enumerate(family.names)}
+    rows_so_far: dict[str, int] = {}
+    places = {}
+    for path in sorted(shapes, key=lambda path: order[_module(path)]):
+        pattern = getattr(family.names[_module(path)], layout)
+        name = f"{pattern}.{'bias' if path[-1] == 'bias' else 'weight'}"
+        shape = shapes[path][1:] if _is_stacked(path) else shapes[path]
+        is_turned = path[-1] == "kernel" and (layout == "gguf" or family.turns_kernels)
+        stored = shape[::-1] if is_turned else shape
+        begin = rows_so_far.get(name, 0)
+        rows_so_far[name] = begin + stored[0]
+        places[path] = (name, stored, slice(begin, begin + stored[0]), is_turned)
+    slots = {}
+    for path, (name, stored, rows, is_turned) in places.items():
+        layers = range(shapes[path][0]) if _is_stacked(path) else [None]
+        whole = (rows_so_far[name], *stored[1:])
+        slots[path] = Slot([name.format(layer) for layer in layers], whole, rows, is_turned)
+    return slots
+
+
+def _check_layers(
+    config: Any, family: Family, tensors: Mapping[str, Tensor], layout: str, where: str
+) -> None:
+    """Before anything is made: as many layers as the file's tensors name."""
+    first = next(n for module, n in family.names.items() if module.startswith("layers."))
+    prefix = getattr(first, layout).partition("{}")[0]
+    numbers = {int(m[1]) for n in tensors if (m := re.match(re.escape(prefix) + r"(\d+)\.", n))}
+    if len(numbers) < config.n_layers and config.n_layers > 2 * len(numbers) + 8:
+        raise ModelError(
+            f"{where}: its configuration says {config.n_layers} layers, its tensors are of "
+            f"{len(numbers)}; use matching config and weights"
+        )
+
+
+def _module(path: tuple) -> str:
+    return ".".join(map(str, path[:-1]))
+
+
+def _is_stacked(path: tuple) -> bool:
+    return path[0] == "layers"

@@ -10,9 +10,10 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fisher_jax.models.files.assemble import GPT2_NAMES, LLAMA_NAMES, ModelError
-from fisher_jax.models.gpt2 import GPT2, GPT2Config
-from fisher_jax.models.llama import Llama, Llama3Rope, LlamaConfig
+from fisher_jax.models.decoder import Decoder, Sizes
+from fisher_jax.models.errors import ModelError
+from fisher_jax.models.families import family_of
+from fisher_jax.models.files.assemble import slots_of
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.files import nearest_folder
@@ -59,74 +60,34 @@ def save_folder(model: LanguageModel, folder: Path, overwrite: bool = False) -> 
         ) from None
 
 
-def named_tensors(module: Llama | GPT2) -> dict[str, np.ndarray]:
-    """The parameters by their Hugging Face names, one tensor a layer.
-
-    A Llama's kernels are turned to (out, in); GPT-2's stay (in, out), as its Conv1D has them.
-    """
-    is_llama = isinstance(module, Llama)
-    names, prefix = (LLAMA_NAMES, "model.") if is_llama else (GPT2_NAMES, "transformer.")
-    tensors = {}
-    for (*place, kind), leaf in nnx.to_flat_state(nnx.state(module)):
-        name = names[".".join(map(str, place))].safetensors
-        pattern = name if place[0] == "untied_head" else prefix + name
-        suffix = "bias" if kind == "bias" else "weight"
-        value = np.asarray(leaf[...])
-        for layer, array in enumerate(value if place[0] == "layers" else value[None]):
-            turned = array.T if kind == "kernel" and is_llama else array
-            tensors[f"{pattern.format(layer)}.{suffix}"] = np.ascontiguousarray(turned)
+def named_tensors(module: Decoder) -> dict[str, np.ndarray]:
+    """The parameters by their Hugging Face names, one tensor a layer, in its order of axes."""
+    family = family_of(module.config)
+    leaves = {path: leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module))}
+    slots = slots_of({path: leaf.shape for path, leaf in leaves.items()}, family, "safetensors")
+    tensors: dict[str, np.ndarray] = {}
+    for path, slot in slots.items():
+        value = np.asarray(leaves[path])
+        layers = value if path[0] == "layers" else value[None]
+        prefix = "" if path[0] == "untied_head" else family.prefix
+        for name, array in zip(slot.names, layers, strict=True):
+            rows = np.ascontiguousarray(array.T if slot.is_turned else array)
+            if rows.shape != slot.shape:  # of a tensor that several modules share
+                whole = tensors.setdefault(prefix + name, np.empty(slot.shape, rows.dtype))
+                whole[slot.rows] = rows
+            else:
+                tensors[prefix + name] = rows
     return tensors
 
 
-def config_fields(config: LlamaConfig | GPT2Config) -> dict[str, Any]:
+def config_fields(config: Sizes) -> dict[str, Any]:
     """The sizes as config.json has them."""
-    if isinstance(config, GPT2Config):
-        return {
-            "architectures": ["GPT2LMHeadModel"],
-            "model_type": "gpt2",
-            "vocab_size": config.vocab,
-            "n_embd": config.dim,
-            "n_layer": config.n_layers,
-            "n_head": config.n_heads,
-            "n_inner": config.mlp_dim,
-            "n_positions": config.context,
-            "layer_norm_epsilon": config.norm_eps,
-            "activation_function": "gelu_new",
-            "tie_word_embeddings": config.tied,
-        }
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab,
-        "hidden_size": config.dim,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_parameters": _rope_fields(config),
-        "tie_word_embeddings": config.tied,
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.mlp_bias,
+    family = family_of(config)
+    named = {
+        "architectures": [family.transformers_class],
+        "model_type": family.model_types[0],
     }
-
-
-def _rope_fields(config: LlamaConfig) -> dict[str, Any]:
-    scaling, theta = config.rope_scaling, {"rope_theta": config.rope_theta}
-    if isinstance(scaling, Llama3Rope):
-        return theta | {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_context,
-        }
-    if scaling == 1:
-        return theta | {"rope_type": "default"}
-    return theta | {"rope_type": "linear", "factor": scaling}
+    return named | family.to_json(config)
 
 
 def _write(model: LanguageModel, folder: Path) -> None:
