@@ -23,7 +23,7 @@ from fisher_jax.training.many import Job, finetune_many
 from fisher_jax.training.packing import packed_states
 from fisher_jax.util.platforms import here
 
-UNSTEADY = 0.5  # nats above the first step's loss, at any step
+UNSTEADY = 0.1  # nats a token that a training's held-out loss is above its cell's best
 SEEDS_APART = 1 << 24  # of a cell's trainings
 
 
@@ -233,12 +233,13 @@ def _tested(fit: Fit) -> Tested:
 def _summary(prepared: Prepared, trainings: list[Tested], tried: dict[float, float]) -> Row:
     """Means over the trainings that did not diverge, how many did, and each one's own numbers.
 
-    An unsteady one is `UNSTEADY` nats above its first step's loss at some later step.
+    An unsteady one is `UNSTEADY` above the cell's best, which had the same rows.
     """
     done = [of for of in trainings if len(of.test_T)]
     test_T = np.mean([of.test_T for of in done], axis=0)
     test = np.add.reduceat(test_T, prepared.test.offsets[:-1])
-    unsteady = [of for of in done if of.losses and max(of.losses) > of.losses[0] + UNSTEADY]
+    each = [_means(prepared, "held_out", of.test_T) for of in done]
+    best = min(of["held_out_nll"] for of in each)
     return (
         ({"steps": len(done[0].losses)} if done[0].losses else {})
         | _means(prepared, "validation", np.mean([of.validation_T for of in done], axis=0))
@@ -249,9 +250,9 @@ def _summary(prepared: Prepared, trainings: list[Tested], tried: dict[float, flo
             "test_tokens": prepared.test.counted.tolist(),
             "tried": {f"{rate:g}": round(x, 5) for rate, x in tried.items() if x < math.inf},
             "diverged": len(trainings) - len(done) + sum(x == math.inf for x in tried.values()),
-            "unsteady": len(unsteady),
+            "unsteady": sum(of["held_out_nll"] > best + UNSTEADY for of in each),
             "losses": [of.losses for of in trainings],
-            "of_training": [rounded(_means(prepared, "held_out", of.test_T)) for of in done],
+            "of_training": [rounded(of) for of in each],
         }
     )
 

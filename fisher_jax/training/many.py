@@ -7,7 +7,7 @@ some are one program's lanes; a CPU, which gains nothing by that, trains one aft
 import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from fisher_jax.models import DTYPES, LanguageModel, TokenizedRows, activation_bytes
 from fisher_jax.training.adapters import merged, prepare
@@ -141,12 +141,12 @@ def _side_by_side(
     params_C = jax.tree.map(lambda *lanes: jnp.stack(lanes), *starts)
     optimizer = adamw(options.clip, options.weight_decay)
     states_C = TrainState(params_C, jax.vmap(optimizer.init)(params_C))
-    steps = [len(own) if lane < len(places) else 0 for lane, own in enumerate(batches)]
-    rates_CxS = np.zeros((len(jobs), max(steps)), np.float32)
+    n_steps = max(len(own) for own in batches)
+    rates_CxS = np.zeros((len(jobs), n_steps), np.float32)
     for rates_S, job, own in zip(rates_CxS, jobs, batches, strict=True):
         rates_S[: len(own)] = learning_rates(job.learning_rate, options.warmup, len(own))
     begun: list[Array] = []
-    for k in range(max(steps)):
+    for k in range(n_steps):
         batch_C = [own[min(k, len(own) - 1)] for own in batches]
         states_C, loss_C = _steps(
             graph,
@@ -157,14 +157,13 @@ def _side_by_side(
             states_C,
             jax.tree.map(lambda *lanes: np.stack(lanes), *batch_C),
             rates_CxS[:, k],
-            np.array([k < n for n in steps]),
         )
         begun.append(loss_C)
         if len(begun) >= here().in_flight:
             begun[-here().in_flight].block_until_ready()
     losses_CxS = np.stack(jax.device_get(begun), axis=1)
     for lane, place in enumerate(places):
-        losses_S = losses_CxS[lane, : steps[lane]]
+        losses_S = losses_CxS[lane, : len(batches[lane])]
         bad = np.flatnonzero(~np.isfinite(losses_S))
         losses_S = losses_S[: bad[0]] if len(bad) else losses_S
         if on_step is not None:
@@ -189,15 +188,10 @@ def _steps(
     states_C: TrainState,
     batches_C: Batch,
     rates_C: Float[Array, "C"],
-    goes_on_C: Bool[Array, "C"],
 ) -> tuple[TrainState, Float[Array, "C"]]:
-    """A step of every lane that goes on; the others' states stay."""
-
-    def one(state: TrainState, batch: Batch, rate: Array, goes_on: Array) -> tuple[Any, Array]:
-        after, loss = train_step(graph, optimizer, remat, dtype, frozen, state, batch, rate)
-        return jax.tree.map(lambda x, y: jnp.where(goes_on, x, y), after, state), loss
-
-    return jax.vmap(one)(states_C, batches_C, rates_C, goes_on_C)
+    """A step of every lane; one that is done has a rate of zero, and its parameters stay."""
+    one = functools.partial(train_step, graph, optimizer, remat, dtype, frozen)
+    return jax.vmap(one)(states_C, batches_C, rates_C)
 
 
 def _of(job: Job, options: TrainOptions) -> TrainOptions:
