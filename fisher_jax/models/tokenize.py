@@ -31,7 +31,7 @@ class TokenizedRows(NamedTuple):
 
     @classmethod
     def after(
-        cls, ids: Sequence[Int[np.ndarray, "M"]], first: int | Int[np.ndarray, "N"] = 1
+        cls, ids: Sequence[Int[np.ndarray, "_"]], first: int | Int[np.ndarray, "N"] = 1
     ) -> "TokenizedRows":
         """Whole rows of which the tokens `first[i]:` count."""
         begins = np.broadcast_to(first, len(ids))

@@ -118,7 +118,7 @@ def test_likelihood_is_the_mean_over_the_continuations_tokens(model, batch_token
     scores = mean_log_likelihoods(model, rows, batch_tokens, seen.append)
     assert seen[-1] == len(rows)
     for row, score in zip(rows, scores, strict=True):
-        ids = model.tokenizer(row.prompt + " " + row.completion)["input_ids"]
+        ids = model.tokenizer(row.prompt + row.completion)["input_ids"]
         n = len(row.completion.split())
         log_TxL = np.asarray(jax.nn.log_softmax(full_logits(model, ids, CONTEXT)))
         expected = np.mean([log_TxL[t - 1, ids[t]] for t in range(len(ids) - n, len(ids))])

@@ -124,8 +124,8 @@ def test_a_question_without_one_text_is_refused(model, prompt):
 def test_ifd_is_the_ratio_of_mean_losses_row_by_row(adds_bos, model, bos_model):
     model, opening = (bos_model, [1]) if adds_bos else (model, [])
     got = quality.ifd(model, PAIRS, batch_tokens=16)
-    for value, (prompt, completion) in zip(got, PAIRS, strict=True):
-        head, own = opening + ids_of(prompt), ids_of(completion)
+    for value, pair in zip(got, PAIRS, strict=True):
+        head, own = opening + ids_of(pair.prompt), ids_of(pair.completion)
         skipped = 0 if adds_bos else 1  # nothing comes before the first token
         given = mean_loss(next_token(model, head + own), head + own, len(head) + skipped)
         ids = opening + own
@@ -133,7 +133,7 @@ def test_ifd_is_the_ratio_of_mean_losses_row_by_row(adds_bos, model, bos_model):
 
 
 def test_ifd_cuts_a_completion_alike_with_and_without_its_prompt(bos_model):
-    cut = Example("whether tis", PAIRS[1].prompt)
+    cut = Example(" whether tis", PAIRS[1].prompt)
     got = quality.ifd(bos_model, [PAIRS[1]], max_length=7)  # 5 of the prompt
     np.testing.assert_allclose(got, quality.ifd(bos_model, [cut]), rtol=1e-5)
 
@@ -145,7 +145,7 @@ def test_ifd_cuts_a_completion_alike_with_and_without_its_prompt(bos_model):
         ([PAIRS[0], "to be"], "row 1 has no prompt"),
         ([Example("to be", "")], "row 0 has no prompt"),
         ([PAIRS[0], Example("", "to be")], "row 1 has nothing to predict"),
-        ([PAIRS[0], Example("or", "to be")], "row 1 has nothing to predict"),
+        ([PAIRS[0], Example(" or", "to be")], "row 1 has nothing to predict"),
     ],
 )
 def test_ifd_refuses_rows_that_have_none(model, rows, message):
@@ -154,7 +154,7 @@ def test_ifd_refuses_rows_that_have_none(model, rows, message):
 
 
 def test_one_token_has_an_ifd_where_something_comes_before_it(bos_model):
-    assert quality.ifd(bos_model, [Example("or", "to be")]).shape == (1,)
+    assert quality.ifd(bos_model, [Example(" or", "to be")]).shape == (1,)
 
 
 def test_the_prompt_of_the_paper_holds_the_text_between_its_marks():
