@@ -1,4 +1,5 @@
 # make demo: the main job on real input   make test: all tests   make bench: speed
+# make faults: the fault suite, an hour   make faults-full: all of it, goes on where it was
 # make figures: docs/figures and RESULTS.md from the committed results   make lint
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +7,7 @@ SELECTS := .venv/.selects
 INSTALLED := .venv/.installed
 DEMO := outputs/demo
 
-.PHONY: demo test bench figures lint
+.PHONY: demo test bench figures lint faults faults-full
 
 demo: $(SELECTS)
 	$(BIN)/python scripts/shakespeare.py $(DEMO)/pool.jsonl --n 2000 --seed 0
@@ -21,6 +22,13 @@ bench: $(INSTALLED)
 
 figures: $(INSTALLED)
 	$(BIN)/python -m experiments.report
+
+faults: $(INSTALLED)
+	$(BIN)/python -m faults
+
+faults-full: $(INSTALLED)
+	mkdir -p outputs
+	$(BIN)/python -m faults --full --results outputs/faults.jsonl
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,17 +1,42 @@
 """Choose the examples to fine-tune on by their Fisher information."""
 
-from fisher_jax.design import FisherSelector, Selection, TokenEmbeddings, evaluate, select
-from fisher_jax.models.embed import embed
-from fisher_jax.selectors import SELECTORS
-from fisher_jax.selectors import registry as baselines
+from typing import TYPE_CHECKING
+
+from fisher_jax.util.lazy import lazily
+
+if TYPE_CHECKING:
+    from fisher_jax.design import (
+        FisherSelector,
+        Selection,
+        TokenEmbeddings,
+        certify,
+        evaluate,
+        remaining_gains,
+        select,
+    )
+    from fisher_jax.models.embed import embed
+    from fisher_jax.pipeline import choose
+    from fisher_jax.selectors import SELECTORS
 
 __all__ = [
     "SELECTORS",
     "FisherSelector",
     "Selection",
     "TokenEmbeddings",
-    "baselines",
+    "certify",
+    "choose",
     "embed",
     "evaluate",
+    "remaining_gains",
     "select",
 ]
+__getattr__ = lazily(
+    __name__,
+    {
+        "fisher_jax.design": "FisherSelector Selection TokenEmbeddings certify evaluate "
+        "remaining_gains select",
+        "fisher_jax.models.embed": "embed",
+        "fisher_jax.pipeline": "choose",
+        "fisher_jax.selectors": "SELECTORS",
+    },
+)

@@ -25,6 +25,7 @@ from experiments.corpora.corruptions import (
 )
 from fisher_jax.data import Example, PoolError
 from fisher_jax.data.duplicates import normalized
+from fisher_jax.util.checks import check_seed
 
 KINDS = ("clean", "duplicates", "imbalance", "noise")
 HELD_OUT = 0.25  # of the groups, for validation and test: 3 of Sherlock's 12 stories
@@ -109,8 +110,7 @@ def make_pool(
     for name, n in (("n_pool", n_pool), ("n_validation", n_validation), ("n_test", n_test)):
         if n < 1:
             raise PoolError(f"{name} must be at least 1, got {n}")
-    if seed < 0:
-        raise PoolError(f"seed must be at least 0, got {seed}")
+    check_seed(seed)
     both = kind == "imbalance"
     if both and corpus == second:
         raise PoolError(f"second must be another corpus than {corpus!r} for kind 'imbalance'")

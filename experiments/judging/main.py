@@ -28,7 +28,8 @@ from experiments.judging.texts import Comparison, Texts, comparison_of, digest
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.run.harness import reporting
-from experiments.run.results import RESULTS, Row
+from experiments.run.kept import Row, read_json
+from experiments.run.results import RESULTS
 from fisher_jax.data.duplicates import normalized
 from fisher_jax.models import LanguageModel, load_model, tokenize
 from fisher_jax.scoring.endpoint import SETTINGS, Estimate
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     """
     texts = Texts(args.folder)
     path = args.folder / JUDGED
-    entries = _of_these_texts(json.loads(path.read_text()) if path.exists() else [], texts, path)
+    entries = _of_these_texts(_read_entries(path), texts, path)
     if args.key is not None and args.answers is None:
         raise UserError("--key goes with --answers: give both")
     if args.answers is not None:
@@ -167,6 +168,17 @@ def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
         kappa, agreed, n = cohen_kappa(people, winners)
         who = f"{entry['judge']} ({entry['naming']}), {comparison_of(entry).title}"
         print(f"{who}: kappa {kappa:.2f}, the same winner in {agreed:.0%} of {n} pairs")
+
+
+def _read_entries(path: Path) -> list[Row]:
+    """What was judged before."""
+    entries = read_json(path) if path.exists() else []
+    try:
+        for entry in entries:
+            _key(entry)
+    except (LookupError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged: remove it, and judge again") from None
+    return entries
 
 
 def _of_these_texts(entries: list[Row], texts: Texts, path: Path) -> list[Row]:

@@ -8,14 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from omegaconf import OmegaConf
-
 from experiments.judging.judge import Pair
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.language.writing import prompts_of
 from experiments.report.statistics import group
-from experiments.run.results import RESOLVED, RESULTS, Row, read_rows
+from experiments.run.kept import Row, options_as, read_rows
+from experiments.run.results import RESOLVED, RESULTS
 from fisher_jax.util.errors import UserError
 
 CORPUS_NAMES = {
@@ -56,7 +55,7 @@ class Texts:
                 f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "
                 "experiment=cpu"
             )
-        self._options = Options(**OmegaConf.to_object(OmegaConf.load(folder / RESOLVED)))  # pyright: ignore
+        self._options = options_as(folder / RESOLVED, Options)
         self._rows = group(
             ({**row, "setting_json": json.dumps(row["setting"], sort_keys=True)} for row in rows),
             "setting_json", "selector", "equal", "n",

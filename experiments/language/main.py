@@ -23,6 +23,7 @@ from experiments.language.preparation import pool_of, prepare
 from experiments.language.training import measured
 from experiments.language.variants import VARIANTS
 from experiments.run import live
+from experiments.run.kept import read_facts
 from experiments.run.results import (
     GROWING,
     PROVENANCE,
@@ -144,8 +145,8 @@ def _key(row: Row) -> Any:
 
 
 def _write_facts(path: Path, where: str, facts: Row) -> None:
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get(where, facts)["sha256"] != facts["sha256"]:
+    known = read_facts(path) if path.exists() else {}
+    if known.get(where, facts).get("sha256") != facts["sha256"]:
         raise UserError(
             f"{path}: {where} was made of other rows than its corpus gives now: take the corpus as "
             "it was, or start again with overwrite=true"

@@ -8,6 +8,7 @@ from experiments.language.variants import VARIANTS
 from experiments.run.harness import Wandb
 from experiments.softmax.study import check_grid, check_selectors, one_of, positive
 from fisher_jax.models import DTYPES
+from fisher_jax.util.checks import check_seed
 from fisher_jax.util.errors import UserError
 
 METHODS = ("last_layer", "lora", "full")
@@ -96,8 +97,7 @@ class Options:
             raise UserError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if self.n_prompts < 0 or self.temperature < 0:
             raise UserError("n_prompts and temperature must be at least 0")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UserError(f"seed must be from 0 to {MAX_SEED:,}, got {self.seed}")
+        check_seed(self.seed, most=MAX_SEED)
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise UserError(f"learning_rates must be above 0, got {self.learning_rates}")
         by_validation = self.tune == "each" and len(self.learning_rates) > 1

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from omegaconf import OmegaConf
 from scipy import stats
 from tqdm import tqdm
 
@@ -23,12 +22,13 @@ from experiments.language.options import Options
 from experiments.language.preparation import Prepared, pool_of, prepare, seed_of
 from experiments.language.variants import TASK, VARIANTS
 from experiments.run.harness import reporting
+from experiments.run.kept import options_as
 from experiments.run.results import RESOLVED, Row, settings
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.design import evaluate
 from fisher_jax.models import load_model
 from fisher_jax.scoring import row_means
-from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
@@ -36,7 +36,7 @@ PICKS = "picks.json"
 FIRST = 20
 SHOWN = 5  # first picks whose text is kept
 QUANTILES = (0.1, 0.5, 0.9)
-EVERY = [name for name in (*SELECTORS, *MODEL_SELECTORS) if name in VARIANTS and name != "ifd"]
+EVERY = [name for name in SELECTORS if name in VARIANTS and name != "ifd"]
 
 
 class Facts(NamedTuple):
@@ -70,8 +70,7 @@ def main() -> None:
     )
     args = p.parse_args()
     with reporting("experiments.language.picks"):
-        path = args.folder / RESOLVED
-        options = Options(**OmegaConf.to_object(OmegaConf.load(path)))  # pyright: ignore
+        options = options_as(args.folder / RESOLVED, Options)
         names = dict.fromkeys([*options.selectors, *(EVERY if args.every else ())])
         found = picks(replace(options, **next(settings(options.grid)), grid={}, selectors=[*names]))
         with replacing(args.folder / PICKS) as temporary:

@@ -11,9 +11,8 @@ from fisher_jax.data import Example
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher
 from fisher_jax.models import LanguageModel
-from fisher_jax.scoring import OF_ROWS, Inputs
-from fisher_jax.selectors import MODEL_SELECTORS, SELECTORS
-from fisher_jax.selectors.scored import weighted
+from fisher_jax.scoring import Inputs
+from fisher_jax.selectors import SELECTORS, weighted
 from fisher_jax.util.errors import UserError
 
 
@@ -21,7 +20,7 @@ class Variant(NamedTuple):
     """A way of choosing.
 
     Attributes:
-        rule: a key of SELECTORS or MODEL_SELECTORS, or TASK: no row of the pool, but the rows that
+        rule: a key of SELECTORS, or TASK: no row of the pool, but the rows that
             targeted rules are told of, in random order (all of them, where the budget allows).
         features: what the rule sees of a row, see `Candidates._features_of`.
         keep: rows it may choose: all, one of each "exact" or "near" duplicate, or of the latter
@@ -72,11 +71,7 @@ _NAMED = {
     "rds_layers_05": Variant("rds", "layers_0.5", targeted=True),
     "i_target_centred": Variant("i_optimal_per_token", "centred", "near", targeted=True),
 }
-VARIANTS = (
-    {name: Variant(name) for name in SELECTORS if name != "exact_information"}
-    | {name: Variant(name) for name in MODEL_SELECTORS}
-    | _NAMED
-)
+VARIANTS = {name: Variant(name) for name, rule in SELECTORS.items() if not rule.planted} | _NAMED
 
 
 class Chosen(NamedTuple):
@@ -165,14 +160,14 @@ class Candidates:
         if variant.rule == "fisher_random":
             draw = draw_fisher(features, budget, ridge=variant.ridge, seed=seed)
             return Chosen(kept[draw.ranking], draw.weights)
-        selector = (SELECTORS | MODEL_SELECTORS)[variant.rule]
+        selector = SELECTORS[variant.rule]
         extra: dict[str, Any] = {"targets": targets} if variant.targeted else {}
         if variant.power != 1:
             extra["power"] = variant.power
         for needed in selector.needs:
             if needed not in extra:
-                value = (self._asking if needed == "quality" else self.inputs)[needed]
-                extra[needed] = value[kept] if needed in OF_ROWS else value
+                inputs = self._asking if needed == "quality" else self.inputs
+                extra[needed] = inputs.of(needed, kept)
         ranking = selector.rank(features, budget, ridge=variant.ridge, seed=seed, **extra)
         return Chosen(kept[ranking])
 

@@ -20,6 +20,7 @@ from experiments.language.main import MANIFEST
 from experiments.language.noise import NOISE
 from experiments.language.options import Options
 from experiments.language.picks import PICKS
+from experiments.report.comparisons import compared, comparisons, forest
 from experiments.report.figures import dots, learning_curves, parts
 from experiments.report.language_tables import (
     LanguageTables,
@@ -60,8 +61,13 @@ def render() -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"run": Run, "language": Language, "table": table}
+    environment.globals |= {"run": Run, "language": Language, "table": table, "kept": kept}
     return environment.get_template("RESULTS.md.j2").render()
+
+
+def kept(name: str, experiment: str) -> bool:
+    """Whether results of it are committed."""
+    return (KEPT / name / experiment / f"{RESULTS}.gz").exists()
 
 
 def collect() -> None:
@@ -134,6 +140,12 @@ class Language(LanguageTables, Run):
         """Held-out NLL against tokens, a panel a value of `key`."""
         panels = {str(v or ""): self.of(**{key: v}) for (v,) in group(self.rows, key)}
         return self.picture(learning_curves(panels), "curves", title)
+
+    def compared(self, rule: str, opponents: list[str], key: str, title: str) -> str:
+        """A rule against its opponents, corrected for their number, and a picture of it."""
+        family = comparisons(self.rows, rule, opponents, key)
+        figure = dots(forest(family, key), "nats a token, left is better", {rule: 0})
+        return f"{self.picture(figure, 'forest', title)}\n\n{table(*compared(family, rule, key))}"
 
     @property
     def picks(self) -> dict:

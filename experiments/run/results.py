@@ -1,6 +1,5 @@
 """Results of an experiment on disk: rows of finished settings that survive a kill."""
 
-import gzip
 import itertools
 import json
 import time
@@ -12,12 +11,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.run import live
+from experiments.run.kept import Row, read_facts, read_options, read_rows
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 from fisher_jax.util.platforms import here
 from fisher_jax.util.provenance import provenance
-
-Row = dict[str, Any]
 
 RESULTS = "results.jsonl"
 RESOLVED = "config.yaml"
@@ -40,7 +38,8 @@ class Results:
             add work; both runs' are kept.
 
     Raises:
-        ValueError: the folder holds results of other options and `overwrite` is not set.
+        ValueError: the folder holds results of other options, or damaged ones, and `overwrite` is
+            not set.
     """
 
     def __init__(
@@ -57,14 +56,15 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         kept = {k: v for k, v in options.items() if k not in RUNTIME_KEYS}
         path = folder / RESOLVED
-        before = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-        assert isinstance(before, dict)
+        has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once
+        before = read_options(path) if path.exists() and has_rows and not overwrite else {}
         given, known = (
             {k: v for k, v in some.items() if k not in (*growing, *RUNTIME_KEYS) and v is not None}
             for some in (kept, (later or {}) | before if before else {})
         )  # an option that came later and is None is what the earlier run did
-        same = given == known
-        has_rows = (folder / RESULTS).exists()  # not so where an earlier run failed at once
+        same = given == known and all(
+            type(before[k]) is type(kept[k]) for k in growing if k in before
+        )
         if path.exists() and has_rows and not same and not overwrite:
             raise UserError(
                 f"{folder} holds results of other options: pass overwrite=true to replace them, "
@@ -83,12 +83,18 @@ class Results:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(kept)))
         self.rows = read_rows(folder / RESULTS)
         earlier = folder / PROVENANCE
-        facts = json.loads(earlier.read_text()) if self.rows and earlier.exists() else {}
+        facts = read_facts(earlier) if self.rows and earlier.exists() else {}
         # unknown where rows were made before the time was kept
         self._seconds = facts.get("seconds") if self.rows else 0.0
         self._start = time.perf_counter()
         self._stamp = _stamp(folder / RESULTS)
-        self._done = {self._name(row) for row in self.rows}
+        try:
+            self._done = {self._name(row) for row in self.rows}
+        except KeyError as error:
+            raise UserError(
+                f"{folder / RESULTS} has a row without {error}: it is damaged or another "
+                "experiment's; take another folder, or pass overwrite=true"
+            ) from None
 
     def has(self, at: Row) -> bool:
         """Whether the work that a row of these values belongs to is finished."""
@@ -166,15 +172,6 @@ def run_grid(
             results.add([{"setting": setting} | row for row in rows])
             live.log(finished=json.dumps(setting), rows=len(results.rows))
     return results.rows
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a results.jsonl or .jsonl.gz, none where there is no such file."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    data = gzip.decompress(data) if path.suffix == ".gz" else data
-    return [json.loads(line) for line in data.splitlines()]
 
 
 def rounded(row: Row) -> Row:

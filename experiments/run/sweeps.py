@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from experiments.run.results import GROWING, PROVENANCE, RESOLVED, RESULTS, Row, joined, read_rows
+from experiments.run.kept import Row, read_facts, read_options, read_rows
+from experiments.run.results import GROWING, PROVENANCE, RESOLVED, RESULTS, joined
 from fisher_jax.util.errors import UserError
 
 LONGEST = 100  # bytes of a job's folder name; file systems take 255
@@ -53,7 +54,7 @@ def read_sweep(folder: Path) -> Sweep:
     jobs = jobs_of(folder)
     if not jobs:
         raise UserError(f"{folder} has no job with {RESULTS}: run the sweep first")
-    options = [_options_of(job) for job in jobs]
+    options = [read_options(job / RESOLVED) for job in jobs]
     differing = [k for k in options[0] if any(own.get(k) != options[0][k] for own in options)]
     settings = [k for k in differing if k not in (*GROWING, "grid")]
     whole = dict(options[0])
@@ -78,19 +79,13 @@ def _number(job: Path) -> tuple[int, str]:
     return (0 if number is None else number), job.name
 
 
-def _options_of(job: Path) -> dict[str, Any]:
-    options = OmegaConf.to_container(OmegaConf.load(job / RESOLVED))
-    assert isinstance(options, dict)
-    return {str(k): v for k, v in options.items()}
-
-
 def _draw(row: Row) -> Any:
     """Random subsets of one budget are rows of their own."""
     return row if row.get("selector") == "random" else None
 
 
 def _facts_of(jobs: list[Path]) -> Row:
-    facts = [json.loads((job / PROVENANCE).read_text()) for job in jobs]
+    facts = [read_facts(job / PROVENANCE) for job in jobs]
     seconds = [own.get("seconds") for own in facts]
     whole = {k: v for k, v in facts[-1].items() if k != "seconds"}
     return whole if None in seconds else whole | {"seconds": round(sum(seconds), 1)}

@@ -19,15 +19,17 @@ from experiments.run.results import RUNTIME_KEYS
 from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher, ladder, take
 from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.design.softmax_model import fit, log_likelihood, prediction_errors
-from fisher_jax.selectors import SELECTORS
+from fisher_jax.selectors import SELECTORS, Rule
+from fisher_jax.util.checks import check_seed, did_you_mean
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 
+MAX_SEED = 40_000  # a replicate's is 100,003 times as large, and 32 bits must hold it
 GROUPS = 4  # padded sizes of a setting's fits, at most
 GROUP_SIZE = 1 << 22  # products of a Newton step that are worth a size of their own
-PER_BUDGET = ("fisher_mixed", "fisher_random")  # their rows depend on the budget from the start
+TOLD = {"losses", "probabilities", "theta"}  # what a rule may need: a study has no more to tell
 KNOWN = [
-    *SELECTORS,
+    *(name for name, rule in SELECTORS.items() if {*rule.needs} <= TOLD),
     "fisher_prompt",  # fisher, by the tokens that no label has influenced
     "fisher_random_unweighted",  # fisher_random without its weights in the fit
 ]
@@ -61,8 +63,7 @@ class StudyOptions:
         if self.n_labels < 2:
             raise UserError(f"n_labels must be at least 2, got {self.n_labels}")
         check_selectors(self, KNOWN)
-        if self.seed < 0:
-            raise UserError(f"seed must be at least 0, got {self.seed}")
+        check_seed(self.seed, most=MAX_SEED)
         if not self.budgets or sorted(set(self.budgets)) != list(self.budgets):
             raise UserError(f"budgets must rise, got {self.budgets}")
         if self.budgets[0] < 1 or self.budgets[-1] > self.n_examples:
@@ -90,7 +91,7 @@ def check_selectors(options: Any, known: Collection[str]) -> None:
     names = options.selectors
     for name in names:
         if name not in known:
-            raise UserError(f"selectors has an unknown name {name!r}; known: {', '.join(known)}")
+            raise UserError(f"selectors has an unknown name {name!r}: {did_you_mean(name, known)}")
     if not names or len(set(names)) < len(names):
         raise UserError(f"selectors must be one or more, each once, got {[*names]}")
 
@@ -172,12 +173,12 @@ def _choices(problem: Problem, name: str, options: Any, replicate: int) -> list[
     for equal, budgets in budgets_of(emb, options.budgets).items():
         # n examples are the first n of more; of tokens no budget's rows are those of another,
         # since what no longer fits is passed over
-        nested = equal == "examples" and not name.startswith(PER_BUDGET)
+        nested = equal == "examples" and rule_of(name).nested
         whole = rank(problem, name, budgets[-1], options, replicate) if nested else None
         for n, budget in zip(options.budgets, budgets, strict=True):
             if whole is not None:
                 rows, weights = take(budget, whole), None
-            elif name.startswith("fisher_random"):
+            elif rule_of(name).name == "fisher_random":
                 draw = draw_fisher(emb, budget, ridge=options.ridge, seed=_seed(options, replicate))
                 rows, weights = draw.ranking, draw.weights
             else:
@@ -203,7 +204,7 @@ def rank(
     emb = problem.emb
     if name == "fisher_prompt":
         assert problem.prompt is not None  # options without a prompt refuse the name
-        return SELECTORS["fisher"].rank(problem.prompt, budget, ridge=options.ridge)
+        return rule_of(name).rank(problem.prompt, budget, ridge=options.ridge)
     extra: dict[str, Any] = {}
     needs = SELECTORS[name].needs
     if "losses" in needs:  # of the model before training, Theta = 0
@@ -219,9 +220,14 @@ def rank(
     )
 
 
+def rule_of(name: str) -> Rule:
+    """The rule of a selector of studies, of which some differ in what the rule sees or the fit."""
+    return SELECTORS[name.removesuffix("_prompt").removesuffix("_unweighted")]
+
+
 def needs_theta(name: str) -> bool:
     """Whether a selector is given the planted model, an oracle."""
-    return name in SELECTORS and bool({"probabilities", "theta"} & set(SELECTORS[name].needs))
+    return bool({"probabilities", "theta"} & {*rule_of(name).needs})
 
 
 def _seed(options: Any, replicate: int) -> int:

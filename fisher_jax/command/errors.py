@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from fisher_jax.command.interruption import INTERRUPTED
@@ -20,7 +22,14 @@ def is_told(error: BaseException) -> bool:
     return isinstance(error, (UserError, OSError, KeyboardInterrupt)) or _is_memory(error)
 
 
-def tell(command: str, error: BaseException, *, smaller: str, interrupted: str) -> int:
+def tell(
+    command: str,
+    error: BaseException,
+    *,
+    smaller: str,
+    interrupted: str,
+    flags: Mapping[str, str] | None = None,
+) -> int:
     """Tell of an error in a line on stderr; gives the exit code, 2 or 130.
 
     Args:
@@ -28,15 +37,31 @@ def tell(command: str, error: BaseException, *, smaller: str, interrupted: str) 
         error: what was caught, if it `is_told`.
         smaller: what to make smaller where memory is short.
         interrupted: what Ctrl-C leaves behind.
+        flags: the command's flags by the names of the library's options.
     """
     if isinstance(error, KeyboardInterrupt):
         print(f"\n{command}: interrupted{interrupted}", file=sys.stderr)
         return INTERRUPTED
-    message = one_line(error, 2000)
+    message = in_flags(one_line(error, 2000), flags or {})
     if _is_memory(error):
         message = f"out of memory ({one_line(error)}): {smaller}, or JAX_PLATFORMS=cpu"
     print(f"{command}: error: {message}", file=sys.stderr)
     return 2
+
+
+def in_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message of the library, whose options in backticks become the command's.
+
+    "`on_empty=skip`" becomes "--on-empty skip", for the names that are in `flags`.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if name not in flags:
+            return match[0]
+        return flags[name] if value is None else f"{flags[name]} {value}"
+
+    return re.sub(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`", flag, message)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import json
 import sys
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -20,6 +20,22 @@ _SHINGLE = 3
 def normalized(row: str | Example) -> str:
     """A row's text without case and kinds of white space, by which copies are told."""
     return _plain(example_of(row).text())
+
+
+def unique(
+    rows: Sequence[str | Example],
+    copies: Literal["none", "exact", "near"],
+    on_progress: OnProgress | None = None,
+) -> Int[np.ndarray, "n"]:
+    """Indices of the rows that are no such copy of an earlier one, ascending.
+
+    Only near duplicates take long enough to call `on_progress` with the rows done.
+    """
+    if copies == "none":
+        return np.arange(len(rows))
+    if copies == "exact":
+        return deduplicate_exact(rows)
+    return deduplicate_near(rows, on_progress=on_progress)
 
 
 def deduplicate_exact(rows: Sequence[str | Example]) -> Int[np.ndarray, "n"]:

@@ -16,7 +16,6 @@ from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.data.rows import GAIN, RANK, WEIGHT
 from fisher_jax.data.sets import package_of_sets, without_bars
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import replacing, replacing_files
 
 Added = dict[str, Sequence[Any]]
 
@@ -109,20 +108,20 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-@contextlib.contextmanager
-def writing_selection(
+def write_selection(
+    path: Path,
     out: Path,
     pool: PoolFile | None,
     ranking: np.ndarray,
     gains: np.ndarray,
     weights: np.ndarray | None = None,
-) -> Iterator[None]:
+) -> None:
     """The chosen rows in order of choice with every column kept, and their rank and gain.
 
-    They are written on entering and take the place of `out` on leaving, if all went well between.
-
     Args:
-        out: a file whose name ends as one of `WRITERS`; without an ending a folder.
+        path: where they are written, for example beside `out`.
+        out: the name that they will have, which ends as one of `WRITERS`; without an ending a
+            folder.
         pool: the pool's file; None for embeddings without one, whose rows are `{index}`.
         ranking: (n,) rows of the pool.
         gains: (n,) nats.
@@ -131,21 +130,15 @@ def writing_selection(
     Raises:
         PoolError: a column that the output's format can't hold.
     """
-    added: Added = {
-        RANK: range(len(ranking)),
-        GAIN: [float(gain) for gain in gains],
-    }
+    added: Added = {RANK: range(len(ranking)), GAIN: [float(gain) for gain in gains]}
     if weights is not None:
         added[WEIGHT] = [float(weight) for weight in weights]
     rows: Sequence[int] = [int(i) for i in ranking]
     content: Content | None = None if pool is None else pool.content
     if content is None:
         content, rows = Records("", [{"index": i} for i in rows], rows), range(len(rows))
-    place = replacing_files if out.suffix == "" else replacing
-    with place(out) as temporary:
-        with _telling(out, "the pool" if pool is None else pool.path, "another format"):
-            WRITERS[out.suffix].write(temporary, content, rows, added)
-        yield
+    with _telling(out, "the pool" if pool is None else pool.path, "another format"):
+        WRITERS[out.suffix].write(path, content, rows, added)
 
 
 def check_columns_fit(out: Path, pool: PoolFile) -> None:

@@ -99,6 +99,7 @@ def pool_of(
     columns: Columns | None = None,
     *,
     name: str = "rows",
+    needs_text: bool = True,
     skip_bad: bool = False,
 ) -> PoolFile:
     """A pool of rows in Python: strings, or mappings, of which the first decides the columns.
@@ -106,7 +107,7 @@ def pool_of(
     Raises:
         PoolError: no rows, or one that can't be used.
     """
-    rows = Rows(columns, True, skip_bad)
+    rows = Rows(columns, needs_text, skip_bad)
     if is_set(records):
         content: Content = of_set(name, records, rows)
     else:

@@ -1,47 +1,52 @@
 """Optimal design: token embeddings of a pool, gains of information, budgets, greedy choice.
 
-The public functions stay as they are; the loops, batches and factors behind them may change.
+The public functions stay as they are; the loops, batches and factors behind them may change. What
+computes with JAX is imported when it is first asked for.
 """
 
+from typing import TYPE_CHECKING
+
 from fisher_jax.design.buckets import ladder
-from fisher_jax.design.budget import Budget, Purse, Ranking, budget_in_examples, take
+from fisher_jax.design.budget import Budget, Criterion, Purse, budget_in_examples, take
 from fisher_jax.design.embeddings import (
     Pooling,
+    PoolLike,
     TokenEmbeddings,
     aligned,
+    as_embeddings,
+    as_targets,
     check_squares,
-    check_targets,
 )
-from fisher_jax.design.fisher_selector import FisherSelector
-from fisher_jax.design.i_optimal import least_variance
-from fisher_jax.design.linalg import HIGHEST
-from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.design.selection import (
-    LEAST_RIDGE,
-    Selection,
-    check_ridge,
-    evaluate,
-    greedily,
-    log_dets,
-    remaining_gains,
-    select,
-)
+from fisher_jax.design.ranking import Ranking, Selection
+from fisher_jax.util.checks import LEAST_RIDGE
+from fisher_jax.util.lazy import lazily
+
+if TYPE_CHECKING:
+    from fisher_jax.design.certificate import certify
+    from fisher_jax.design.fisher_selector import FisherSelector
+    from fisher_jax.design.i_optimal import least_variance
+    from fisher_jax.design.linalg import HIGHEST
+    from fisher_jax.design.randomized import draw_fisher
+    from fisher_jax.design.selection import evaluate, greedily, log_dets, remaining_gains, select
 
 __all__ = [
     "HIGHEST",
     "LEAST_RIDGE",
     "Budget",
+    "Criterion",
     "FisherSelector",
+    "PoolLike",
     "Pooling",
     "Purse",
     "Ranking",
     "Selection",
     "TokenEmbeddings",
     "aligned",
+    "as_embeddings",
+    "as_targets",
     "budget_in_examples",
-    "check_ridge",
+    "certify",
     "check_squares",
-    "check_targets",
     "draw_fisher",
     "evaluate",
     "greedily",
@@ -52,3 +57,14 @@ __all__ = [
     "select",
     "take",
 ]
+__getattr__ = lazily(
+    __name__,
+    {
+        "fisher_jax.design.certificate": "certify",
+        "fisher_jax.design.fisher_selector": "FisherSelector",
+        "fisher_jax.design.i_optimal": "least_variance",
+        "fisher_jax.design.linalg": "HIGHEST",
+        "fisher_jax.design.randomized": "draw_fisher",
+        "fisher_jax.design.selection": "evaluate greedily log_dets remaining_gains select",
+    },
+)

@@ -1,17 +1,18 @@
 """How much may be selected: `Budget`."""
 
 import math
-import numbers
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from fisher_jax.design.embeddings import TokenEmbeddings, check_pool
+from fisher_jax.design.embeddings import TokenEmbeddings, as_embeddings
+from fisher_jax.design.ranking import Ranking
+from fisher_jax.util.checks import check_one_budget
 from fisher_jax.util.errors import UserError
 
-Ranking = Int[np.ndarray, "n"]
+Criterion = Literal["gain", "gain_per_cost"]
 
 
 class Budget(NamedTuple):
@@ -47,14 +48,12 @@ class Budget(NamedTuple):
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
                 without `token_budget` or wrong ones.
         """
-        check_pool(emb)
-        check_numbers(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
+        emb = as_embeddings(emb)
+        check_one_budget(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
         if costs is not None and token_budget is None:
             raise UserError("costs goes with token_budget; pass token_budget or leave costs out")
         if token_budget is None:
             return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction), True)
-        if n_samples is not None or fraction is not None:
-            raise UserError(_one_budget(n_samples, fraction, token_budget))
         budget = cls(_checked_costs(emb, costs), token_budget)
         if not token_budget >= budget.costs.min():
             raise UserError(
@@ -66,6 +65,21 @@ class Budget(NamedTuple):
             return budget
         return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
 
+    def without(self, rows: Int[np.ndarray, "R"]) -> "Budget":
+        """The same where some rows can't be bought: they cost more than any budget.
+
+        Raises:
+            UserError: it doesn't buy any other row, or not as many.
+        """
+        costs = self.costs.copy()
+        costs[rows] = np.inf
+        n_left = int(np.isfinite(costs).sum())
+        if self.total < costs.min() or (self.in_examples and self.total > n_left):
+            raise UserError(
+                f"the budget is for {self.total:g}, but {n_left} of {len(costs)} examples are left"
+            )
+        return self._replace(costs=costs)
+
     @property
     def is_whole(self) -> bool:
         """Costs are whole numbers that int32 can add, as a device without float64 does."""
@@ -75,27 +89,38 @@ class Budget(NamedTuple):
     def units(self) -> tuple[Num[np.ndarray, "N"], float | int]:
         """Costs and total as a device adds them, exactly: int32 where they are whole."""
         if self.is_whole:
-            return self.costs.astype(np.int32), math.floor(self.total)
+            return np.minimum(self.costs, 2**31 - 1).astype(np.int32), math.floor(self.total)
         return self.costs, self.total
+
+    def divisors(
+        self, emb: TokenEmbeddings, criterion: Criterion | None, power: float | int = 1
+    ) -> Float[np.ndarray, "N"]:
+        """What each row's gain is divided by: 1, or what it costs to a power.
+
+        A row costs what is paid for it, or its tokens M_i where examples are counted.
+
+        Args:
+            criterion: "gain" or "gain_per_cost"; default the former for a budget of examples, the
+                latter for one of tokens.
+            power: of the cost. Gains grow more slowly than lengths, so 1 prefers short rows.
+
+        Raises:
+            UserError: another criterion, or a power that is not finite.
+        """
+        criterion = criterion or ("gain" if self.in_examples else "gain_per_cost")
+        if criterion not in get_args(Criterion):
+            raise UserError(f"criterion must be 'gain' or 'gain_per_cost', got {criterion!r}")
+        if not np.isfinite(power):
+            raise UserError(f"power must be a finite number, got {power}")
+        if criterion == "gain":
+            return np.ones(len(emb))
+        costs = emb.lengths.astype(np.float64) if self.in_examples else self.costs
+        return costs**power
 
     @property
     def most_examples(self) -> int:
         """How many of the cheapest rows it pays for: an upper limit of any selection."""
         return int(np.searchsorted(np.cumsum(np.sort(self.costs)), self.total, side="right"))
-
-
-def check_numbers(**values: Any) -> None:
-    """Raise a ValueError for the first that is neither a number nor None.
-
-    Raises:
-        ValueError: it is a string, an array, NaN, ...; the message names it.
-    """
-    for name, value in values.items():
-        is_number = isinstance(value, numbers.Real)
-        if hasattr(value, "dtype"):  # NumPy's and JAX's
-            is_number = np.ndim(value) == 0 and value.dtype.kind in "iuf"
-        if value is not None and (not is_number or value != value):
-            raise UserError(f"{name} must be a number, got {value!r}")
 
 
 class Purse:
@@ -142,28 +167,15 @@ def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | No
     Raises:
         ValueError: neither or both, or a number that the pool of n can't give.
     """
-    if (n_samples is None) == (fraction is None):
-        raise UserError(_one_budget(n_samples, fraction, None))
+    check_one_budget(n_samples=n_samples, fraction=fraction)
     if fraction is not None:
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction must be above 0 and at most 1, got {fraction}")
         return max(1, math.floor(fraction * n + 0.5))
     assert n_samples is not None  # exactly one of the two is given
-    if not 1 <= n_samples <= n or n_samples != int(n_samples):
+    if n_samples > n or n_samples != int(n_samples):
         raise UserError(
             f"n_samples must be a whole number from 1 to {n}, the pool's size, got {n_samples}"
         )
     return int(n_samples)
-
-
-def _one_budget(*given: float | int | None) -> str:
-    names = ("n_samples", "fraction", "token_budget")
-    passed = [
-        f"{name}={value}" for name, value in zip(names, given, strict=True) if value is not None
-    ]
-    return "exactly one of n_samples, fraction, token_budget is needed, got " + (
-        " and ".join(passed) or "none"
-    )
 
 
 def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:

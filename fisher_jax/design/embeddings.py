@@ -1,20 +1,17 @@
-"""Token embeddings of a pool, and the information gain of one example.
+"""Token embeddings of a pool.
 
 Axes, here and in every module: N examples, M tokens of an example, T all tokens, D embedding
 width, L labels (vocabulary), K budget, B batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import DTypeLike
 
-from fisher_jax.design.linalg import HIGHEST, log_det_identity_plus
 from fisher_jax.util.errors import UserError
 
 _CHECK_ROWS = 1 << 16
@@ -88,9 +85,18 @@ class TokenEmbeddings:
         object.__setattr__(self, "offsets", offsets)
 
     @classmethod
+    def from_matrix(cls, rows: Float[np.ndarray, "N D"]) -> "TokenEmbeddings":
+        """From one vector an example, which counts as one token; not copied."""
+        rows = np.asarray(rows)
+        if rows.ndim != 2:
+            raise UserError(f"rows must be (N, D), a vector an example, got shape {rows.shape}")
+        return cls(rows, np.arange(len(rows) + 1))
+
+    @classmethod
     def from_list(cls, examples: Iterable[np.ndarray]) -> "TokenEmbeddings":
-        """From one (M_i, D) array an example; the same errors, which name the example."""
+        """From one (M_i, D) array an example, or (D,) of one token; errors name the example."""
         arrays = [np.asarray(x) for x in examples]
+        arrays = [x[None] if x.ndim == 1 else x for x in arrays]
         if not arrays:
             raise UserError("examples is empty: a pool needs at least one (M, D) array")
         for i, x in enumerate(arrays):
@@ -191,17 +197,30 @@ class TokenEmbeddings:
         return TokenEmbeddings(tokens, offsets)
 
 
-def check_pool(emb: object) -> None:
-    """Refuse what is not embedded.
+PoolLike = TokenEmbeddings | np.ndarray | Sequence[np.ndarray]  # see `as_embeddings`
+
+
+def as_embeddings(emb: PoolLike, name: str = "emb") -> TokenEmbeddings:
+    """`TokenEmbeddings` of what may stand for them.
+
+    Args:
+        emb: such already; a matrix (N, D), whose rows are examples of one token; or a list with
+            an (M_i, D) array or a (D,) vector for each example.
+        name: what errors call it.
 
     Raises:
-        ValueError: no TokenEmbeddings.
+        UserError: none of these, or as `TokenEmbeddings`.
     """
-    if not isinstance(emb, TokenEmbeddings):
-        raise UserError(
-            f"emb must be TokenEmbeddings, got {type(emb).__name__}: "
-            "TokenEmbeddings.from_list takes one (M, D) array an example"
-        )
+    if isinstance(emb, TokenEmbeddings):
+        return emb
+    if isinstance(emb, list | tuple):
+        return TokenEmbeddings.from_list(emb)
+    if np.ndim(emb) == 2 and hasattr(emb, "dtype"):
+        return TokenEmbeddings.from_matrix(np.asarray(emb))
+    raise UserError(
+        f"{name} must be TokenEmbeddings, a matrix (N, D), or a list of (M, D) arrays or of "
+        f"vectors, got {type(emb).__name__}"
+    )
 
 
 def check_squares(norms: float | np.ndarray) -> None:
@@ -214,38 +233,13 @@ def check_squares(norms: float | np.ndarray) -> None:
         raise UserError("the embeddings' squared norms overflow: divide them by their largest")
 
 
-def check_targets(emb: TokenEmbeddings, targets: object) -> None:
-    """Refuse a task's rows that are not embedded as the pool is.
+def as_targets(emb: TokenEmbeddings, targets: PoolLike, name: str = "targets") -> TokenEmbeddings:
+    """`as_embeddings` of a task's rows, refused where they are not embedded as the pool is.
 
     Raises:
-        ValueError: no TokenEmbeddings, or of another width.
+        UserError: another width, or as `as_embeddings`.
     """
-    if not isinstance(targets, TokenEmbeddings):
-        raise UserError(
-            f"targets must be TokenEmbeddings of the task's rows, got {type(targets).__name__}: "
-            "embed them as the pool (fisher_jax.embed, TokenEmbeddings.from_list)"
-        )
+    targets = as_embeddings(targets, name)
     if targets.dim != emb.dim:
-        raise UserError(f"targets must have the pool's width, {emb.dim}, got {targets.dim}")
-
-
-def information_gain(
-    embeddings_MxD: Float[Array, "M D"], root_DxD: Float[Array, "D D"]
-) -> Float[Array, ""]:
-    """Information gain of ONE example in nats: `log det(I_M + X V^-1 X^T)`, at least 0.
-
-    Equal to `log det(V + X^T X) - log det V` (FisherSFT, arXiv 2505.14826, Algorithm 1).
-
-    Args:
-        embeddings_MxD: X; rows of zeros (padding) change nothing.
-        root_DxD: W with `W W^T = V^-1`, V the ridge and the examples chosen so far.
-    """
-    return whitened_gain(jnp.matmul(embeddings_MxD, root_DxD, precision=HIGHEST))
-
-
-def whitened_gain(whitened_MxD: Float[Array, "M D"]) -> Float[Array, ""]:
-    """`information_gain` of an example that is already multiplied by the root: Y = X W."""
-    gram_MxM = jax.lax.dot_general(
-        whitened_MxD, whitened_MxD, (((1,), (1,)), ((), ())), precision=HIGHEST
-    )
-    return log_det_identity_plus(gram_MxM)
+        raise UserError(f"{name} must have the pool's width, {emb.dim}, got {targets.dim}")
+    return targets

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design.embeddings import PoolLike, as_embeddings
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.selection import select
 from fisher_jax.util.errors import UserError
@@ -14,11 +14,14 @@ from fisher_jax.util.errors import UserError
 class FisherSelector:
     """`select` with scikit-learn's names, for its `clone` too.
 
-    Takes the arguments of `select` but `mesh`, `pool_dtype` and `on_progress`, and has, after
-    `fit(emb)`, `ranking_`, `gains_` and `log_det_`.
+    Takes the arguments of `select` but `criterion`, `initial`, `mesh`, `pool_dtype` and
+    `on_progress`, and has, after `fit(emb)`, `ranking_`, `gains_` and `log_det_`.
     """
 
-    _PARAMETERS = ("n_samples", "fraction", "token_budget", "costs", "ridge", "method")
+    _PARAMETERS = (
+        *("n_samples", "fraction", "token_budget", "costs"),
+        *("ridge", "method", "initial_subset"),
+    )
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class FisherSelector:
         costs: Sequence | np.ndarray | None = None,
         ridge: float | int = 1.0,
         method: Method = "lazy",
+        initial_subset: Sequence[int] | np.ndarray = (),
     ) -> None:
         self.n_samples = n_samples
         self.fraction = fraction
@@ -36,9 +40,11 @@ class FisherSelector:
         self.costs = costs
         self.ridge = ridge
         self.method: Method = method
+        self.initial_subset = initial_subset
 
-    def fit(self, emb: TokenEmbeddings, y: None = None) -> "FisherSelector":
-        """Rank the pool; `y` is there for scikit-learn's sake."""
+    def fit(self, emb: PoolLike, y: None = None) -> "FisherSelector":
+        """Rank the pool, of any form that `select` takes; `y` is for scikit-learn's sake."""
+        emb = as_embeddings(emb)
         self.ranking_, self.gains_, self.log_det_ = select(
             emb,
             n_samples=self.n_samples,
@@ -47,6 +53,7 @@ class FisherSelector:
             costs=self.costs,
             ridge=self.ridge,
             method=self.method,
+            initial_subset=self.initial_subset,
         )
         self.n_examples_in_ = len(emb)
         return self
@@ -70,8 +77,18 @@ class FisherSelector:
         return self
 
     def __repr__(self) -> str:
-        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None]
+        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None and np.size(v)]
         return f"FisherSelector({', '.join(given)})"
+
+    def fit_transform(self, emb: PoolLike, y: None = None) -> np.ndarray | list:
+        """The chosen ones of the pool's own examples, in order of choice.
+
+        Of a matrix (N, D) its chosen rows, else a list of the chosen examples' (M_i, D) arrays.
+        """
+        self.fit(emb, y)
+        if isinstance(emb, np.ndarray):
+            return emb[self.ranking_]
+        return [emb[i] for i in self.ranking_]
 
     def transform(self, rows: Any) -> Any:
         """The chosen ones of the pool's rows, in order of choice.

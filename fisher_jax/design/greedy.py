@@ -18,8 +18,13 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from fisher_jax.design.candidates import Batch, batch_gains
 from fisher_jax.design.device_pool import Pool, Shapes, is_open, padded_rows
-from fisher_jax.design.embeddings import whitened_gain
-from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root, whiten
+from fisher_jax.design.linalg import (
+    cholesky_identity_plus,
+    matmul,
+    update_root,
+    whiten,
+    whitened_gain,
+)
 
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal

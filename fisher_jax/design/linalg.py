@@ -1,4 +1,4 @@
-"""The only Cholesky factor, log-determinant and square-root update of the project.
+"""The only Cholesky factor, log-determinant, gain and square-root update of the project.
 
 Every product asks for `Precision.HIGHEST`: GPUs and TPUs otherwise multiply float32 in TF32 or
 bfloat16, which changes which examples are picked.
@@ -81,6 +81,28 @@ def log_det_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, ""]:
     traces = jnp.sum(trace_terms(gram_MxM), axis=1)
     exact = jnp.sum(log_det_terms(gram_MxM))
     return jnp.maximum(jnp.where(is_small(traces[1]), series(traces), exact), 0)
+
+
+def information_gain(
+    embeddings_MxD: Float[Array, "M D"], root_DxD: Float[Array, "D D"]
+) -> Float[Array, ""]:
+    """Information gain of ONE example in nats: `log det(I_M + X V^-1 X^T)`, at least 0.
+
+    Equal to `log det(V + X^T X) - log det V` (FisherSFT, arXiv 2505.14826, Algorithm 1).
+
+    Args:
+        embeddings_MxD: X; rows of zeros (padding) change nothing.
+        root_DxD: W with `W W^T = V^-1`, V the ridge and the examples chosen so far.
+    """
+    return whitened_gain(jnp.matmul(embeddings_MxD, root_DxD, precision=HIGHEST))
+
+
+def whitened_gain(whitened_MxD: Float[Array, "M D"]) -> Float[Array, ""]:
+    """`information_gain` of an example that is already multiplied by the root: Y = X W."""
+    gram_MxM = jax.lax.dot_general(
+        whitened_MxD, whitened_MxD, (((1,), (1,)), ((), ())), precision=HIGHEST
+    )
+    return log_det_identity_plus(gram_MxM)
 
 
 def log_det_terms(gram_MxM: Float[Array, "M M"]) -> Float[Array, "M"]:

@@ -1,8 +1,7 @@
-"""Select the examples that carry the most information: `select`, `Selection`, `evaluate`."""
+"""Select the examples that carry the most information: `select`, `evaluate`."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,46 +10,42 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from fisher_jax.design import greedy
-from fisher_jax.design.budget import Budget, check_numbers
+from fisher_jax.design.budget import Budget, Criterion
 from fisher_jax.design.device_pool import make_pool
-from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
+from fisher_jax.design.embeddings import (
+    PoolLike,
+    TokenEmbeddings,
+    as_embeddings,
+    as_targets,
+    check_squares,
+)
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.linalg import one_blas_thread
+from fisher_jax.design.ranking import Selection
+from fisher_jax.util.checks import LEAST_RIDGE, check_ridge
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
 
 FLOAT32_RIDGES = (1e-3, 1e3)  # of the mean squared norm; outside, float32 gets picks wrong
-LEAST_RIDGE = 1e-14  # of the same; below, float64 does too
 REPORTS = 100  # calls of on_progress over a selection
 _ROWS_AT_ONCE = 1 << 14
 REFRESH = 8192  # choices between refreshes of the factor of V^-1; float32 drifts 2e-5 in 5,000
 TOKENS_AT_ONCE = 128  # of a sequence that is only measured
 
 
-class Selection(NamedTuple):
-    """What was chosen.
-
-    Attributes:
-        ranking: (n,) indices into the pool in order of choice.
-        gains: (n,) information gain of each choice in nats, given those before it.
-        log_det: `f(S) = log det(ridge I + sum_{i in S} X_i^T X_i) - D log ridge` in nats, the sum
-            of the gains.
-    """
-
-    ranking: Int[np.ndarray, "n"]
-    gains: Float[np.ndarray, "n"]
-    log_det: float
-
-
 def select(
-    emb: TokenEmbeddings,
+    emb: PoolLike,
     *,
     n_samples: int | None = None,
     fraction: float | int | None = None,
     token_budget: float | int | None = None,
     costs: Sequence | np.ndarray | None = None,
+    criterion: Criterion | None = None,
     ridge: float | int = 1.0,
     method: Method = "lazy",
+    initial: PoolLike | None = None,
+    initial_subset: Sequence[int] | np.ndarray = (),
     mesh: Mesh | None = None,
     pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
@@ -64,23 +59,31 @@ def select(
     are; divide them by their root mean squared norm (as `fisher_jax.embed` does) for a ridge that
     means the same for every model.
 
-    With `token_budget` rows are taken by gain per cost. A row that no longer fits is skipped and
-    smaller ones go on being taken, so the budget is never exceeded. Lazy evaluation stays exact
-    (old ratios bound new ones), but three things do not hold as above: gains may rise along the
-    ranking, the rankings of two budgets need not be nested, and there is no 1 - 1/e.
+    With `token_budget` rows are taken by gain per cost, unless `criterion` says otherwise. A row
+    that no longer fits is skipped and smaller ones go on being taken, so the budget is never
+    exceeded. Lazy evaluation stays exact (old ratios bound new ones), but three things do not hold
+    as above: gains may rise along the ranking, the rankings of two budgets need not be nested, and
+    there is no 1 - 1/e.
 
     The precision is that of `emb.tokens`, except that outside
     1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64; below 1e-14 that has too
     few digits as well.
 
     Args:
-        emb: the pool.
+        emb: the pool; a matrix or a list of arrays also, see `as_embeddings`.
         n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
             of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
         costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
+        criterion: "gain" takes the row of the largest gain, "gain_per_cost" that of the largest
+            gain divided by its cost, or by M_i where examples are counted. Default: "gain" for
+            `n_samples` and `fraction`, "gain_per_cost" for `token_budget`.
         ridge: positive, at least 1e-14 mean squared norms; V = ridge I before the first choice.
         method: "lazy" (Algorithm 2: gains only fall, so old ones are bounds) or "naive"
             (Algorithm 1: every candidate at each step). Same ranking, same gains.
+        initial: rows that are there already, embedded as the pool is. V holds them from the start
+            and f counts from there; they cost nothing.
+        initial_subset: indices of the pool that are there already: the same, and they are not
+            chosen again. A ranking goes on by its own first part.
         mesh: devices, along one axis, over which the pool is divided; default one device. Same
             ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
         pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
@@ -90,9 +93,10 @@ def select(
 
     Raises:
         ValueError: no or several budgets, one that is out of range or buys nothing, a wrong
-            ridge, method or costs.
+            ridge, method, criterion or costs; initial rows of another width or no such indices.
     """
     check_ridge(ridge)
+    emb = as_embeddings(emb)
     if method not in ("lazy", "naive"):
         raise UserError(f"method must be 'lazy' or 'naive', got {method!r}")
     if mesh is not None and len(mesh.axis_names) != 1:
@@ -102,11 +106,19 @@ def select(
     budget = Budget.of(
         emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
     )
+    per, there = budget.divisors(emb, criterion), []
+    if initial is not None:
+        there.append(as_targets(emb, initial, "initial").tokens)
+    if len(initial_subset):
+        first = _checked_indices(emb, initial_subset, "initial_subset")
+        budget = budget.without(first)
+        there.append(emb.tokens[_token_rows(emb, first)])
     return greedily(
         emb,
         budget,
-        budget.costs,
+        per,
         ridge=ridge,
+        there_TxD=np.concatenate(there) if there else None,
         method=method,
         mesh=mesh,
         pool_dtype=pool_dtype,
@@ -120,12 +132,16 @@ def greedily(
     per: np.ndarray,
     *,
     ridge: float | int,
+    there_TxD: Float[np.ndarray, "R D"] | None = None,
     method: Method = "lazy",
     mesh: Mesh | None = None,
     pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
-    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs."""
+    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs.
+
+    `there_TxD` are tokens that V holds from the start.
+    """
     capacity = budget.most_examples
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
@@ -134,6 +150,9 @@ def greedily(
         pool, shapes = make_pool(emb, costs, per, mesh, pool_dtype)
         root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
         state = greedy.start(pool, root, total, shapes)
+        if there_TxD is not None:  # the first gains are bounds, evaluated before no choice
+            root = _fresh_root(emb, np.empty(0, np.int64), ridge, there_TxD)
+            state = state._replace(root=root, stamp=state.stamp - 1)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
             state = greedy.advance(pool, state, until, shapes, method)
@@ -144,7 +163,7 @@ def greedily(
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
                 state = state._replace(
-                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge)
+                    root=_fresh_root(emb, np.asarray(state.ranking[:count]), ridge, there_TxD)
                 )
                 refreshed = count
         ranking = np.asarray(state.ranking[:count], np.int64)
@@ -152,7 +171,7 @@ def greedily(
 
 
 def evaluate(
-    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+    emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Selection:
     """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
 
@@ -166,6 +185,7 @@ def evaluate(
     Raises:
         ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
     """
+    emb = as_embeddings(emb)
     order = _checked_ranking(emb, ranking, ridge)
     return _selection(order, _replay(emb, order, ridge))
 
@@ -197,13 +217,14 @@ def log_dets(
 
 
 def remaining_gains(
-    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+    emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Float[np.ndarray, "N"]:
     """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
 
     Raises:
         ValueError: as `evaluate`.
     """
+    emb = as_embeddings(emb)
     order = _checked_ranking(emb, ranking, ridge)
     with computing(emb, ridge) as emb:
         pool, shapes = make_pool(emb)
@@ -226,6 +247,7 @@ def computing(
     Raises:
         ValueError: a ridge below float64's reach, or float64 on a TPU, which has none.
     """
+    device = here().name  # which refuses a forked process, before any work
     scale = emb.mean_squared_norm()
     check_squares(scale)
     if ridge < LEAST_RIDGE * scale:
@@ -238,7 +260,7 @@ def computing(
         emb = TokenEmbeddings(emb.tokens.astype(np.float64), emb.offsets)
     is_wide = emb.tokens.dtype == np.float64
     needs_float64 = is_wide or not (budget is None or budget.is_whole)
-    if needs_float64 and jax.default_backend() == "tpu":
+    if needs_float64 and device == "tpu":
         raise UserError(
             "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
             f"mean squared norm, {scale:.3g}, and whole costs, or set JAX_PLATFORMS=cpu"
@@ -255,25 +277,24 @@ def _checked_ranking(
     emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
 ) -> np.ndarray:
     check_ridge(ridge)
-    order = np.asarray(ranking)
+    return _checked_indices(emb, ranking, "ranking")
+
+
+def _checked_indices(
+    emb: TokenEmbeddings, indices: Sequence[int] | np.ndarray, name: str
+) -> np.ndarray:
+    order = np.asarray(indices)
     if order.ndim != 1 or len(order) == 0 or not np.issubdtype(order.dtype, np.integer):
         raise UserError(
-            "ranking must be a list of at least one whole index, "
+            f"{name} must be a list of at least one whole index, "
             f"got {order.dtype} of shape {order.shape}"
         )
     order = order.astype(np.int64)
     if order.min() < 0 or order.max() >= len(emb):
-        raise UserError(f"ranking must stay within 0..{len(emb) - 1}, the pool's indices")
+        raise UserError(f"{name} must stay within 0..{len(emb) - 1}, the pool's indices")
     if len(np.unique(order)) < len(order):
-        raise UserError("ranking names an index twice; each example can be chosen once")
+        raise UserError(f"{name} names an index twice; each example can be chosen once")
     return order
-
-
-def check_ridge(ridge: float | int) -> None:
-    """Raise a ValueError unless it is a positive number."""
-    check_numbers(ridge=ridge)
-    if not (np.isfinite(ridge) and ridge > 0):
-        raise UserError(f"ridge must be a positive number, got {ridge}")
 
 
 def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.ndarray:
@@ -322,11 +343,23 @@ def _token_rows(emb: TokenEmbeddings, order: np.ndarray) -> Int[np.ndarray, "T"]
     return np.repeat(first, emb.lengths[order]) + np.arange(ends[-1])
 
 
-def _fresh_root(emb: TokenEmbeddings, chosen: np.ndarray, ridge: float | int) -> jax.Array:
+def _fresh_root(
+    emb: TokenEmbeddings,
+    chosen: np.ndarray,
+    ridge: float | int,
+    there_TxD: np.ndarray | None = None,
+) -> jax.Array:
     """W with W W^T = V^-1, anew from the chosen rows and in float64."""
-    information, rows = ridge * np.eye(emb.dim), _token_rows(emb, chosen)
-    for begin in range(0, len(rows), _ROWS_AT_ONCE):
-        x = emb.tokens[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
-        information += x.T @ x
+    information = ridge * np.eye(emb.dim)
+
+    def add(tokens_TxD: np.ndarray, rows: np.ndarray) -> None:
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            x = tokens_TxD[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.float64)
+            np.add(information, x.T @ x, out=information)
+
+    if there_TxD is not None:
+        add(there_TxD, np.arange(len(there_TxD)))
+    if len(chosen):
+        add(emb.tokens, _token_rows(emb, chosen))
     factor = np.linalg.cholesky(information)
     return jnp.asarray(np.linalg.inv(factor).T, emb.tokens.dtype)

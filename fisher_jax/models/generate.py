@@ -16,6 +16,7 @@ from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.decoder import Decoder, Sizes, capped, causal_attention
 from fisher_jax.models.decoder.attention import Limits
 from fisher_jax.models.load import LanguageModel
+from fisher_jax.util.checks import check_seed
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress
@@ -385,8 +386,7 @@ def _check_arguments(sampling: Sampling, max_new_tokens: int, batch_size: int, s
         raise UserError(f"top_k must be at least 1, or None for all tokens, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top_p must be above 0 and at most 1, or None, got {top_p}")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+    check_seed(seed)
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
 

@@ -2,12 +2,8 @@
 
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -86,7 +82,8 @@ def length_histogram(pool: Int[np.ndarray, "N"], chosen: Int[np.ndarray, "n"]) -
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(5.2, 3.4))
+    figure = Figure(figsize=(5.2, 3.4))
+    axes = figure.subplots()
     figure.subplots_adjust(0.145, 0.15, 0.945, 0.91)  # room for six digits; drawn once
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from fisher_jax.design import Selection, TokenEmbeddings, log_dets, remaining_gains
 from fisher_jax.report import figures
 from fisher_jax.report.figures import UniformDraws
+from fisher_jax.util.excerpt import counted
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
 
@@ -43,11 +43,6 @@ class Comparison:
             f"{counted(n, 'example')}, log det {f:.1f} nats; uniform has {equal:.1f} with as many "
             f"examples and {tokens:.1f} with as many tokens"
         )
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def compare_with_uniform(
@@ -190,7 +185,6 @@ def write_report(
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 

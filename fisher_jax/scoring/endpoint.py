@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
+from fisher_jax.util.files import room_told
 
 CHARACTERS_A_TOKEN = 4  # of English text
 SETTINGS = {"temperature": 0, "max_tokens": 16}
@@ -350,4 +351,5 @@ def _transcript(path: Path) -> Iterator[tuple[dict[str, dict[str, Any]], IO[byte
             file.seek(max(0, end - 1))
             if end and file.read(1) != b"\n":
                 file.write(b"\n")
-            yield records, file
+            with room_told(path, path):
+                yield records, file

@@ -22,8 +22,6 @@ from fisher_jax.scoring.scores import (
 )
 from fisher_jax.util.progress import OnProgress
 
-OF_ROWS = ("losses", "el2n", "gradient_norm", "uncertainty", "quality", "ifd")
-OF_TOKENS = ("weights", "probabilities")
 TOP = 32  # labels a token that BADGE looks at
 
 
@@ -80,6 +78,15 @@ class Inputs:
         if name not in self._known:
             self._known[name] = self._computed(name)
         return self._known[name]
+
+    def of(self, name: str, rows: Int[np.ndarray, "n"]) -> Any:
+        """The same of some rows only."""
+        value, lengths = self[name], self.hidden.lengths
+        if len(rows) == len(lengths):
+            return value
+        if np.ndim(value) == 1 and len(value) == len(lengths):
+            return value[rows]
+        return value[np.concatenate([np.arange(*self.hidden.offsets[i : i + 2]) for i in rows])]
 
     def _computed(self, name: str) -> Any:
         hidden = self.hidden

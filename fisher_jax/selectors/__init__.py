@@ -1,14 +1,23 @@
-"""Rules that select, all called alike: `registry` has those of the pool alone, `scored` others.
+"""Rules that select, all called alike: `SELECTORS[name](emb, n_samples=..., ...)`.
 
-Names, options and rankings stay; a new rule is one function and one line of a table.
+Names, options and rankings stay; a new rule is one decorated function.
 """
 
-from fisher_jax.selectors.registry import SELECTORS
-from fisher_jax.selectors.rule import Selector
-from fisher_jax.selectors.scored import MODEL_SELECTORS
+# each file adds its rules, in the order of the table
+# isort: off
+from fisher_jax.selectors import plain, optimal, coverage, scored  # noqa: F401
+
+# isort: on
+from fisher_jax.selectors.rule import SELECTORS, Rule, Terms, UnknownSelectorError, rule
+from fisher_jax.selectors.scored import weighted
+from fisher_jax.selectors.table import listing
 
 __all__ = [
-    "MODEL_SELECTORS",
     "SELECTORS",
-    "Selector",
+    "Rule",
+    "Terms",
+    "UnknownSelectorError",
+    "listing",
+    "rule",
+    "weighted",
 ]

@@ -8,15 +8,20 @@ from jaxtyping import Float
 
 from fisher_jax.design import Budget, Pooling, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.density import kernel_density
+from fisher_jax.selectors.rule import Terms, rule
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 
 
+@rule(
+    "rows of sparse regions of the pool, drawn",
+    measured="on planted problems as uniform",
+)
 def density(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    seed: int,
     pooling: Pooling = "mean",
     bandwidth: float = 1.0,
     n_joined: int = 4,
@@ -31,20 +36,25 @@ def density(
     """
     values = kernel_density(
         emb.pooled(pooling),
-        seed,
+        terms.seed,
         bandwidth=bandwidth,
         n_joined=n_joined,
         n_hashes=n_hashes,
         n_buckets=n_buckets,
     )
-    return take(budget, _weighted_order(1 / values, stream(seed, "density")))
+    return take(budget, _weighted_order(1 / values, stream(terms.seed, "density")))
 
 
+@rule(
+    "rows far from their cluster's centre, or of clusters that the model finds hard, drawn",
+    needs=("losses",),
+    by_label=True,
+)
 def sensitivity(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    seed: int,
     losses: Float[np.ndarray, "N"],
     n_clusters: int | None = None,
     scale: float = 1.0,
@@ -65,7 +75,7 @@ def sensitivity(
     losses = np.asarray(losses, np.float64)
     if losses.shape != (len(emb),) or not np.isfinite(losses).all() or losses.min() < 0:
         raise UserError(f"losses must be {len(emb)} finite numbers of at least 0, one a row")
-    points, rng = emb.pooled(pooling), stream(seed, "sensitivity")
+    points, rng = emb.pooled(pooling), stream(terms.seed, "sensitivity")
     squared, cluster = _to_centres(points, n_clusters, rng)
     order = np.lexsort((squared, cluster))
     first = order[np.unique(cluster[order], return_index=True)[1]]
@@ -74,11 +84,12 @@ def sensitivity(
     return take(budget, _weighted_order(of_centre + weight * squared + 1e-30, rng))
 
 
+@rule("rows near their cluster's centre")
 def prototypes_easy(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    seed: int,
     n_clusters: int | None = None,
     pooling: Pooling = "mean",
 ) -> Ranking:
@@ -88,15 +99,16 @@ def prototypes_easy(
     source clusters a self-supervised encoder's embeddings; here `pooling` of the model's.
     `n_clusters` defaults to the square root of N.
     """
-    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, stream(seed, "prototypes_easy"))
+    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, stream(terms.seed, "prototypes_easy"))
     return take(budget, np.argsort(squared, kind="stable"))
 
 
+@rule("rows far from their cluster's centre", measured="on planted problems as fisher_per_token")
 def prototypes_hard(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    seed: int,
     n_clusters: int | None = None,
     pooling: Pooling = "mean",
 ) -> Ranking:
@@ -104,12 +116,13 @@ def prototypes_hard(
 
     By `min_k |e_i - c_k|^2`, descending; the rest as in `prototypes_easy`.
     """
-    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, stream(seed, "prototypes_hard"))
+    squared, _ = _to_centres(emb.pooled(pooling), n_clusters, stream(terms.seed, "prototypes_hard"))
     return take(budget, np.argsort(-squared, kind="stable"))
 
 
+@rule("rows far from all that are chosen", measured="on planted problems as fisher_per_token")
 def k_center(
-    emb: TokenEmbeddings, budget: Budget, *, seed: int, pooling: Pooling = "mean"
+    emb: TokenEmbeddings, budget: Budget, terms: Terms, *, pooling: Pooling = "mean"
 ) -> Ranking:
     """Greedy k-center (Sener & Savarese 2018): the row farthest from all chosen ones.
 
@@ -117,7 +130,7 @@ def k_center(
     """
     points = emb.pooled(pooling)
     norms = np.einsum("nd,nd->n", points, points)
-    rng = stream(seed, "k_center")
+    rng = stream(terms.seed, "k_center")
 
     def to(i: int) -> np.ndarray:
         return np.maximum(norms + norms[i] - 2 * (points @ points[i]), 0)
@@ -125,11 +138,12 @@ def k_center(
     return _farthest(budget, rng.permutation(len(points)), to, lambda far: int(np.argmax(far)))
 
 
+@rule("rows of large and different gradients, drawn", needs=("probabilities",))
 def badge(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    seed: int,
     probabilities: Any,
     pooling: Pooling = "mean",
 ) -> Ranking:
@@ -168,7 +182,7 @@ def badge(
         return weights[rows] * (((a[rows] @ of_row.T) * (x[rows] @ x[own].T)) @ weights[own])
 
     norms = np.array([np.sum(products_with(i, own)) for i, own in enumerate(_slices(emb))])
-    rng = stream(seed, "badge")
+    rng = stream(terms.seed, "badge")
 
     def to(i: int) -> np.ndarray:
         inner = np.add.reduceat(products_with(i, slice(0, len(x))), starts)

@@ -3,138 +3,145 @@
 import numpy as np
 from jaxtyping import Float
 
+from fisher_jax import design
 from fisher_jax.design import (
     Budget,
+    Criterion,
     Pooling,
     Ranking,
     Selection,
     TokenEmbeddings,
-    draw_fisher,
-    greedily,
-    least_variance,
     take,
 )
-from fisher_jax.design.softmax_model import information_rows
+from fisher_jax.selectors.rule import Terms, rule
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
 
 
+@rule(
+    "most new information by the token: short, varied rows, and noise",
+    name="fisher_per_token",
+    measured="at equal tokens better than uniform on copies with the last layer, worse on noise",
+    criterion="gain_per_cost",
+)
+@rule(
+    "most new information by the row: long rows, and noise",
+    measured="at equal tokens worse than uniform on clean, mixed and noisy pools (LoRA)",
+    criterion="gain",
+)
 def fisher(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    ridge: float | int,
-    on_progress: OnProgress | None = None,
-) -> Selection:
-    """FisherSFT: the largest information gain at each step, whatever a row costs.
-
-    `argmax_i log det(I + X_i V^-1 X_i^T)` (arXiv 2505.14826, Algorithm 2). With a token budget
-    this is the paper's criterion until nothing fits, where `fisher_jax.select` goes by gain per
-    token; that one is `fisher_per_token`.
-    """
-    return greedily(emb, budget, np.ones(len(emb)), ridge=ridge, on_progress=on_progress)
-
-
-def fisher_per_token(
-    emb: TokenEmbeddings,
-    budget: Budget,
-    *,
-    ridge: float | int,
+    criterion: Criterion = "gain",
     power: float | int = 1,
-    on_progress: OnProgress | None = None,
 ) -> Selection:
-    """D-optimal per token: the largest `log det(I + X_i V^-1 X_i^T) / M_i` at each step.
+    """FisherSFT, D-optimal: the largest information gain at each step (arXiv 2505.14826).
+
+    `argmax_i log det(I + X_i V^-1 X_i^T) / c_i`, Algorithm 2. c_i is 1 by criterion "gain", the
+    paper's, whatever a row costs; by "gain_per_cost" it is what the row costs, to a power.
 
     Args:
-        power: of M_i. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
+        power: of the cost. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
             ones.
-
-    Raises:
-        ValueError: a power that is not finite.
     """
-    per = _per_token(emb, budget, power)
-    return greedily(emb, budget, per, ridge=ridge, on_progress=on_progress)
+    per = budget.divisors(emb, criterion, power)
+    return design.greedily(emb, budget, per, ridge=terms.ridge, on_progress=terms.on_progress)
 
 
+@rule(
+    "half of the budget as fisher, half random rows",
+    measured="on made-up sequences it keeps much of fisher's selection bias",
+    nested=False,
+    criterion="gain",
+)
 def fisher_mixed(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    ridge: float | int,
-    seed: int,
+    criterion: Criterion = "gain",
     share: float | int = 0.5,
-    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """`fisher` for a `share` of the budget, then uniform rows: dampens selection bias.
 
     A share that pays for no row is none.
 
     Raises:
-        ValueError: a share that is not from 0 to 1.
+        UserError: a share that is not from 0 to 1.
     """
     if not 0 <= share <= 1:
         raise UserError(f"share must be from 0 to 1, got {share}")
     part, first = budget._replace(total=share * budget.total), np.empty(0, np.int64)
     if part.total >= budget.costs.min():
-        first = fisher(emb, part, ridge=ridge, on_progress=on_progress).ranking
-    order = stream(seed, "fisher_mixed").permutation(len(emb))
+        first = fisher(emb, part, terms, criterion=criterion).ranking
+    order = stream(terms.seed, "fisher_mixed").permutation(len(emb))
     return take(budget, np.concatenate([first, order[~np.isin(order, first)]]))
 
 
+@rule(
+    "rows drawn by their information, with weights for an unbiased fit",
+    measured="on made-up sequences the weights remove the bias of many rows and add variance",
+    nested=False,
+)
 def fisher_random(
-    emb: TokenEmbeddings,
-    budget: Budget,
-    *,
-    ridge: float | int,
-    seed: int,
-    epsilon: float = 0.5,
+    emb: TokenEmbeddings, budget: Budget, terms: Terms, *, epsilon: float = 0.5
 ) -> Ranking:
     """A random draw from an approximately D-optimal design; `randomized.draw_fisher` says how.
 
     That function also returns the weights which make a weighted fit unbiased.
     """
-    return draw_fisher(emb, budget, ridge=ridge, seed=seed, epsilon=epsilon).ranking
+    drawn = design.draw_fisher(emb, budget, ridge=terms.ridge, seed=terms.seed, epsilon=epsilon)
+    return drawn.ranking
 
 
+@rule(
+    "as i_optimal, by the token",
+    name="i_optimal_per_token",
+    measured="told of a task, not told apart from uniform at equal tokens (LoRA)",
+    targeted=True,
+    criterion="gain_per_cost",
+)
+@rule(
+    "rows that make predictions for the pool, or for a task, most certain",
+    measured="on planted problems as fisher",
+    targeted=True,
+    criterion="gain",
+)
 def i_optimal(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    ridge: float | int,
     targets: TokenEmbeddings | None = None,
-    on_progress: OnProgress | None = None,
+    criterion: Criterion = "gain",
+    power: float | int = 1,
 ) -> Ranking:
     """The largest fall of the mean prediction variance `tr(V^-1 Sigma)` at each step.
 
     Args:
         targets: rows of the task, whose tokens' mean x x^T is Sigma; default the pool itself.
+        criterion, power: what the fall is divided by, as in `fisher`.
     """
-    per = np.ones(len(emb))
-    return least_variance(emb, budget, per, ridge=ridge, targets=targets, on_progress=on_progress)
+    per = budget.divisors(emb, criterion, power)
+    return design.least_variance(
+        emb, budget, per, ridge=terms.ridge, targets=targets, on_progress=terms.on_progress
+    )
 
 
-def i_optimal_per_token(
-    emb: TokenEmbeddings,
-    budget: Budget,
-    *,
-    ridge: float | int,
-    targets: TokenEmbeddings | None = None,
-    power: float | int = 1,
-    on_progress: OnProgress | None = None,
-) -> Ranking:
-    """`i_optimal`, the fall divided by the row's tokens; `power` as in `fisher_per_token`."""
-    per = _per_token(emb, budget, power)
-    return least_variance(emb, budget, per, ridge=ridge, targets=targets, on_progress=on_progress)
-
-
+@rule(
+    "most new information by a row's mean vector: short and unusual rows",
+    measured="on planted problems as fisher_per_token",
+    criterion="gain",
+)
 def sentence_od(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    ridge: float | int,
+    criterion: Criterion = "gain",
     pooling: Pooling = "mean",
-    on_progress: OnProgress | None = None,
 ) -> Ranking:
     """The same D-optimal design on one pooled vector a row, SentenceOD of FisherSFT's Section 5.
 
@@ -142,23 +149,33 @@ def sentence_od(
     not say how a sentence is pooled; `pooling` is as in `TokenEmbeddings.pooled`.
     """
     pooled = TokenEmbeddings(emb.pooled(pooling), np.arange(len(emb) + 1))
-    per = np.ones(len(emb))
-    return greedily(pooled, budget, per, ridge=ridge, on_progress=on_progress).ranking
+    per = budget.divisors(emb, criterion)
+    return design.greedily(
+        pooled, budget, per, ridge=terms.ridge, on_progress=terms.on_progress
+    ).ranking
 
 
+@rule(
+    "most exact information, for small planted problems",
+    measured="on planted problems little ahead of fisher",
+    needs=("theta",),
+    criterion="gain",
+)
 def exact_information(
     emb: TokenEmbeddings,
     budget: Budget,
+    terms: Terms,
     *,
-    ridge: float | int,
     theta: Float[np.ndarray, "D L"],
-    on_progress: OnProgress | None = None,
+    criterion: Criterion = "gain",
 ) -> Ranking:
     """Greedy on `log det(ridge I + H_S)`, H_S the exact (reduced) information at `theta`.
 
     `H_S = sum (diag(p) - p p^T) kron x x^T` (FisherSFT, Section 3) without its null direction.
     A row of M tokens becomes M L rows of width D (L - 1): for small problems.
     """
+    from fisher_jax.design.softmax_model import information_rows  # brings JAX
+
     theta = np.asarray(theta)
     if theta.ndim != 2 or theta.shape[0] != emb.dim or theta.shape[1] < 2:
         raise UserError(
@@ -167,12 +184,7 @@ def exact_information(
     if not np.isfinite(theta).all():
         raise UserError("theta must be finite numbers")
     lifted = TokenEmbeddings(information_rows(theta, emb.tokens), emb.offsets * theta.shape[1])
-    per = np.ones(len(emb))
-    return greedily(lifted, budget, per, ridge=ridge, on_progress=on_progress).ranking
-
-
-def _per_token(emb: TokenEmbeddings, budget: Budget, power: float | int) -> np.ndarray:
-    """What a gain is divided by: the costs that are paid, or tokens where examples are counted."""
-    if not np.isfinite(power):
-        raise UserError(f"power must be a finite number, got {power}")
-    return (emb.lengths.astype(np.float64) if budget.in_examples else budget.costs) ** power
+    per = budget.divisors(emb, criterion)
+    return design.greedily(
+        lifted, budget, per, ridge=terms.ridge, on_progress=terms.on_progress
+    ).ranking

@@ -1,52 +1,93 @@
-"""One call signature for every rule that selects: `Selector`.
+"""One call for every rule that selects: `Rule`, the decorator `rule`, and `SELECTORS` by name.
 
-A rule's gains are the information gains of its own sequence, so that curves compare. With
-`token_budget` rows are taken in the rule's order; one that no longer fits is skipped and smaller
-ones go on being taken (but by `fisher_random`, whose order is a draw).
+A rule is one function with `@rule(...)` above it; importing its file puts it into `SELECTORS`. The
+decorator says all that is known of a rule before it runs, so nothing here imports JAX. What a rule
+file needs of JAX is taken from `fisher_jax.design` when the rule is called.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from fisher_jax import design
 from fisher_jax.design import (
     Budget,
+    Criterion,
+    PoolLike,
     Ranking,
     Selection,
     TokenEmbeddings,
-    check_ridge,
-    check_targets,
-    evaluate,
+    as_embeddings,
+    as_targets,
 )
+from fisher_jax.util.checks import check_ridge, check_seed, did_you_mean
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
 
-class Selector:
-    """A rule with one call signature.
-
-    A rule gives a ranking, or a whole `Selection` where it knows the gains already.
+class Terms(NamedTuple):
+    """What every rule is told beside the pool and the budget.
 
     Attributes:
-        name: its key in `registry.SELECTORS` or `scored.MODEL_SELECTORS`.
-        options: the rule's own named arguments.
-        needs: those without a default, what the rule needs beside embeddings.
+        ridge: V = ridge I before the first choice.
+        seed: of rules that draw.
+        on_progress: called now and then with the budget spent, by rules that take long.
     """
 
-    def __init__(self, name: str, rule: Callable[..., Ranking | Selection]) -> None:
-        self.name = name
-        self._rule = rule
-        parameters = list(inspect.signature(rule).parameters.values())[2:]
-        own = [p for p in parameters if p.name not in ("seed", "ridge", "on_progress")]
-        self._takes = [p.name for p in parameters]
-        self.options = [p.name for p in own]
-        self.needs = [p.name for p in own if p.default is p.empty]
-        self.__name__, self.__doc__ = rule.__name__, rule.__doc__
+    ridge: float | int = 1.0
+    seed: int = 0
+    on_progress: OnProgress | None = None
+
+
+Function = Callable[..., Ranking | Selection]  # of (emb, budget, terms, **needs_and_options)
+AnyFunction = TypeVar("AnyFunction", bound=Function)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule by name, with one call. `rule` makes them.
+
+    A rule's gains are the information gains of its own sequence, so that curves compare. With
+    `token_budget` rows are taken in the rule's order; one that no longer fits is skipped and
+    smaller ones go on being taken (but by `fisher_random`, whose order is a draw).
+
+    Attributes:
+        name: its key in `SELECTORS`.
+        function: takes the pool, a `Budget`, `Terms`, and by name what the rule needs and its own
+            options; gives a ranking, or a whole `Selection` where it knows the gains already.
+        favours: which rows it takes first, in a few words.
+        measured: what RESULTS.md says of it, in a few words; empty where nothing was measured.
+        needs: arguments that it must be given beside the embeddings.
+        targeted: it takes `targets`, rows of a task to choose for.
+        by_label: it looks at the labels (completions), not at embeddings alone.
+        nested: of n examples it takes the first n of those that it takes of more.
+        criterion: what a choice maximises where the rule goes by gains, else None; callers may pass
+            another as `criterion`.
+    """
+
+    name: str
+    function: Function
+    favours: str
+    measured: str = ""
+    needs: tuple[str, ...] = ()
+    targeted: bool = False
+    by_label: bool = False
+    nested: bool = True
+    criterion: Criterion | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__doc__", self.function.__doc__)
+
+    @property
+    def planted(self) -> bool:
+        """It must be told the true last layer, which only a made-up problem has."""
+        return "theta" in self.needs
 
     def __call__(
         self,
-        emb: TokenEmbeddings,
+        emb: PoolLike,
         *,
         n_samples: int | None = None,
         fraction: float | int | None = None,
@@ -61,16 +102,20 @@ class Selector:
 
         Only rules that choose greedily by information or variance call `on_progress`.
 
+        Args:
+            options: what the rule needs, and its own options.
+
         Raises:
-            ValueError: as `select`; an argument that this selector needs is missing, or one that
-                it doesn't know; `targets` that are not embedded as the pool is.
+            UserError: as `select`; an argument that this rule needs is missing; `targets` that are
+                not embedded as the pool is.
+            TypeError: an option that the rule doesn't have.
         """
+        emb = as_embeddings(emb)
         budget = Budget.of(
             emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
         )
-        common = {"ridge": ridge, "seed": seed, "on_progress": on_progress}
-        chosen = self._choose(emb, budget, common, options)
-        return chosen if isinstance(chosen, Selection) else evaluate(emb, chosen, ridge)
+        chosen = self._choose(emb, budget, Terms(ridge, seed, on_progress), options)
+        return chosen if isinstance(chosen, Selection) else design.evaluate(emb, chosen, ridge)
 
     def rank(
         self,
@@ -82,26 +127,66 @@ class Selector:
         **options: object,
     ) -> Ranking:
         """The ranking alone, without the information gains."""
-        chosen = self._choose(emb, budget, {"ridge": ridge, "seed": seed}, options)
+        chosen = self._choose(emb, budget, Terms(ridge, seed), options)
         return chosen.ranking if isinstance(chosen, Selection) else chosen
 
     def _choose(
-        self, emb: TokenEmbeddings, budget: Budget, common: dict, options: dict
+        self, emb: TokenEmbeddings, budget: Budget, terms: Terms, options: dict
     ) -> Ranking | Selection:
-        check_ridge(common["ridge"])
-        seed = common["seed"]
-        if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-            raise UserError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed!r}")
-        missing = [n for n in self.needs if options.get(n) is None]
+        check_ridge(terms.ridge)
+        check_seed(terms.seed)
+        missing = [name for name in self.needs if options.get(name) is None]
         if missing:
             raise UserError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
-        unknown = [n for n in options if n not in self.options]
-        if unknown:
-            raise UserError(
-                f"selector {self.name!r} has no argument {unknown[0]!r}; "
-                f"it has {', '.join(self.options) or 'none'}"
-            )
         if options.get("targets") is not None:
-            check_targets(emb, options["targets"])
-        given = common | options
-        return self._rule(emb, budget, **{k: v for k, v in given.items() if k in self._takes})
+            options = options | {"targets": as_targets(emb, options["targets"])}
+        if self.criterion is not None:
+            options = {"criterion": self.criterion} | options
+        return self.function(emb, budget, terms, **options)
+
+
+class UnknownSelectorError(UserError, KeyError):
+    """A name that no rule has; the message says what it may stand for."""
+
+    __str__ = ValueError.__str__  # KeyError's puts quotes around
+
+
+class Rules(dict[str, Rule]):
+    """Rules by name; an unknown name is told with the most similar one."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UnknownSelectorError(f"there is no selector {name!r}: {did_you_mean(name, self)}")
+
+
+SELECTORS = Rules()
+
+
+def rule(
+    favours: str,
+    *,
+    name: str | None = None,
+    measured: str = "",
+    needs: tuple[str, ...] = (),
+    targeted: bool = False,
+    by_label: bool = False,
+    nested: bool = True,
+    criterion: Criterion | None = None,
+) -> Callable[[AnyFunction], AnyFunction]:
+    """Put a function into `SELECTORS`, by its own name or `name`; it stays as it is.
+
+    Two of them above one function make two rules, such as one for each criterion.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(function: AnyFunction) -> AnyFunction:
+        key = name or function.__name__
+        if key in SELECTORS:
+            raise ValueError(f"there are two rules of the name {key!r}: rename one")
+        SELECTORS[key] = Rule(
+            key, function, favours, measured, needs, targeted, by_label, nested, criterion
+        )
+        return function
+
+    return register

@@ -136,6 +136,9 @@ def finetune(
     Raises:
         ValueError: options or weights out of range, no rows, one that is too long or has nothing
             to predict, or a folder that holds checkpoints of another run.
+
+    Warns:
+        UserWarning: a damaged checkpoint, in whose place the one before it is taken.
     """
     check(options, mesh, checkpoint_every)
     check_rows(rows, weights)
@@ -163,8 +166,8 @@ def finetune(
         kept = Checkpoints(checkpoints, made_of)
         restored = kept.restore({"state": state, "best": best})
         if restored is not None:
-            tree, losses, validation = restored
-            state, best = tree["state"], tree["best"]
+            losses, validation = restored.losses, restored.validation
+            state, best = restored.tree["state"], restored.tree["best"]
     begun: list[Array] = []  # losses of steps that are not read yet
     in_flight, read_at = here().in_flight, time.monotonic()
 

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows: no quotas
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -17,8 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        temporary.replace(path)
+        with room_told(path, temporary):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -36,8 +39,9 @@ def replacing_files(folder: Path) -> Iterator[Path]:
     name = tempfile.mkdtemp(dir=nearest_folder(folder), prefix=f".{folder.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
-        yield temporary
-        _move_files(temporary, folder)
+        with room_told(folder, temporary):
+            yield temporary
+            _move_files(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -62,6 +66,32 @@ def _move_files(source: Path, folder: Path) -> None:
                 undo.callback(target.unlink, missing_ok=True)
             path.replace(target)
         undo.pop_all()
+
+
+@contextlib.contextmanager
+def room_told(path: Path, written: Path) -> Iterator[None]:
+    """Meanwhile a full disk is told with the path, what was written, what is free, and a remedy.
+
+    Args:
+        path: as its reader knows it.
+        written: the file or folder that grows.
+
+    Raises:
+        OSError: the disk, a quota or the size of a file has reached its limit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        files = written.rglob("*") if written.is_dir() else [written]
+        size = sum(p.stat().st_size for p in files if p.is_file())
+        free = shutil.disk_usage(nearest_folder(written)).free
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)}: {path} can't be written: {size / 1e6:.1f} MB of it were, "
+            f"and {free / 1e6:.1f} MB are free; make room or name another place, and run again",
+        ) from None
 
 
 def nearest_folder(path: Path) -> Path:

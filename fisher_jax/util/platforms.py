@@ -1,12 +1,14 @@
 """How much one kernel does at a time on each kind of device: `here`, `batch_rows`.
 
-A fixed table, never measured at run time: the same seed gives the same bytes on a device.
+A fixed table, never measured at run time: the same seed gives the same bytes on a device. JAX is
+imported when a device is asked for, so that the table is there at once.
 """
 
+import functools
 import math
+import os
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from fisher_jax.util.errors import UserError
@@ -105,6 +107,8 @@ def check_platform() -> None:
     Raises:
         UserError: there are none of that name.
     """
+    import jax
+
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the second for cuda without its package
@@ -117,8 +121,26 @@ def check_platform() -> None:
 
 
 def here() -> Platform:
-    """The row of the table for the device that JAX computes on; of an unknown one the GPU's."""
+    """The row of the table for the device that JAX computes on; of an unknown one the GPU's.
+
+    Raises:
+        RuntimeError: in a process forked from one that has used JAX, whose threads don't exist
+            there: the first computation would wait for them for ever.
+    """
+    import jax
+
+    if _first_process() != os.getpid():
+        raise RuntimeError(
+            "this process was forked after JAX had started its threads, so it would wait for ever: "
+            "start it with multiprocessing.get_context('spawn')"
+        )
     return PLATFORMS.get(jax.default_backend(), PLATFORMS["gpu"])
+
+
+@functools.cache
+def _first_process() -> int:
+    """That which asked first; a fork of it inherits the answer, but not JAX's threads."""
+    return os.getpid()
 
 
 def batch_rows(n_tokens: int, dim: int, longest: int) -> int:
@@ -169,5 +191,7 @@ def within_memory(wanted: int, bytes_each: float) -> int:
 
 def _memory() -> float:
     """Bytes that the device has for arrays, infinite where it doesn't tell."""
+    import jax
+
     stats = jax.local_devices()[0].memory_stats() or {}
     return float(stats.get("bytes_limit") or "inf")

@@ -6,8 +6,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import jax
-
 PACKAGES = "fisher-jax jax jaxlib flax numpy transformers tokenizers gguf".split()
 
 
@@ -16,6 +14,8 @@ def provenance() -> dict[str, str]:
 
     `git_tree` is "changed" where files differ from the commit or are not in it, else "clean".
     """
+    import jax  # deferred: a version is asked for without it
+
     facts = {name: version_of(name) for name in PACKAGES}
     facts |= {"python": platform.python_version(), "platform": platform.platform()}
     devices = jax.devices()

@@ -12,7 +12,7 @@ import jax
 from scripts.accelerator.layout import ROOT
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
 
-OURS = ("fisher_jax", "experiments", "scripts", "fisher_select")
+OURS = ("fisher_jax", "experiments", "scripts")
 OPTIONAL = ("torch", "accelerate", "peft", "openai", "datasketch", "wandb")
 STAGE_MODULES = "parity selection embedding training synthetic language".split()
 

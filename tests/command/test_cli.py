@@ -11,10 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import fisher_jax as fj
-from fisher_jax.command import main
+from fisher_jax.command.main import main
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.randomized import draw_fisher
-from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.pipeline import output
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.files import replacing_files
 from fisher_jax.util.platforms import here
 from tests.helpers.cli import (
@@ -181,7 +182,7 @@ def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeyp
             yield temporary
             raise OSError("no space left")
 
-    monkeypatch.setattr(main, "replacing_files", stuck)
+    monkeypatch.setattr(output, "replacing_files", stuck)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and "no space left" in messages and [*out.parent.iterdir()] == []
 
@@ -212,9 +213,27 @@ def test_a_random_design_brings_its_weights(suffix, run, ready, out, tmp_path):
 def test_selectors_that_need_more_and_options_without_use_are_refused(refused, ready, out):
     argv = [*ready, "-o", out, "--n-samples", K]
     unknown = "exact_information"  # the model has no theta for it
-    refused([*argv, "--selector", unknown], ["--selector", "invalid choice", unknown, "uniform"])
+    refused(
+        [*argv, "--selector", unknown],
+        [f"no selector {unknown!r}", "uniform", "--list"],
+    )
     refused([*argv, "--max-length", 9], ["--max-length goes with --model"])
     refused([*argv, "--positions", "prompt"], ["--positions goes with --model"])
+
+
+def test_selectors_are_listed_with_what_they_favour(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--list-selectors"])
+    entries = capsys.readouterr().out.replace("\n    ", " ").splitlines()
+    assert done.value.code == 0
+    offered = [rule for rule in SELECTORS.values() if not rule.planted]
+    for entry, rule in zip(entries, offered, strict=True):
+        assert entry.startswith(f"{rule.name}: {rule.favours}. Needs: ") and "Measured: " in entry
+
+
+def test_an_unknown_selector_is_told_with_the_nearest(refused, ready, out):
+    argv = [*ready, "-o", out, "--n-samples", K, "--selector", "prototype_hard"]
+    refused(argv, ["no selector 'prototype_hard': did you mean 'prototypes_hard'?"])
 
 
 def standardized(emb, *, center=False, normalize=True):

@@ -29,8 +29,8 @@ from tests.helpers.cli import (
 # Arguments
 
 ARGUMENTS = {
-    "K of 0": (["--n-samples", "0"], ["--n-samples must be at least 1", "got 0"]),
-    "negative K": (["--n-samples", "-5"], ["--n-samples must be at least 1", "got -5"]),
+    "K of 0": (["--n-samples", "0"], ["--n-samples must be above 0", "got 0"]),
+    "negative K": (["--n-samples", "-5"], ["--n-samples must be above 0", "got -5"]),
     "K above N": (
         ["--n-samples", N + 1],
         [f"--n-samples {N + 1}: ", f"emb.safetensors has {N} rows", "ask for at most that"],
@@ -38,17 +38,17 @@ ARGUMENTS = {
     "K of half a row": (["--n-samples", "2.5"], ["--n-samples", "invalid int", "2.5", "--help"]),
     "fraction 0": (["--fraction", "0"], ["--fraction must be above 0 and at most 1", "got 0"]),
     "fraction 1.5": (["--fraction", "1.5"], ["--fraction must be above 0 and at most 1", "1.5"]),
-    "fraction nan": (["--fraction", "nan"], ["--fraction must be above 0 and at most 1", "nan"]),
-    "no tokens": (["--token-budget", "0"], ["--token-budget must be at least 1", "got 0"]),
+    "fraction nan": (["--fraction", "nan"], ["--fraction must be a number", "nan"]),
+    "no tokens": (["--token-budget", "0"], ["--token-budget must be above 0", "got 0"]),
     "too few tokens": (
         ["--token-budget", M - 1],
         [f"--token-budget {M - 1} buys nothing", f"has {M} tokens"],
     ),
     "two budgets": (
         ["--n-samples", "1", "--fraction", "0.5"],
-        ["exactly one budget", "got --n-samples and --fraction"],
+        ["exactly one of", "got --n-samples=1 and --fraction=0.5"],
     ),
-    "no budget": ([], ["exactly one budget", "got none"]),
+    "no budget": ([], ["exactly one of --n-samples", "got none"]),
     "unknown option": (["--n-samples", "1", "--nope"], ["--nope", "--help"]),
     "abbreviation": (["--n-samp", "1"], ["--n-samp", "--help"]),
     "unknown choice": (["--n-samples", "1", "--on-empty", "keep"], ["--on-empty", "keep", "skip"]),
@@ -59,7 +59,10 @@ ARGUMENTS = {
     "ridge inf": (["--n-samples", "1", "--ridge", "inf"], ["--ridge must be a positive number"]),
     "batch 0": (["--n-samples", "1", "--batch-tokens", "0"], ["--batch-tokens", "at least 1"]),
     "seed -1": (["--n-samples", "1", "--seed", "-1"], ["--seed", "from 0"]),
-    "seed 2^32": (["--n-samples", "1", "--seed", 2**32], ["--seed must be from 0 to 2^32 - 1"]),
+    "seed 2^32": (
+        ["--n-samples", "1", "--seed", 2**32],
+        ["--seed must be a whole number from 0"],
+    ),
     "on empty": (["--n-samples", "1", "--on-empty", "skip"], ["--on-empty goes with --model"]),
     "dtype": (["--n-samples", "1", "--dtype", "bfloat16"], ["--dtype goes with --model"]),
     "two sources": (["--n-samples", "1", "--model", "none"], ["either --model", "--embeddings"]),
@@ -111,7 +114,7 @@ def test_an_output_that_comes_while_we_work_is_kept(run, ready, out, monkeypatch
         write_ranking(*args)
         out.write_bytes(EARLIER)
 
-    monkeypatch.setattr("fisher_jax.command.main.write_ranking", meanwhile)
+    monkeypatch.setattr("fisher_jax.pipeline.choice.write_ranking", meanwhile)
     before = snapshot(tmp_path)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and f"{out} exists: name another output" in messages
@@ -154,7 +157,7 @@ def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
 def test_a_pool_that_cannot_fit_is_refused(refused, run, llama, out, tmp_path, monkeypatch):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": "a b c"}] * 4)
     argv = [pool, "-o", out, "--model", llama, "--n-samples", "1"]
-    monkeypatch.setattr("fisher_jax.command.messages.physical_memory", lambda: 4.0 * 8 * D - 1)
+    monkeypatch.setattr("fisher_jax.pipeline.plan.physical_memory", lambda: 4.0 * 8 * D - 1)
     refused(argv, ["embeddings of 8 tokens need", "smaller --max-length"])
 
 

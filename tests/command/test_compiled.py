@@ -26,7 +26,7 @@ def start(tmp_path):
     def start(**variables):
         argv = ["--embeddings", "emb.safetensors", "-o", "out.jsonl", "--n-samples", "3"]
         done = subprocess.run(
-            [sys.executable, "-m", "fisher_select", *argv, "--overwrite"],
+            [sys.executable, "-m", "fisher_jax.command", *argv, "--overwrite"],
             env=clean | own | variables,
             cwd=tmp_path,
             capture_output=True,

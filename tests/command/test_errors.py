@@ -9,7 +9,7 @@ import pytest
 
 import fisher_jax as fj
 from experiments.run.harness import reporting
-from fisher_jax.command import main
+from fisher_jax.pipeline import run as run_
 from fisher_jax.util.errors import UserError
 from tests.helpers.cli import K
 
@@ -38,7 +38,7 @@ def raising(error):
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_the_program_keeps_its_traceback(name, run, ready, out, monkeypatch):
     error = FAULTS[name]
-    monkeypatch.setattr(main, "_choose", raising(error))
+    monkeypatch.setattr(run_, "_selected", raising(error))
     with pytest.raises(type(error), match=str(error).split()[0].strip("':")):
         run(*ready, "-o", out, "--n-samples", K)
     assert [*out.parent.iterdir()] == []
@@ -49,7 +49,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(name, run, ready, out, monke
 @pytest.mark.parametrize("name", TOLD)
 def test_what_a_person_can_mend_is_told_in_a_line(name, run, ready, out, monkeypatch, capsys):
     error, words = TOLD[name]
-    monkeypatch.setattr(main, "_choose", raising(error))
+    monkeypatch.setattr(run_, "_selected", raising(error))
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 2 and words in messages.splitlines()[-1]
     assert ("smaller --batch-tokens" in messages) == name.startswith("memory")
@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line(platform, ready, out):
         pytest.skip("it is there")
     argv = [*ready, "-o", out, "--n-samples", K]
     done = subprocess.run(
-        [sys.executable, "-m", "fisher_select", *map(str, argv)],
+        [sys.executable, "-m", "fisher_jax.command", *map(str, argv)],
         env=os.environ | {"JAX_PLATFORMS": platform},
         capture_output=True,
         text=True,

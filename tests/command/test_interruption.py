@@ -1,6 +1,7 @@
 """What `fisher-select` leaves behind when a signal or a lost listener ends it."""
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ def started(argv):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, the child would too
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(
-        [sys.executable, "-m", "fisher_select", *map(str, argv)],
+        [sys.executable, "-m", "fisher_jax.command", *map(str, argv)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
@@ -42,18 +43,19 @@ def wait_for(process, is_reached):
     raise AssertionError("the command never got there")
 
 
-@pytest.mark.parametrize("where", ["select", "write_ranking"])
+@pytest.mark.parametrize(("module", "where"), [("run", "select"), ("choice", "write_ranking")])
 def test_an_interruption_that_a_library_swallows_is_not_lost(
-    where, run, ready, out, monkeypatch, tmp_path
+    module, where, run, ready, out, monkeypatch, tmp_path
 ):
-    real = getattr(main, where)
+    at = importlib.import_module(f"fisher_jax.pipeline.{module}")
+    real = getattr(at, where)
 
     def swallowing(*args, **options):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **{k: v for k, v in options.items() if k != "on_progress"})
 
-    monkeypatch.setattr(main, where, swallowing)
+    monkeypatch.setattr(at, where, swallowing)
     before = snapshot(tmp_path)
     code, messages = run(*ready, "-o", out, "--n-samples", K)
     assert code == 130 and messages.endswith("interrupted, no selection was written\n")

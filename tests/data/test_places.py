@@ -17,7 +17,7 @@ import pytest
 
 from fisher_jax.data import Columns, Example, PoolError
 from fisher_jax.data.contents import taken
-from fisher_jax.data.output import check_columns_fit, writing_selection
+from fisher_jax.data.output import check_columns_fit, write_selection
 from fisher_jax.data.pool_file import pool_of, read_pool
 from fisher_jax.data.sets import Part
 from tests.helpers.hub_server import serving
@@ -169,8 +169,7 @@ def test_an_earlier_selection_is_a_pool(tmp_path, suffix):
     for source, target in ((path, out), (out, tmp_path / "second.jsonl")):
         pool = read_pool(source)
         assert pool.replaced == ([] if source == path else ["fisher_gain", "fisher_rank"])
-        with writing_selection(target, pool, np.array([1, 0]), np.array([2.5, 1.5])):
-            pass
+        write_selection(target, target, pool, np.array([1, 0]), np.array([2.5, 1.5]))
     got = [json.loads(line) for line in target.read_text().splitlines()]
     ranks = [{"fisher_rank": 0, "fisher_gain": 2.5}, {"fisher_rank": 1, "fisher_gain": 1.5}]
     assert got == [ROWS[0] | ranks[0], ROWS[1] | ranks[1]]
@@ -212,8 +211,7 @@ def test_nulls_in_all_messages_of_a_table_do_no_harm(tmp_path):
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "a"},
     ]
-    with writing_selection(out, pool, np.array([0]), np.array([1.0])):
-        pass
+    write_selection(out, out, pool, np.array([0]), np.array([1.0]))
     assert read_pool(out).rows == pool.rows
 
 
@@ -245,8 +243,7 @@ def test_saved_sets_are_read_and_written(tmp_path):
     assert pool.rows == EXAMPLES == pool_of(ROWS).rows == pool_of(TEXTS).rows
     for name in ("out.jsonl", "out.json", "out.parquet", "out"):
         out = tmp_path / name
-        with writing_selection(out, pool, np.array([2, 0]), np.array([2.5, 1.5])):
-            pass
+        write_selection(out, out, pool, np.array([2, 0]), np.array([2.5, 1.5]))
         kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}.get(out.suffix)
         loaded = (
             datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=tmp_path)

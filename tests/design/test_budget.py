@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.design.budget import Budget, budget_in_examples, check_numbers, take
+from fisher_jax.design.budget import Budget, budget_in_examples, take
+from fisher_jax.util.checks import check_numbers
 from tests.helpers.references import cost_benefit, random_pool
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
@@ -48,8 +49,8 @@ def test_fraction_is_rounded_half_up_and_at_least_one(fraction, n, k):
         ({}, "exactly one of"),
         ({"n_samples": 2, "fraction": 0.5}, "n_samples=2 and fraction=0.5"),
         ({"n_samples": 2, "token_budget": 5}, "token_budget=5"),
-        ({"n_samples": 0}, "from 1 to 4"),
-        ({"n_samples": -1}, "from 1 to 4"),
+        ({"n_samples": 0}, "n_samples must be above 0, got 0"),
+        ({"n_samples": -1}, "n_samples must be above 0"),
         ({"n_samples": 5}, "from 1 to 4"),
         ({"fraction": 0.0}, "above 0"),
         ({"fraction": 1.1}, "at most 1"),

@@ -8,9 +8,9 @@ import pytest
 import scipy.linalg  # noqa: F401  its BLAS is the one that is limited
 from threadpoolctl import threadpool_info
 
-from fisher_jax.design.embeddings import information_gain
 from fisher_jax.design.linalg import (
     edges,
+    information_gain,
     log_det_identity_plus,
     one_blas_thread,
     small_log_det_terms,

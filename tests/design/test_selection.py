@@ -7,7 +7,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.design import greedy, selection
-from fisher_jax.design.embeddings import check_pool
+from fisher_jax.design.embeddings import as_embeddings
 from fisher_jax.design.selection import log_dets, remaining_gains
 from fisher_jax.util import platforms
 from tests.helpers.references import algorithm_1, f, random_pool
@@ -247,11 +247,75 @@ def test_remaining_gains_are_differences_of_log_determinants():
             assert got[i] == pytest.approx(expected, rel=1e-5)
 
 
-def test_arrays_are_told_how_to_become_a_pool():
-    examples = random_pool(0, 4, [2], 3)
-    for given in (examples, examples[0]):
-        with pytest.raises(ValueError, match=r"emb must be TokenEmbeddings, got .*from_list"):
-            check_pool(given)
+def test_what_is_no_pool_is_told_what_would_be():
+    for given in (np.ones(3), "text", np.ones((2, 2, 2)), {}):
+        with pytest.raises(ValueError, match=r"emb must be TokenEmbeddings, a matrix \(N, D\)"):
+            as_embeddings(given)
+
+
+def test_a_matrix_and_a_list_of_vectors_are_pools_of_one_token_a_row():
+    x = np.random.default_rng(0).standard_normal((24, 6)).astype(np.float32)
+    expected = fj.select(fj.TokenEmbeddings(x, np.arange(25)), n_samples=9)
+    for given in (x, [*x], [row[None] for row in x]):
+        got = fj.select(given, n_samples=9)
+        np.testing.assert_array_equal(got.ranking, expected.ranking)
+        np.testing.assert_array_equal(got.gains, expected.gains)
+    again = fj.evaluate(x, expected.ranking)
+    np.testing.assert_allclose(again.gains, expected.gains, rtol=1e-5)
+    np.testing.assert_array_equal(fj.SELECTORS["fisher"]([*x], n_samples=9).ranking, again.ranking)
+    chosen = fj.FisherSelector(n_samples=9).fit_transform(x)
+    np.testing.assert_array_equal(chosen, x[expected.ranking])
+
+
+@pytest.mark.parametrize("method", ["lazy", "naive"])
+@pytest.mark.parametrize("budget", [{"n_samples": 8}, {"token_budget": 30}])
+def test_a_selection_goes_on_from_rows_that_are_there(method, budget):
+    examples = random_pool(3, 24, [1, 3, 8], 6)
+    emb, there = fj.TokenEmbeddings.from_list(examples), [5, 2, 17]
+    closed = [i for i in range(24) if i not in there]
+    owned = [examples[i] for i in there]
+    got = fj.select(emb, **budget, initial_subset=there, method=method)
+    left, picked, spent = budget.get("token_budget", 8), [], 0
+    while True:
+        costs = {i: len(examples[i]) if "token_budget" in budget else 1 for i in closed}
+        open_ = [i for i in closed if i not in picked and costs[i] <= left - spent]
+        if not open_:
+            break
+        before = f(examples, [*there, *picked], 1.0)
+        ratio = {i: (f(examples, [*there, *picked, i], 1.0) - before) / costs[i] for i in open_}
+        picked.append(max(open_, key=ratio.__getitem__))
+        spent += costs[picked[-1]]
+    assert got.ranking.tolist() == picked
+    total = f(examples, [*there, *picked], 1.0) - f(examples, there, 1.0)
+    assert got.log_det == pytest.approx(total, rel=1e-4)
+    other = fj.TokenEmbeddings.from_list([examples[i] for i in closed])
+    by_rows = fj.select(other, **budget, initial=owned, method=method)
+    assert [closed[i] for i in by_rows.ranking] == picked
+    both = fj.select(emb, **budget, initial_subset=there[:1], initial=owned[1:], method=method)
+    assert both.gains[0] >= got.gains[0] * (1 - 1e-4)
+
+
+def test_a_ranking_goes_on_by_its_own_first_part():
+    emb = fj.TokenEmbeddings.from_list(random_pool(3, 24, [1, 3, 8], 6))
+    whole = fj.select(emb, n_samples=12)
+    rest = fj.select(emb, n_samples=8, initial_subset=whole.ranking[:4])
+    np.testing.assert_array_equal(rest.ranking, whole.ranking[4:])
+    np.testing.assert_allclose(rest.gains, whole.gains[4:], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"initial_subset": [24]}, "initial_subset must stay within"),
+        ({"initial_subset": [1, 1]}, "initial_subset names an index twice"),
+        ({"initial_subset": [*range(23)]}, "1 of 24 examples are left"),
+        ({"initial": np.ones((2, 3))}, "initial must have the pool's width, 6, got 3"),
+    ],
+)
+def test_initial_rows_that_cannot_be_are_refused(told, message):
+    emb = fj.TokenEmbeddings.from_list(random_pool(3, 24, [1, 3, 8], 6))
+    with pytest.raises(ValueError, match=message):
+        fj.select(emb, n_samples=2, **told)
 
 
 def test_gains_hold_at_the_smallest_ridge():

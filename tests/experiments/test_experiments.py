@@ -112,7 +112,7 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(smoke):
         ("dim", "abc", "dim: Value 'abc'"),
         ("name", "", "name must not be empty"),
         ("ridge", float("inf"), "ridge must be above 0 and finite, got inf"),
-        ("seed", -1, "seed must be at least 0, got -1"),
+        ("seed", -1, "seed must be a whole number from 0 to 40,000, got -1"),
         ("selectors", [], "selectors must be one or more, each once"),
         ("selectors", ["uniform", "uniform"], "selectors must be one or more, each once"),
         ("grid", {"dim": []}, "grid has no values of dim"),
@@ -212,7 +212,10 @@ def test_a_bad_job_ends_no_sweep_and_long_overrides_have_short_folders(tmp_path)
     named = [f"name={'n' * 150}", f"hydra.sweep.dir={tmp_path}"]
     done = command("synthetic", "-m", "seed=-1,0", long, *small, *more, *named)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert "experiments.synthetic: error: seed must be at least 0, got -1" in done.stderr
+    assert (
+        "experiments.synthetic: error: seed must be a whole number from 0 to 40,000, got -1"
+        in done.stderr
+    )
     assert "a job of the sweep failed, and its message is above" in done.stderr
     (finished,) = tmp_path.glob("*/results.jsonl")  # of the job after the bad one
     overrides = OmegaConf.load(finished.parent / ".hydra/overrides.yaml")

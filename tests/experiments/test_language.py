@@ -370,7 +370,7 @@ def test_the_last_layer_is_trained_on_imbalanced_pools_too(model_folder, tmp_pat
         ({"trainings": 0}, "trainings must be above 0"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"hours": 0.0}, "hours must be above 0, or null"),
-        ({"seed": 5_000_000}, "seed must be from 0 to 4,000,000"),
+        ({"seed": 5_000_000}, "seed must be a whole number from 0 to 4,000,000"),
     ],
 )
 def test_wrong_options_are_named(model_folder, changes, message):

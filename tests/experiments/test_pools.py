@@ -246,7 +246,7 @@ def test_near_duplicates_are_found_and_clean_rows_kept(corpus):
         ({"kind": "dirty"}, "kind must be one of clean, duplicates, imbalance, noise, got 'dirty'"),
         ({"n_pool": 0}, "n_pool must be at least 1, got 0"),
         ({"n_test": -1}, "n_test must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
         ({"n_pool": 5000}, "n_pool: shakespeare's pool rows are .*, fewer than 5,000"),
         ({"n_test": 5000}, "n_test: shakespeare's held-out rows are .*, fewer than 5,000"),
         ({"n_validation": 5000}, "n_validation: shakespeare's rows left are .* fewer than 5,000"),

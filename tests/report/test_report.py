@@ -12,12 +12,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fisher_jax as fj
-from fisher_jax.command.main import main, parser
+from fisher_jax.command.arguments import parser
+from fisher_jax.command.main import main
 from fisher_jax.design.selection import remaining_gains
 from fisher_jax.report import page as reporting
 from fisher_jax.report.figures import uniform_draws
 from fisher_jax.report.page import FIGURES, FILES, N_DRAWS, compare_with_uniform
-from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.streams import stream
 from tests.helpers.references import f, information, log_det, random_pool
 

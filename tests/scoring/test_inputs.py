@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.command.arguments import ALL_SELECTORS, TARGETED
 from fisher_jax.data import Example
 from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model
 from fisher_jax.scoring import quality
-from fisher_jax.scoring.inputs import OF_ROWS, OF_TOKENS, Inputs
+from fisher_jax.scoring.inputs import Inputs
 from fisher_jax.scoring.scores import labels_of
+from fisher_jax.selectors import SELECTORS
 from tests.helpers.cli import K, manifest_of, ranking_of, texts, write_rows
 from tests.helpers.endpoint_server import likely
 
@@ -55,7 +55,14 @@ def test_inputs_are_those_of_the_full_softmax(problem, monkeypatch):
     for name, values in expected.items():
         got = inputs[name].toarray() if name == "probabilities" else inputs[name]
         np.testing.assert_allclose(got, values, rtol=1e-5, err_msg=name)
-    assert {*OF_ROWS, *OF_TOKENS} == {*expected, "quality", "ifd"}
+        some = np.array([2, 0])
+        of_tokens = np.concatenate([np.arange(*hidden.offsets[i : i + 2]) for i in some])
+        cut = values[some if np.ndim(values) == 1 and len(values) == len(rows) else of_tokens]
+        part = inputs.of(name, some)
+        part = part.toarray() if name == "probabilities" else part
+        np.testing.assert_allclose(part, cut, rtol=1e-5, err_msg=name)
+    told = {need for rule in SELECTORS.values() if not rule.planted for need in rule.needs}
+    assert told == {*expected, "quality", "ifd", "targets"}
     for name in ("quality", "ifd"):
         with pytest.raises(KeyError, match=name):
             Inputs(hidden, np.asarray(model.module.head), labels)[name]
@@ -69,7 +76,7 @@ def test_a_selector_told_by_the_model_is_the_librarys(name, run, out, tmp_path, 
     code, messages = run(*argv)
     assert code == 0 and "scoring" in messages
     inputs = Inputs(hidden, model.module.head, labels, rows, model)
-    selector = ALL_SELECTORS[name]
+    selector = SELECTORS[name]
     given = {needed: inputs[needed] for needed in selector.needs}
     expected = selector(fj.embed(rows, model), n_samples=K, seed=3, **given)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
@@ -131,7 +138,7 @@ def test_an_endpoint_that_cannot_be_asked_is_told_before_any_work(
     refused([*argv, *words], [message])
 
 
-@pytest.mark.parametrize("name", sorted(TARGETED))
+@pytest.mark.parametrize("name", [name for name, rule in SELECTORS.items() if rule.targeted])
 @pytest.mark.parametrize("center", [[], ["--center"]])
 def test_rows_are_chosen_for_a_task(name, center, run, out, tmp_path, problem, llama):
     model, rows, hidden, _ = problem
@@ -150,7 +157,7 @@ def test_rows_are_chosen_for_a_task(name, center, run, out, tmp_path, problem, l
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     given = fj.TokenEmbeddings((wanted / scale).astype(np.float32), offsets)
     emb = fj.TokenEmbeddings((emb / scale).astype(np.float32), hidden.offsets)
-    expected = ALL_SELECTORS[name](emb, n_samples=K, targets=given)
+    expected = SELECTORS[name](emb, n_samples=K, targets=given)
     assert ranking_of(out)["index"] == expected.ranking.tolist()
     assert manifest_of(out)["result"]["targets"] == str(targets)
 
@@ -181,7 +188,7 @@ def test_rows_of_a_task_follow_the_pools_options(run, out, tmp_path, llama):
     model = load_model(str(llama))
     options = {"max_length": 4, "normalize": "unit"}
     emb, targets = fj.embed(texts(), model, **options), fj.embed(rows[:3], model, **options)
-    expected = ALL_SELECTORS["i_optimal"](emb, n_samples=K, targets=targets)
+    expected = SELECTORS["i_optimal"](emb, n_samples=K, targets=targets)
     assert chosen[0] == expected.ranking.tolist()
 
 

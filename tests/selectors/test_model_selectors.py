@@ -1,81 +1,15 @@
 import numpy as np
 import pytest
-from scipy.special import softmax
 
 import fisher_jax as fj
-from fisher_jax.selectors import scored
-from fisher_jax.selectors.scored import MODEL_SELECTORS
+from fisher_jax.selectors import SELECTORS, scored
 from tests.helpers.references import DIM, N, algorithm_1, greedy, log_det
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
-L = 9
-
-
-@pytest.fixture(scope="module")
-def p(emb):
-    """A model that is sure of some tokens and of others not."""
-    theta = np.random.default_rng(2).standard_normal((DIM, L)) * 2
-    return softmax(emb.tokens.astype(np.float64) @ theta, axis=1)
 
 
 def one_token_rows(vectors):
     return fj.TokenEmbeddings(vectors.astype(np.float32), np.arange(len(vectors) + 1))
-
-
-def cut_short(value):
-    if isinstance(value, fj.TokenEmbeddings):
-        return one_token_rows(value.tokens[:, :-1])
-    return value[:-1, :-1] if value.ndim == 2 else value[:-1]
-
-
-@pytest.fixture(scope="module")
-def extras(p):
-    rng = np.random.default_rng(1)
-    return {
-        "losses": rng.uniform(0, 5, N),
-        "quality": rng.uniform(0, 1, N),
-        "ifd": rng.uniform(0.5, 1.5, N),
-        "el2n": rng.uniform(0, 1.4, N),
-        "gradient_norm": rng.uniform(0, 9, N),
-        "uncertainty": rng.uniform(0, 3, N),
-        "weights": 1 - np.sum(p**2, axis=1),
-        "targets": one_token_rows(rng.standard_normal((3, DIM))),
-    }
-
-
-def call(name, emb, extras, **kwargs):
-    selector = MODEL_SELECTORS[name]
-    return selector(emb, **kwargs, **{k: extras[k] for k in selector.needs})
-
-
-@pytest.mark.parametrize("name", MODEL_SELECTORS)
-def test_every_selector_keeps_its_budget_and_its_seed(name, emb, extras):
-    one = call(name, emb, extras, n_samples=12, seed=3)
-    assert len(set(one.ranking.tolist())) == 12 and one.ranking.dtype == np.int64
-    again = call(name, emb, extras, n_samples=12, seed=3)
-    assert one.ranking.tobytes() == again.ranking.tobytes()
-    np.testing.assert_allclose(one.gains, fj.evaluate(emb, one.ranking).gains)
-    by_tokens = call(name, emb, extras, token_budget=50, seed=3)
-    spent = emb.lengths[by_tokens.ranking].sum()
-    assert 35 < spent <= 50 and len(set(by_tokens.ranking.tolist())) == len(by_tokens.ranking)
-    whole = call(name, emb, extras, n_samples=N, seed=3)
-    assert sorted(whole.ranking.tolist()) == list(range(N))
-
-
-@pytest.mark.parametrize("name", MODEL_SELECTORS)
-def test_what_is_missing_unknown_or_of_another_pool_is_said(name, emb, extras):
-    selector = MODEL_SELECTORS[name]
-    with pytest.raises(ValueError, match=f"'{name}' needs {selector.needs[0]}="):
-        selector(emb, n_samples=3)
-    with pytest.raises(ValueError, match=f"'{name}' has no argument 'colour'"):
-        call(name, emb, extras, n_samples=3, colour=1)
-    shorter = {k: cut_short(v) for k, v in extras.items()}
-    with pytest.raises(ValueError, match=f"{selector.needs[0]} .*must"):
-        call(name, emb, shorter, n_samples=3)
-    if np.ndim(extras[selector.needs[0]]) == 1:
-        broken = extras | {selector.needs[0]: extras[selector.needs[0]] * np.nan}
-        with pytest.raises(ValueError, match=f"{selector.needs[0]} must be .*finite"):
-            call(name, emb, broken, n_samples=3)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +24,14 @@ def test_what_is_missing_unknown_or_of_another_pool_is_said(name, emb, extras):
 )
 def test_rows_stand_in_the_order_of_their_score(name, key, sign, emb, extras):
     values = np.round(extras[key], 1)  # with ties
-    ranking = MODEL_SELECTORS[name](emb, n_samples=N, **{key: values}).ranking
+    ranking = SELECTORS[name](emb, n_samples=N, **{key: values}).ranking
     assert ranking.tolist() == sorted(range(N), key=lambda i: (sign * values[i], i))
 
 
 def test_the_middle_is_cut_by_percentile(emb):
     losses = np.random.default_rng(0).permutation(N) ** 3.0  # far from its mean by value
     for n in (10, 20):
-        got = MODEL_SELECTORS["perplexity_middle"](emb, n_samples=n, losses=losses).ranking
+        got = SELECTORS["perplexity_middle"](emb, n_samples=n, losses=losses).ranking
         low, high = np.quantile(losses, [0.5 - n / N / 2, 0.5 + n / N / 2])
         assert set(got) == set(np.flatnonzero((low <= losses) & (losses <= high)))
     first = losses[got[:2]]
@@ -108,7 +42,7 @@ def test_ifd_drops_rows_above_1_until_nothing_else_is_left():
     emb = fj.TokenEmbeddings.from_list(np.eye(5, dtype=np.float32)[:, None])
     ifd = np.array([0.5, 1.4, 1.0, 1.1, 0.9])
     for n, expected in ((3, [2, 4, 0]), (5, [2, 4, 0, 3, 1])):
-        assert MODEL_SELECTORS["ifd"](emb, n_samples=n, ifd=ifd).ranking.tolist() == expected
+        assert SELECTORS["ifd"](emb, n_samples=n, ifd=ifd).ranking.tolist() == expected
 
 
 def scaled(examples, emb, weights):
@@ -118,14 +52,14 @@ def scaled(examples, emb, weights):
     ]
 
 
-def test_fisher_weighted_is_algorithm_1_on_the_weighted_design(emb, examples, extras):
+def test_fisher_weighted_is_algorithm_1_on_the_weighted_design(emb, examples, extras, choose):
     weights = extras["weights"]
     ranking, _ = algorithm_1(scaled(examples, emb, weights), 15, 1.0)
-    got = call("fisher_weighted", emb, extras, n_samples=15).ranking
+    got = choose("fisher_weighted", n_samples=15).ranking
     np.testing.assert_array_equal(got, ranking)
     unweighted = fj.select(emb, n_samples=15).ranking
     assert got.tolist() != unweighted.tolist()
-    ones = MODEL_SELECTORS["fisher_weighted"](emb, n_samples=15, weights=np.ones(len(weights)))
+    ones = SELECTORS["fisher_weighted"](emb, n_samples=15, weights=np.ones(len(weights)))
     np.testing.assert_array_equal(ones.ranking, unweighted)
 
 
@@ -134,7 +68,7 @@ def test_the_weighted_design_is_the_trace_of_the_exact_information(emb, p, extra
         np.kron(np.diag(q) - np.outer(q, q), np.outer(x, x))
         for q, x in zip(p, emb.tokens.astype(np.float64), strict=True)
     )
-    over_labels = np.trace(exact.reshape(L, DIM, L, DIM), axis1=0, axis2=2)
+    over_labels = np.trace(exact.reshape(p.shape[1], DIM, p.shape[1], DIM), axis1=0, axis2=2)
     x = scored.weighted(emb, extras["weights"]).tokens
     np.testing.assert_allclose(x.T @ x, over_labels, rtol=1e-4, atol=1e-4)
 
@@ -144,18 +78,20 @@ def test_negative_weights_are_refused(emb, extras):
         scored.weighted(emb, -extras["weights"])
 
 
-def test_fisher_weighted_per_token_and_i_optimal_weighted_are_brute_force(emb, examples, extras):
+def test_fisher_weighted_per_token_and_i_optimal_weighted_are_brute_force(
+    emb, examples, extras, choose
+):
     rows = scaled(examples, emb, extras["weights"])
     sigma = sum(x.T @ x for x in rows)
 
-    got = call("fisher_weighted_per_token", emb, extras, n_samples=10).ranking
+    got = choose("fisher_weighted_per_token", n_samples=10).ranking
     assert got.tolist() == greedy(rows, 10, log_det, emb.lengths)
-    got = call("i_optimal_weighted", emb, extras, n_samples=10).ranking
+    got = choose("i_optimal_weighted", n_samples=10).ranking
     variance = lambda v: -np.trace(np.linalg.solve(v, sigma))  # noqa: E731
     assert got.tolist() == greedy(rows, 10, variance, np.ones(N))
 
 
-def test_rds_gives_each_target_its_nearest_row_in_turn(emb, examples, extras):
+def test_rds_gives_each_target_its_nearest_row_in_turn(examples, extras, choose):
     pooled = [np.average(x, axis=0, weights=1 + np.arange(len(x))) for x in examples]
     cosine = [
         [t @ x / np.linalg.norm(t) / np.linalg.norm(x) for x in pooled]
@@ -165,14 +101,14 @@ def test_rds_gives_each_target_its_nearest_row_in_turn(emb, examples, extras):
     for turn in range(20):
         order = np.argsort(-np.array(cosine[turn % 3]))
         expected.append(next(int(i) for i in order if i not in expected))
-    assert call("rds", emb, extras, n_samples=20).ranking.tolist() == expected
+    assert choose("rds", n_samples=20).ranking.tolist() == expected
     larger = extras | {"targets": one_token_rows(7 * extras["targets"].tokens)}
-    assert call("rds", emb, larger, n_samples=20).ranking.tolist() == expected
+    assert choose("rds", larger, n_samples=20).ranking.tolist() == expected
 
 
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("k", [2, 5])
-def test_adaicl_is_greedy_max_cover_of_the_hard_half(emb, examples, extras, k, hops):
+def test_adaicl_is_greedy_max_cover_of_the_hard_half(examples, extras, choose, k, hops):
     points = np.stack([x.mean(axis=0) for x in examples]).astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     cosine = points @ points.T - 3 * np.eye(N)
@@ -192,19 +128,19 @@ def test_adaicl_is_greedy_max_cover_of_the_hard_half(emb, examples, extras, k, h
             chosen.append(best)
         rounds += 1
     assert rounds > 3
-    got = call("adaicl", emb, extras, n_samples=N, k=k, hops=hops).ranking
+    got = choose("adaicl", n_samples=N, k=k, hops=hops).ranking
     assert got.tolist() == chosen
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"hops": 3}])
-def test_adaicl_refuses_other_graphs(emb, extras, options):
+def test_adaicl_refuses_other_graphs(choose, options):
     with pytest.raises(ValueError, match="k must be at least 1 and hops 1 or 2"):
-        call("adaicl", emb, extras, n_samples=3, **options)
+        choose("adaicl", n_samples=3, **options)
 
 
 def test_adaicl_takes_one_row_and_neighbours_beyond_the_first_thousand():
     one = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)])
-    assert MODEL_SELECTORS["adaicl"](one, n_samples=1, uncertainty=np.ones(1)).ranking == [0]
+    assert SELECTORS["adaicl"](one, n_samples=1, uncertainty=np.ones(1)).ranking == [0]
     angle = np.arange(1100) * 2 * np.pi / 1100
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     graph = scored._nearest(circle, 2).toarray()

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
+from fisher_jax import design
 from fisher_jax.design import i_optimal
 from fisher_jax.design.budget import Budget, take
 from fisher_jax.design.softmax_model import information as exact
-from fisher_jax.selectors import rule
-from fisher_jax.selectors.registry import SELECTORS
-from fisher_jax.selectors.scored import MODEL_SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.streams import stream
 from tests.helpers.references import DIM, N, algorithm_1, greedy, log_det, random_pool
 
@@ -31,7 +30,7 @@ def test_fisher_is_algorithm_1_and_spends_tokens_by_gain_alone(emb, examples):
     ("name", "budget"), [("fisher", {"n_samples": 12}), ("fisher_per_token", {"token_budget": 60})]
 )
 def test_gains_that_a_rule_knows_are_not_computed_again(name, budget, emb, monkeypatch):
-    monkeypatch.setattr(rule, "evaluate", None)
+    monkeypatch.setattr(design, "evaluate", None)
     got, expected = SELECTORS[name](emb, **budget), fj.select(emb, **budget)
     np.testing.assert_array_equal(got.ranking, expected.ranking)
     np.testing.assert_array_equal(got.gains, expected.gains)
@@ -142,15 +141,18 @@ def test_i_optimal_for_a_task_is_brute_force_on_its_tokens(name, examples, emb):
 
 
 @pytest.mark.parametrize(
-    "rule", [*(SELECTORS[name] for name in I_OPTIMAL), MODEL_SELECTORS["rds"]], ids=lambda r: r.name
+    "rule", [*(SELECTORS[name] for name in I_OPTIMAL), SELECTORS["rds"]], ids=lambda r: r.name
 )
 def test_targets_that_are_not_embedded_as_the_pool_is_are_refused(rule, emb):
     targets = random_pool(9, 5, [2, 4], DIM)
     narrow = fj.TokenEmbeddings.from_list([x[:, :-1] for x in targets])
     with pytest.raises(ValueError, match=f"targets must have the pool's width, {DIM}"):
         rule(emb, n_samples=10, targets=narrow)
-    with pytest.raises(ValueError, match=r"targets must be TokenEmbeddings.*got list"):
-        rule(emb, n_samples=10, targets=targets)
+    with pytest.raises(ValueError, match=r"targets must be TokenEmbeddings.*got str"):
+        rule(emb, n_samples=10, targets="rows")
+    as_list = rule(emb, n_samples=10, targets=targets).ranking
+    embedded = fj.TokenEmbeddings.from_list(targets)
+    np.testing.assert_array_equal(rule(emb, n_samples=10, targets=embedded).ranking, as_list)
 
 
 # batches of factorisations side by side once waited for each other for ever, on two cores
@@ -159,7 +161,7 @@ import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import numpy as np, fisher_jax as fj
-from fisher_jax.selectors.registry import SELECTORS
+from fisher_jax.selectors import SELECTORS
 rng = np.random.default_rng(0)
 lengths = np.repeat([8, 19, 26, 42, 64], 40)
 tokens = rng.standard_normal((lengths.sum(), 96)).astype(np.float32)

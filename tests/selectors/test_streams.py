@@ -1,19 +1,11 @@
-import inspect
 import itertools
 
 import numpy as np
 
 import fisher_jax as fj
 from fisher_jax.design.budget import Budget
-from fisher_jax.selectors.registry import SELECTORS
-from fisher_jax.selectors.scored import MODEL_SELECTORS
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.streams import stream
-
-DRAWING = [
-    name
-    for name, selector in (SELECTORS | MODEL_SELECTORS).items()
-    if "seed" in inspect.signature(selector._rule).parameters
-]
 
 
 def test_a_stream_is_fixed_by_its_seed_and_its_name():
@@ -23,7 +15,7 @@ def test_a_stream_is_fixed_by_its_seed_and_its_name():
         assert not np.isin(other.random(4), first).any()
 
 
-def test_no_two_rules_share_draws(emb, monkeypatch):
+def test_no_two_rules_share_draws(choose, monkeypatch):
     """Every generator that a rule makes begins with other numbers than those of all other rules."""
     real, begun = np.random.default_rng, []
 
@@ -32,20 +24,14 @@ def test_no_two_rules_share_draws(emb, monkeypatch):
         return real(seed)
 
     monkeypatch.setattr(np.random, "default_rng", spied)
-    extra = {
-        "losses": np.ones(len(emb)),
-        "probabilities": np.full((len(emb.tokens), 2), 0.5),
-    }
     owner = {}
-    for name in DRAWING:
+    for name in SELECTORS:
         begun.clear()
-        selector = (SELECTORS | MODEL_SELECTORS)[name]
-        needed = {need: extra[need] for need in selector.needs}
-        selector.rank(emb, Budget.of(emb, n_samples=10), seed=5, **needed)
-        assert begun, f"{name} takes a seed and makes no stream of it"
+        choose(name, n_samples=10, seed=5)
         for number in begun:
             assert owner.setdefault(number, name) == name
-    assert {"uniform", "density", "sensitivity", "prototypes_easy", "fisher_random"} <= {*DRAWING}
+    drawing = {"uniform", "density", "sensitivity", "prototypes_easy", "fisher_random", "badge"}
+    assert drawing <= {*owner.values()}
 
 
 def test_rules_of_equal_chances_pick_other_rows():

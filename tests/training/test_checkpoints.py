@@ -1,5 +1,9 @@
 """Killed runs go on where they were; checkpoints of another run are refused."""
 
+import re
+import shutil
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -66,3 +70,80 @@ def test_a_tuned_model_is_another_model(tmp_path):
     assert tuned.weights_sha256 == again.weights_sha256 != model.weights_sha256
     with pytest.raises(ValueError, match="holds checkpoints of other rows, options or weights"):
         finetune(tuned, rows, options(), checkpoints=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with checkpoints at steps 3 and 6, and its folder."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return train_in(folder), folder
+
+
+def train_in(folder):
+    return finetune(
+        language_model(), random_rows(), options(), checkpoints=folder, checkpoint_every=3
+    )
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def flip_array(step):
+    flip(max((step / "arrays").rglob("*"), key=lambda path: path.stat().st_size))
+
+
+def flip_losses(step):
+    path = step / "history/metadata"
+    path.write_text(path.read_text().replace('"losses": [', '"losses": [1'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_array,
+        flip_losses,
+        lambda step: (step / "arrays/manifest.ocdbt").unlink(),
+        lambda step: shutil.rmtree(step / "arrays"),
+        shutil.rmtree,
+    ],
+    ids=["bit", "losses", "file", "arrays", "step"],
+)
+def test_in_place_of_a_damaged_checkpoint_the_one_before_is_taken(damage, finished, tmp_path):
+    expected, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path / "steps/6")
+    with pytest.warns(UserWarning, match=f"{tmp_path}/steps/6 is damaged or lost: .* before it"):
+        again = train_in(tmp_path)
+    np.testing.assert_array_equal(again.losses, expected.losses)
+    both = (jax.tree.leaves(nnx.state(r.model.module)) for r in (again, expected))
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train_in(tmp_path)  # it was saved anew
+
+
+def test_without_any_whole_checkpoint_training_starts_anew(finished, tmp_path):
+    expected, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for step in (3, 6):
+        flip_array(tmp_path / "steps" / str(step))
+    with pytest.warns(UserWarning) as told:
+        again = train_in(tmp_path)
+    assert sum("is damaged or lost" in str(w.message) for w in told) == 2
+    np.testing.assert_array_equal(again.losses, expected.losses)
+
+
+@pytest.mark.parametrize("content", ["", '{"run": "ab', '"an earlier version"', "[]"])
+def test_a_damaged_run_file_is_told_with_its_path(content, finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/run.json is damaged")):
+        train_in(tmp_path)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path} holds checkpoints but no run.json"):
+        train_in(tmp_path)

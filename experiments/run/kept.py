@@ -1,0 +1,103 @@
+"""Files of a run's folder, read so that damage is told by file and line."""
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fisher_jax.util.errors import UserError
+
+Row = dict[str, Any]
+Options = TypeVar("Options")
+
+_REMEDY = "put it back from a copy, or take another folder"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a results.jsonl or .jsonl.gz, none where there is no such file.
+
+    Raises:
+        UserError: a line that is no row of results.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from None
+    return [_row(line, f"{path}, line {k}") for k, line in enumerate(data.splitlines(), start=1)]
+
+
+def _row(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{where} is damaged ({error}): remove the line, and its work is done again"
+        ) from None
+    if not isinstance(row, dict) or not isinstance(row.get("setting"), dict):
+        raise UserError(
+            f"{where} is no row of results, it has no setting: remove the line, and its work is "
+            "done again"
+        )
+    return row
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """All options of a run, by name.
+
+    Raises:
+        UserError: no file, or none with options.
+    """
+    try:
+        options = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} can't be read as options ({told}): {_REMEDY}") from None
+    if not isinstance(options, dict) or not options:
+        raise UserError(f"{path} holds no options: {_REMEDY}")
+    return {str(key): value for key, value in options.items()}
+
+
+def options_as(path: Path, schema: type[Options]) -> Options:
+    """The same as a dataclass.
+
+    Raises:
+        UserError: as above, or options of another experiment.
+    """
+    options = read_options(path)
+    try:
+        return schema(**options)
+    except TypeError as error:
+        raise UserError(f"{path} has options of another experiment ({error}): {_REMEDY}") from None
+
+
+def read_facts(path: Path) -> Row:
+    """A JSON object, such as that of what made a run's rows.
+
+    Raises:
+        UserError: no file, or no JSON object.
+    """
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        raise UserError(f"{path} is no JSON object: {_REMEDY}")
+    return facts
+
+
+def read_json(path: Path) -> Any:
+    """Any JSON.
+
+    Raises:
+        UserError: no file, or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read as JSON ({error}): {_REMEDY}") from None

@@ -1,0 +1,34 @@
+"""docs/reliability.md, whose figures are those of committed results."""
+
+import datetime
+import re
+from pathlib import Path
+
+from faults.results import Result, append, read, table
+from fisher_jax.util.provenance import provenance
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs/reliability.md"
+KEPT = Path(__file__).with_name("results.jsonl")
+_TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def write(results: list[Result], seed: int) -> None:
+    """Keep these results and show them."""
+    KEPT.write_text("")
+    for result in results:
+        append(KEPT, result)
+    facts = provenance()
+    commit = facts.get("git_commit", "unknown")[:10]
+    told = f"Seed {seed}, commit {commit}, {datetime.date.today()}, {facts.get('cpu', '')}.\n\n"
+    DOCUMENT.write_text(shown(DOCUMENT.read_text(), told + table(results)))
+
+
+def shown(text: str, figures: str) -> str:
+    """The document with these figures."""
+    return _TABLE.sub(lambda found: found[1] + figures + found[2], text)
+
+
+def kept_table() -> str:
+    """Of the committed results."""
+    return table(read(KEPT))

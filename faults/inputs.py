@@ -1,0 +1,91 @@
+"""Inputs of the suite's programs: pools, models, an earlier output, a run's texts."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from tests.helpers.cli import K, leave_earlier_results, save_llama, write_embeddings, write_rows
+from tests.helpers.cli import texts as sentences
+from tests.helpers.experiment_options import language_options
+from tests.helpers.word_model import save_play_model
+
+COMMAND = ["-m", "fisher_jax.command"]
+OUT = "out.jsonl"
+
+
+def ready(folder: Path) -> Path:
+    """Embeddings of a small pool."""
+    write_embeddings(folder / "emb.safetensors")
+    return folder
+
+
+def texts(folder: Path) -> Path:
+    """A small pool of sentences."""
+    write_rows(folder / "pool.jsonl", [{"text": text} for text in sentences()])
+    return folder
+
+
+def earlier_output(folder: Path) -> None:
+    """What an earlier run has left there."""
+    leave_earlier_results(folder / OUT)
+
+
+def of_ready(folder: Path) -> list[object]:
+    """Arguments of the command for ready embeddings."""
+    return ["--embeddings", folder / "emb.safetensors", *_to(folder)]
+
+
+def of_texts(folder: Path, model: Path) -> list[object]:
+    """Arguments of the command for sentences and a model."""
+    return [folder / "pool.jsonl", "--model", model, *_to(folder)]
+
+
+def _to(folder: Path) -> list[object]:
+    return ["-o", folder / OUT, "--n-samples", K, "--overwrite"]
+
+
+def model(work: Path) -> Path:
+    """A Llama of one layer."""
+    folder = work / "model"
+    folder.mkdir()
+    return save_llama(folder)
+
+
+def play_model(work: Path) -> Path:
+    """A Llama of one layer that reads Shakespeare."""
+    return save_play_model(work / "play_model")
+
+
+def experiment(folder: Path) -> list[object]:
+    """Arguments of a small synthetic experiment."""
+    options = {
+        "n_examples": 40, "dim": 3, "n_labels": 4, "budgets": "[4]", "replicates": 2,
+        "selectors": "[uniform,longest]", "grid": "{seed:[0,1,2]}", "hydra.run.dir": folder,
+    }  # fmt: skip
+    return ["-m", "experiments.synthetic", *(f"{k}={v}" for k, v in options.items())]
+
+
+def training(folder: Path) -> list[object]:
+    """Arguments of a small fine-tuning with checkpoints."""
+    return ["-m", "faults.training", folder]
+
+
+def written(folder: Path, model_folder: Path) -> None:
+    """A language run with texts of two selectors."""
+    given = language_options(model_folder, selectors=["uniform", "fisher"], replicates=1)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(given))))
+    at = {"setting": {}, "replicate": 0, "equal": "tokens"}
+    rows = [
+        {**at, "selector": name, "n": n, "texts": [f" {name} {n}" * (1 + n), " the same"]}
+        for n in (4, 8)
+        for name in ("uniform", "fisher")
+    ]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def judging(folder: Path, url: str) -> list[object]:
+    """Arguments of judging by an endpoint."""
+    asked = ["--judges", "endpoint", "--base-url", url, "--judge-model", "m"]
+    return ["-m", "experiments.judging", folder, *asked]

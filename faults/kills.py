@@ -1,0 +1,244 @@
+"""Kills: every program is ended at each of its renames and at random moments, and started again."""
+
+import json
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from faults import inputs
+from faults.case import Case, Trial, shuffled
+from faults.processes import Disturbance, Ended, ended, renames
+from tests.helpers.endpoint_server import Server, shorter
+
+MOMENTS = 50  # random ones, for each of two signals
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+
+State = dict[str, bytes]
+
+
+class Target(NamedTuple):
+    """A program that is killed.
+
+    Attributes:
+        kind: its name.
+        prepare: puts its inputs and an earlier state into a folder.
+        argv: of `python`.
+        state: what of the folder must be the same at the end.
+        kept: whether a state after a kill holds all that the one before had.
+        paid: what was asked of an endpoint, each time.
+    """
+
+    kind: str
+    prepare: Callable[[Path], None]
+    argv: Callable[[Path], list[object]]
+    state: Callable[[Path], State]
+    kept: Callable[[State, "Undisturbed"], bool]
+    paid: Callable[[], list[str]] = list
+
+
+class Undisturbed(NamedTuple):
+    """A run to the end: what was there before, what it made, and how."""
+
+    before: State
+    after: State
+    renames: int
+    seconds: float
+
+
+def cases(seed: int) -> Iterator[Case]:
+    """Every target in turn, each at its renames and moments in a random order."""
+    with tempfile.TemporaryDirectory(prefix="faults") as name, endpoint() as server:
+        work = Path(name)
+        yield from in_turn([of_target(t, work, seed) for t in targets(work, server)])
+
+
+def in_turn(streams: list[Iterator[Case]]) -> Iterator[Case]:
+    """The first of each, then the second of each, ..."""
+    while streams:
+        for stream in [*streams]:  # one at a time: a target's first case waits for its whole run
+            case = next(stream, None)
+            if case is None:
+                streams.remove(stream)
+            else:
+                yield case
+
+
+def of_target(target: Target, work: Path, seed: int) -> Iterator[Case]:
+    """A target's cases."""
+    folder, rng = work / target.kind.replace(" ", "_"), shuffled(seed, target.kind)
+
+    @cache
+    def undisturbed() -> Undisturbed:
+        target.prepare(fresh(folder))
+        before = target.state(folder)
+        done = ended(target.argv(folder), work / "cache", folder)
+        if done.code != 0:
+            raise RuntimeError(f"{target.kind} failed undisturbed: {done.messages[-2000:]}")
+        count = len(renames(folder).read_text().splitlines())
+        target.prepare(fresh(folder))  # timed with what it has compiled by now
+        done = ended(target.argv(folder), work / "cache", folder)
+        return Undisturbed(before, target.state(folder), count, done.seconds)
+
+    disturbances = [
+        Disturbance(number, rename=k)
+        for k in range(1, undisturbed().renames + 1)
+        for number in SIGNALS
+    ]
+    disturbances += [
+        Disturbance(number, seconds=rng.uniform(0.05, 1.1) * undisturbed().seconds)
+        for _ in range(MOMENTS)
+        for number in SIGNALS
+    ]
+    rng.shuffle(disturbances)
+    for number, disturbance in enumerate(disturbances):
+
+        def run(trial: Trial, disturbance: Disturbance = disturbance) -> None:
+            kill(trial, target, folder, work / "cache", disturbance, undisturbed())
+
+        yield Case(target.kind, f"{target.kind} {number}: {disturbance}", run)
+
+
+def kill(
+    trial: Trial,
+    target: Target,
+    folder: Path,
+    compiled: Path,
+    disturbance: Disturbance,
+    undisturbed: Undisturbed,
+) -> None:
+    """One kill, and one start after it."""
+    target.prepare(fresh(folder))
+    asked = len(target.paid())
+    killed = ended(target.argv(folder), compiled, folder, disturbance)
+    trial.check(ended_by(killed, disturbance), f"{disturbance}: {killed.code} {killed.messages}")
+    left = target.state(folder)
+    trial.check(target.kept(left, undisturbed), f"{disturbance}: lost or torn: {sorted(left)}")
+    if disturbance.number == signal.SIGTERM and "command" in target.kind:
+        whole = left in (undisturbed.before, undisturbed.after)
+        trial.check(whole, f"{disturbance}: a mixture of an earlier and a new output")
+    again = ended(target.argv(folder), compiled, folder)
+    trial.check(again.code == 0, f"{disturbance}: the next start failed: {again.messages[-1000:]}")
+    differing = differences(target.state(folder), undisturbed.after)
+    trial.check(not differing, f"{disturbance}: other bytes after the next start: {differing}")
+    leftovers = [str(path) for path in folder.rglob("*.tmp")]
+    trial.check(not leftovers, f"{disturbance}: left behind: {leftovers}")
+    questions = target.paid()[asked:]
+    trial.check(
+        len(questions) - len(set(questions)) <= 1,  # one may be on its way
+        f"{disturbance}: {len(questions)} answers to {len(set(questions))} questions were paid",
+    )
+
+
+def ended_by(killed: Ended, disturbance: Disturbance) -> bool:
+    """By the signal, or by itself before it; never with a traceback."""
+    codes = {0, -disturbance.number} | ({130} if disturbance.number == signal.SIGTERM else set())
+    return killed.code in codes and "Traceback" not in killed.messages
+
+
+def differences(one: State, other: State) -> list[str]:
+    """Names whose contents differ."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def targets(work: Path, server: Server) -> list[Target]:
+    """All programs that are killed."""
+    model = inputs.model(work)
+    judged = inputs.play_model(work)
+
+    def asked() -> list[str]:
+        return [body["messages"][0]["content"] for _, body in server.calls]
+
+    return [
+        Target(
+            "command, ready embeddings",
+            lambda folder: inputs.earlier_output(inputs.ready(folder)),
+            lambda folder: [*inputs.COMMAND, *inputs.of_ready(folder)],
+            command_state,
+            each_old_or_new,
+        ),
+        Target("experiment", lambda folder: None, inputs.experiment, results_state, grows),
+        Target("fine-tuning", lambda folder: None, inputs.training, weights_state, each_old_or_new),
+        Target(
+            "judging, an endpoint",
+            lambda folder: inputs.written(folder, judged),
+            lambda folder: inputs.judging(folder, server.url),
+            judged_state,
+            each_old_or_new,
+            asked,
+        ),
+        Target(
+            "command, a model",
+            lambda folder: inputs.earlier_output(inputs.texts(folder)),
+            lambda folder: [*inputs.COMMAND, *inputs.of_texts(folder, model)],
+            command_state,
+            each_old_or_new,
+        ),
+    ]
+
+
+def command_state(folder: Path) -> State:
+    """OUT and its report; a manifest without its seconds."""
+    found = {p.name: p.read_bytes() for p in folder.glob("out.jsonl*/*") if p.is_file()}
+    if (folder / "out.jsonl").exists():
+        found["out.jsonl"] = (folder / "out.jsonl").read_bytes()
+    if found.get("manifest.json", b"").startswith(b"{"):
+        manifest = json.loads(found["manifest.json"])
+        manifest.pop("seconds", None)
+        found["manifest.json"] = json.dumps(manifest).encode()
+    return found
+
+
+def results_state(folder: Path) -> State:
+    """Rows and options."""
+    names = ("results.jsonl", "config.yaml")
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+
+
+def weights_state(folder: Path) -> State:
+    """The trained weights."""
+    path = folder / "weights.sha256"
+    return {path.name: path.read_bytes()} if path.exists() else {}
+
+
+def judged_state(folder: Path) -> State:
+    """Verdicts."""
+    path = folder / "judged.json"
+    return {path.name: path.read_bytes()} if path.exists() else {}
+
+
+def each_old_or_new(left: State, undisturbed: Undisturbed) -> bool:
+    """No file is lost or torn."""
+    before, after = undisturbed.before, undisturbed.after
+    names = {*left, *before}
+    of_parts = "judged.json" in after  # which grows by a comparison at a time
+    return of_parts or all(left.get(n) in (before.get(n), after.get(n)) for n in names)
+
+
+def grows(left: State, undisturbed: Undisturbed) -> bool:
+    """Rows so far are the first of all rows."""
+    return undisturbed.after["results.jsonl"].startswith(left.get("results.jsonl", b""))
+
+
+class endpoint:  # noqa: N801
+    """A server on this machine that answers as judges do."""
+
+    def __enter__(self) -> Server:
+        self.server = Server(shorter)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self.server
+
+    def __exit__(self, *error: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()

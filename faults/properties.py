@@ -1,0 +1,254 @@
+"""Properties: selection against a float64 greedy, and files that are written and read again."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+from hypothesis import strategies as st
+
+import fisher_jax as fj
+from experiments.judging.judge import Pair
+from experiments.judging.sheet import read_answers, write_sheet
+from experiments.run.results import Results, rounded
+from faults.case import Case, Trial
+from faults.commands import select
+from fisher_jax.scoring.endpoint import read_transcript
+from tests.helpers.references import information, log_det
+
+SHAPES = [(8, 2, 3), (12, 5, 4), (6, 1, 8), (20, 3, 2), (16, 9, 6)]  # N, longest M, D
+BUDGETS = (1, 3, 6)
+EXAMPLES = 100  # of a case
+CASES = 60
+GAIN = {np.float32: 2e-4, np.float64: 1e-7}  # relative error of a gain
+CLOSE = {np.float32: 1e-5, np.float64: 1e-9}  # gains so near are ties
+
+Text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+Json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | Text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(Text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def cases(seed: int) -> Iterator[Case]:
+    """Selection at each shape and budget, and each format, in turn."""
+    formats: list[tuple[str, Callable[[Trial, int], None]]] = [
+        ("rows through the command", rows_return),
+        ("transcripts", transcripts_return),
+        ("sheets", sheets_return),
+        ("results", results_return),
+    ]
+    for k in range(CASES):
+        shape, budget = SHAPES[k % len(SHAPES)], BUDGETS[k // len(SHAPES) % len(BUDGETS)]
+        yield Case(
+            "selection, a float64 greedy",
+            f"selection {k}: {shape}, {budget} rows",
+            lambda trial, k=k, at=(shape, budget): selects(trial, seed + 1000 * k, *at),
+        )
+        kind, of_kind = formats[k % len(formats)]
+        yield Case(
+            f"written and read: {kind}",
+            f"{kind} {k}",
+            lambda trial, k=k, of_kind=of_kind: of_kind(trial, seed + 1000 * k),
+        )
+
+
+def falsify(trial: Trial, seed: int, examples: int, given: dict[str, st.SearchStrategy], test):
+    """As many examples as there are; one fault, the smallest that hypothesis finds."""
+    found = hypothesis.given(**given)(_counted(trial, test))
+    found = hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )(hypothesis.seed(seed)(found))
+    tried = trial.tried
+    with trial.attempt(test.__name__):
+        found()
+    trial.tried = max(trial.tried - 1, tried + 1)
+
+
+def _counted(trial: Trial, test):
+    def counted(**values):
+        trial.tried += 1
+        test(**values)
+
+    return counted
+
+
+def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -> None:
+    """Every pick is a best one, every gain is right, lazy and naive are one."""
+    n, longest, dim = shape
+
+    def picks_are_best(draw_seed, scale, ridge, dtype, method, copies, zeros, zipf):
+        rng = np.random.default_rng(draw_seed)
+        lengths = np.random.default_rng(0).integers(1, longest + 1, n)  # one compilation
+        rows = [rng.standard_normal((m, dim)) * (1 + np.arange(dim)) ** -zipf for m in lengths]
+        for _ in range(copies):
+            one = rng.integers(n)
+            same = np.flatnonzero(lengths == lengths[one])
+            rows[rng.choice(same)] = rows[one]
+        for i in rng.permutation(n)[:zeros]:
+            rows[i] = np.zeros_like(rows[i])
+        rows = [(x * scale).astype(dtype) for x in rows]
+        squares = np.concatenate([x.ravel() for x in rows]).astype(np.float64) ** 2
+        mean = squares.sum() / lengths.sum()
+        try:
+            emb = fj.TokenEmbeddings.from_list(rows)
+            found = fj.select(emb, n_samples=budget, ridge=ridge * max(mean, 1e-300), method=method)
+        except ValueError as error:
+            hypothesis.assume("overflow" not in str(error) and mean > 0)
+            raise
+        check_sequence(rows, found, ridge * max(mean, 1e-300), dtype)
+
+    falsify(
+        trial,
+        seed,
+        EXAMPLES,
+        {
+            "draw_seed": st.integers(0, 2**32 - 1),
+            "scale": st.sampled_from([1e-30, 1e-15, 1.0, 1e15, 1e30])
+            | st.floats(-30, 30).map(lambda p: 10.0**p),
+            "ridge": st.floats(-12, 12).map(lambda p: 10.0**p),
+            "dtype": st.sampled_from([np.float32, np.float64]),
+            "method": st.sampled_from(["lazy", "naive"]),
+            "copies": st.integers(0, n),
+            "zeros": st.integers(0, n // 2),
+            "zipf": st.floats(0, 2),
+        },
+        picks_are_best,
+    )
+
+
+def check_sequence(rows: list[np.ndarray], found: fj.Selection, ridge: float, dtype: type) -> None:
+    """Each pick has the largest gain that is left, or ties with it; each gain is its own."""
+    wide = [np.asarray(x, np.float64) / np.sqrt(ridge) for x in rows]  # f needs X / sqrt(ridge)
+    chosen: list[int] = []
+    for pick, gain in zip(found.ranking.tolist(), found.gains.tolist(), strict=True):
+        v = information(wide, chosen, 1.0)
+        gains = np.array([log_det(v + x.T @ x) - log_det(v) for x in wide])
+        noise = 1e-13 * wide[0].shape[1] * max(1.0, abs(log_det(v)))  # of the reference
+        gains[chosen] = -np.inf
+        best = gains.max()
+        assert pick not in chosen, f"row {pick} twice"
+        assert gains[pick] >= best * (1 - CLOSE[dtype]) - noise, (
+            f"row {pick} adds {gains[pick]}, row {gains.argmax()} {best}"
+        )
+        assert abs(gain - gains[pick]) <= GAIN[dtype] * gains[pick] + noise, (
+            f"row {pick}: gain {gain}, not {gains[pick]}"
+        )
+        chosen.append(pick)
+
+
+def rows_return(trial: Trial, seed: int) -> None:
+    """Every column of every row, as JSONL and as Parquet."""
+    names = st.text("abcdefghij", min_size=1, max_size=6)
+
+    def rows_are_kept(rows):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            pool, out = folder / "pool.jsonl", folder / "out.jsonl"
+            pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            embeddings = {f"x{i}": np.full((1, 2), i + 1.0) for i in range(len(rows))}
+            fj_embeddings(folder / "emb.safetensors", list(embeddings.values()))
+            done = select(
+                pool, "--embeddings", folder / "emb.safetensors", "-o", out, "--fraction", 1
+            )
+            assert done.code == 0, done.messages
+            kept = [json.loads(line) for line in out.read_text().splitlines()]
+            trial.tried += len(rows) - 1
+            assert sorted(
+                json.dumps({k: v for k, v in row.items() if not k.startswith("fisher_")})
+                for row in kept
+            ) == sorted(json.dumps(row) for row in rows)
+
+    columns = st.dictionaries(names, Json, min_size=1, max_size=4)
+    falsify(trial, seed, 4, {"rows": st.lists(columns, min_size=30, max_size=30)}, rows_are_kept)
+
+
+def fj_embeddings(path: Path, rows: list[np.ndarray]) -> None:
+    """Ready embeddings as users write them."""
+    from safetensors.numpy import save_file
+
+    tokens = np.concatenate(rows).astype(np.float32)
+    save_file({"tokens": tokens, "offsets": np.cumsum([0, *map(len, rows)])}, path)
+
+
+def transcripts_return(trial: Trial, seed: int) -> None:
+    """Records of a transcript, also where the last line is cut anywhere."""
+
+    def records_are_kept(answers, cut):
+        lines = [
+            json.dumps({"key": str(i), "answer": answer}, ensure_ascii=False).encode()
+            for i, answer in enumerate(answers)
+        ]
+        whole = b"".join(line + b"\n" for line in lines)
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "t.jsonl"
+            path.write_bytes(whole)
+            records, _ = read_transcript(path)
+            assert [r["answer"] for r in records.values()] == answers
+            path.write_bytes(whole[: -min(cut, len(lines[-1]))])
+            records, _ = read_transcript(path)
+            assert [r["answer"] for r in records.values()] in (answers, answers[:-1])
+
+    falsify(
+        trial,
+        seed,
+        500,
+        {"answers": st.lists(Text, min_size=1, max_size=5), "cut": st.integers(1, 40)},
+        records_are_kept,
+    )
+
+
+def sheets_return(trial: Trial, seed: int) -> None:
+    """Answers on a sheet, whatever the texts hold."""
+
+    def answers_are_kept(texts, answers, draw_seed):
+        pairs = [Pair(p, a, b) for p, a, b in zip(texts[::3], texts[1::3], texts[2::3])]  # noqa: B905
+        with tempfile.TemporaryDirectory() as name:
+            sheet = write_sheet(pairs, Path(name) / "sheet", draw_seed)
+            filled = Path(name) / "answers.csv"
+            lines = [f"p{k + 1},{answers[k % len(answers)]}" for k in range(len(pairs))]
+            filled.write_text("\n".join(["id,answer", *lines]))
+            key = json.loads(sheet.key.read_text())["pairs"]
+            expected = {}
+            for k in range(len(pairs)):
+                answer, place = answers[k % len(answers)], key[f"p{k + 1}"]
+                won = "tie" if answer == "tie" else place[f"text{answer}"].lower()
+                expected[place["pair"]] = won
+            assert read_answers(filled, sheet.key) == expected
+            assert set(read_answers(sheet.csv, sheet.key)) == set()
+
+    falsify(
+        trial,
+        seed,
+        60,
+        {
+            "texts": st.lists(Text, min_size=3, max_size=12),
+            "answers": st.lists(st.sampled_from(["1", "2", "tie"]), min_size=1, max_size=4),
+            "draw_seed": st.integers(0, 1000),
+        },
+        answers_are_kept,
+    )
+
+
+def results_return(trial: Trial, seed: int) -> None:
+    """Rows of an experiment."""
+
+    def rows_are_kept(values):
+        rows = [{"setting": {"k": k}, "value": value} for k, value in enumerate(values)]
+        with tempfile.TemporaryDirectory() as name:
+            Results(Path(name), {"a": 1}, overwrite=False).add(rows)
+            again = Results(Path(name), {"a": 1}, overwrite=False)
+            assert json.dumps(again.rows) == json.dumps([rounded(row) for row in rows])
+            assert all(again.has(row) for row in rows)
+
+    falsify(trial, seed, 30, {"values": st.lists(Json, min_size=1, max_size=4)}, rows_are_kept)

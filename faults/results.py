@@ -1,0 +1,64 @@
+"""Results of the suite: a line a case, from which it goes on and of which the table is made."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from faults.case import Case, Trial
+
+
+class Result(NamedTuple):
+    """What a case found."""
+
+    campaign: str
+    kind: str
+    name: str
+    tried: int
+    faults: list[str]
+    seconds: float
+
+
+def run_case(campaign: str, case: Case, clock) -> Result:
+    """Its result; what it raises itself is a fault too."""
+    trial, begin = Trial(), clock()
+    before = trial.tried
+    with trial.attempt(case.name):
+        case.run(trial)
+        trial.tried -= 1  # the case itself is no trial
+    trial.tried = max(trial.tried, before + 1)
+    return Result(
+        campaign, case.kind, case.name, trial.tried, trial.faults, round(clock() - begin, 2)
+    )
+
+
+def append(path: Path, result: Result) -> None:
+    """One line more."""
+    with path.open("a") as file:
+        file.write(json.dumps(result._asdict()) + "\n")
+
+
+def read(path: Path) -> list[Result]:
+    """All of a file; a last line that a kill cut off is left out."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [Result(**json.loads(line)) for line in whole.splitlines()]
+
+
+def table(results: list[Result]) -> str:
+    """What was tried and what failed, a row a kind, as Markdown."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for result in results:
+        counts = rows.setdefault((result.campaign, result.kind), [0, 0])
+        counts[0] += result.tried
+        counts[1] += len(result.faults)
+    total = [sum(column) for column in zip(*rows.values(), strict=True)] or [0, 0]
+    lines = [
+        [campaign, kind, f"{tried:,}", f"{failed:,}"]
+        for (campaign, kind), (tried, failed) in rows.items()
+    ]
+    lines.append(["all", "", f"{total[0]:,}", f"{total[1]:,}"])
+    head = ["campaign", "what", "tried", "failed"]
+    return "".join(
+        f"| {' | '.join(line)} |\n" for line in [head, ["---", "---", "---:", "---:"], *lines]
+    )

@@ -1,0 +1,181 @@
+"""Storage: full and read-only disks, damaged checkpoints, two writers, a pool that grows."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from faults import inputs
+from faults.case import Case, Trial, shuffled
+from faults.commands import select
+from faults.kills import command_state, fresh
+from faults.mutator import damaged
+from faults.processes import started
+from faults.training import digest, train
+from tests.helpers.cli import K, N, write_embeddings, write_rows
+
+ROUNDS = 40
+
+
+def cases(seed: int) -> Iterator[Case]:
+    """Each kind in turn."""
+    with tempfile.TemporaryDirectory(prefix="faults") as name:
+        work = Path(name)
+        kinds: dict[str, Callable[[Trial, Path, int], None]] = {
+            "damaged checkpoints": lambda t, at, k: checkpoints(t, at, work, seed + k),
+            "a full disk": lambda t, at, k: full_disk(t, at, shuffled(seed + k, "disk")),
+            "a pool that grows while it is read": lambda t, at, k: growing(t, at, k),
+            "two writers of one output": lambda t, at, k: two_writers(t, at, work / "cache"),
+            "a read-only folder": lambda t, at, k: read_only(t, at),
+        }
+        for k in range(ROUNDS):
+            for kind, run in kinds.items():
+                at = fresh(work / kind.replace(" ", "_"))
+                yield Case(kind, f"{kind} {k}", lambda t, run=run, at=at, k=k: run(t, at, k))
+
+
+def checkpoints(trial: Trial, folder: Path, work: Path, seed: int) -> None:
+    """Ten ways of damage to the newest step: the same weights, and it is told; or refused."""
+    rng, sound = shuffled(seed, "checkpoints"), work / "sound"
+    if not sound.exists():
+        train(sound)
+    expected = digest(train(sound))
+    for k in range(10):
+        place = folder / str(k)
+        shutil.copytree(sound, place)
+        newest = max((place / "steps").iterdir(), key=lambda path: int(path.name))
+        files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
+        one = rng.choice([*files, place / "run.json"])
+        how = rng.choice(["bytes", "gone", "folder"]) if one.name != "run.json" else "bytes"
+        if how == "bytes":
+            content = one.read_bytes()
+            one.write_bytes(damaged(content, rng))
+            if one.read_bytes() == content:
+                continue
+        elif how == "gone":
+            one.unlink()
+        else:
+            shutil.rmtree(one.parent)
+        what = f"{how} of {one.relative_to(place)}"
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                found = digest(train(place))
+            except ValueError as error:
+                trial.check(str(place) in str(error), f"{what}: {error}")
+                continue
+        trial.check(found == expected, f"{what}: other weights")
+        is_told = any("damaged or lost" in str(w.message) for w in told)
+        trial.check(is_told or one.name == "run.json", f"{what}: not told")
+
+
+def full_disk(trial: Trial, folder: Path, rng: Any) -> None:
+    """A disk of random size: told in a line, or room enough; the earlier output stays."""
+    inputs.ready(folder)
+    disk, size = folder / "disk", rng.choice([16, 64, 128, 200, 256, 300])
+    disk.mkdir()
+    with mounted(disk, f"size={size}k") as is_mounted:
+        if not is_mounted:
+            trial.check(True, "")
+            return
+        earlier = disk / inputs.OUT
+        earlier.write_bytes(b"earlier\n")
+        argv = ["--embeddings", folder / "emb.safetensors", "-o", earlier, "--n-samples", K]
+        done = select(*argv, "--overwrite")
+        if done.code == 0:
+            trial.check(len(earlier.read_bytes().splitlines()) == K, f"{size} kB: a torn output")
+            return
+        trial.check(done.is_a_line, f"{size} kB: {done.code} {done.messages[-500:]}")
+        trial.check(str(disk) in done.messages, f"{size} kB: no path: {done.messages[-500:]}")
+        left = sorted(str(p.relative_to(disk)) for p in disk.rglob("*"))
+        trial.check(left == [inputs.OUT], f"{size} kB: left behind {left}")
+        trial.check(earlier.read_bytes() == b"earlier\n", f"{size} kB: the earlier output is lost")
+
+
+def read_only(trial: Trial, folder: Path) -> None:
+    """A folder that can't be written to is told in a line."""
+    inputs.ready(folder)
+    disk = folder / "disk"
+    disk.mkdir()
+    with mounted(disk, "ro,size=1m") as is_mounted:
+        if not is_mounted:
+            disk.chmod(0o555)
+            if os.access(disk, os.W_OK):  # root may write anywhere
+                trial.check(True, "")
+                return
+        argv = ["--embeddings", folder / "emb.safetensors", "-o", disk / inputs.OUT]
+        done = select(*argv, "--n-samples", K)
+        trial.check(
+            done.is_a_line and str(disk) in done.messages, f"{done.code} {done.messages[-500:]}"
+        )
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[bool]:
+    """A small file system in memory; False where this user may not mount one."""
+    argv = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        is_mounted = subprocess.run(argv, capture_output=True).returncode == 0
+    except OSError as error:
+        is_mounted = error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM)
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def growing(trial: Trial, folder: Path, k: int) -> None:
+    """Rows are appended meanwhile: told, or the manifest has the hash of those that were read."""
+    write_embeddings(folder / "emb.safetensors")
+    pool = write_rows(folder / "pool.jsonl", [{"text": f"row {i}"} for i in range(N)])
+    read = pool.read_bytes()
+    ends = threading.Event()
+
+    def append() -> None:
+        ends.wait(0.002 * k)
+        while not ends.wait(0.01):
+            with pool.open("a") as file:
+                file.write('{"text": "later"}\n')
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        argv = [pool, "--embeddings", folder / "emb.safetensors", "-o", folder / inputs.OUT]
+        done = select(*argv, "--n-samples", K)
+    finally:
+        ends.set()
+        writer.join()
+    if done.code != 0:
+        trial.check(done.is_a_line, f"{done.code} {done.messages[-500:]}")
+        return
+    manifest = json.loads(command_state(folder)["manifest.json"])
+    hashes = [value for key, value in manifest["result"].items() if "sha256" in key]
+    expected = hashlib.sha256(read).hexdigest()
+    trial.check(expected in hashes, f"the manifest has {hashes}, what was read {expected}")
+
+
+def two_writers(trial: Trial, folder: Path, cache: Path) -> None:
+    """Two runs to one new output at once: one is told, or both agree; nothing is torn."""
+    inputs.ready(folder)
+    argv = [*inputs.COMMAND, "--embeddings", folder / "emb.safetensors", "-o", folder / inputs.OUT]
+    argvs = [[*argv, "--n-samples", n] for n in (2, 3)]
+    with started(argvs[0], cache) as one, started(argvs[1], cache) as other:
+        messages = [process.communicate(timeout=600)[1].decode() for process in (one, other)]
+        codes = [one.returncode, other.returncode]
+    trial.check(sorted(codes) == [0, 2], f"exit codes {codes}: {messages[0][-300:]}")
+    trial.check(not any("Traceback" in m for m in messages), "".join(messages)[-500:])
+    winner = (2, 3)[codes.index(0)] if 0 in codes else 0
+    rows = (folder / inputs.OUT).read_text().splitlines()
+    trial.check(len(rows) == winner, f"{len(rows)} rows, the run that ended well chose {winner}")
+    chosen = json.loads(command_state(folder)["manifest.json"])["result"]["selected_rows"]
+    trial.check(chosen == winner, f"the report is of {chosen} rows, the output of {winner}")

@@ -1,0 +1,37 @@
+"""A small fine-tuning with checkpoints: `python -m faults.training FOLDER`."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fisher_jax.command.compiled import keep_compiled
+from fisher_jax.training.finetune import Finetuned, finetune
+from fisher_jax.util.files import replacing
+from tests.helpers.tuning import language_model, options, random_rows
+
+
+def train(checkpoints: Path) -> Finetuned:
+    """Six steps, with a checkpoint after every second."""
+    return finetune(
+        language_model(), random_rows(), options(), checkpoints=checkpoints, checkpoint_every=2
+    )
+
+
+def digest(found: Finetuned) -> str:
+    """SHA-256 of losses and weights."""
+    whole = hashlib.sha256(found.losses.tobytes())
+    for leaf in jax.tree.leaves(nnx.state(found.model.module)):
+        whole.update(np.asarray(leaf).tobytes())
+    return whole.hexdigest()
+
+
+if __name__ == "__main__":
+    keep_compiled()
+    folder = Path(sys.argv[1])
+    found = train(folder / "checkpoints")
+    with replacing(folder / "weights.sha256") as temporary:
+        temporary.write_text(digest(found))

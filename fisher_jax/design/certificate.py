@@ -1,0 +1,48 @@
+"""How far a selection may be from the best one: `certify`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fisher_jax.design.budget import Budget
+from fisher_jax.design.embeddings import PoolLike, as_embeddings
+from fisher_jax.design.selection import evaluate, remaining_gains
+
+
+def certify(
+    emb: PoolLike,
+    ranking: Sequence[int] | np.ndarray,
+    ridge: float | int = 1.0,
+    *,
+    n_samples: int | None = None,
+    fraction: float | int | None = None,
+    token_budget: float | int | None = None,
+    costs: Sequence | np.ndarray | None = None,
+) -> float:
+    """The share of the best f that a selection has at least, above 0 and at most 1.
+
+    f is monotone and submodular, so no selection T of the budget has more than
+    `f(S) + sum_{i in T} gain(i | S)`, which is at most f(S) and the most gain that the budget pays
+    for, parts of rows included. The share is `f(S)` divided by that bound. It is often more than
+    the 1 - 1/e that greedy is known to have, and holds for any selection, by any rule.
+
+    Args:
+        emb: the pool.
+        ranking: (n,) indices of it, the selection S.
+        ridge: positive.
+        n_samples, fraction, token_budget, costs: the budget, as for `select`.
+
+    Raises:
+        UserError: as `evaluate`, and as `select` of a budget.
+    """
+    emb = as_embeddings(emb)
+    budget = Budget.of(
+        emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
+    )
+    chosen = evaluate(emb, ranking, ridge)
+    gains = remaining_gains(emb, ranking, ridge).astype(np.float64)
+    gains[chosen.ranking] = 0
+    order = np.argsort(-gains / budget.costs)
+    spent, gained = (np.cumsum(x[order]) for x in (budget.costs, gains))
+    more = np.interp(budget.total, [0, *spent], [0, *gained])
+    return chosen.log_det / float(chosen.log_det + more)

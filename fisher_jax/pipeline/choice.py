@@ -1,0 +1,168 @@
+"""What was chosen, and its way into files."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fisher_jax.data.output import write_selection
+from fisher_jax.design import Selection, TokenEmbeddings
+from fisher_jax.pipeline.clock import Clock, OnStep
+from fisher_jax.pipeline.output import Output
+from fisher_jax.pipeline.pool import EmbeddedPool
+from fisher_jax.pipeline.request import Request
+from fisher_jax.report import (
+    N_DRAWS,
+    compare_with_uniform,
+    write_manifest,
+    write_ranking,
+    write_report,
+)
+from fisher_jax.util.excerpt import counted
+from fisher_jax.util.platforms import here
+from fisher_jax.util.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A selection of a pool's rows.
+
+    Attributes:
+        request: what was asked for.
+        pool: what was selected from.
+        selection: its ranking counts the rows that could be used, see `ranking`.
+        weights: (n,) of the rows in a weighted loss; `fisher_random` alone has them.
+        clock: how long it took, in `seconds`.
+    """
+
+    request: Request
+    pool: EmbeddedPool
+    selection: Selection
+    weights: Float[np.ndarray, "n"] | None
+    clock: Clock
+
+    @property
+    def ranking(self) -> Int[np.ndarray, "n"]:
+        """Rows of the pool in order of choice, as it was given."""
+        return self.pool.rows[self.selection.ranking]
+
+    @property
+    def gains(self) -> Float[np.ndarray, "n"]:
+        """What each choice added, nats."""
+        return self.selection.gains
+
+    @property
+    def log_det(self) -> float:
+        """f(S), nats."""
+        return self.selection.log_det
+
+    @property
+    def embeddings(self) -> TokenEmbeddings:
+        """Of the rows that could be used, which are `pool.rows`; centred and scaled."""
+        return self.pool.emb
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What the selector was told beside the embeddings, by name."""
+        return self.pool.scores
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out or cut, in sentences."""
+        return self.pool.notes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Sources with their hashes, and sizes."""
+        chosen = self.selection.ranking
+        return self.pool.facts | {
+            "rows": self.pool.n_rows,
+            "tokens": len(self.pool.emb.tokens),
+            "selected_rows": len(chosen),
+            "selected_tokens": int(self.pool.costs[chosen].sum()),
+            "log_det": self.selection.log_det,
+        }
+
+    def write(
+        self,
+        out: str | os.PathLike[str],
+        report_dir: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        on_progress: OnStep | None = None,
+    ) -> str:
+        """Write the chosen rows, and a report; gives the result in a line.
+
+        Both are there whole or not at all.
+
+        Args:
+            out: a .jsonl or .parquet file: the rows in order of choice, every column kept, with
+                `fisher_rank` and `fisher_gain`.
+            report_dir: folder of the report, default `out` + ".report".
+            overwrite: replace what is there.
+            on_progress: called with a `Step` whenever there is news.
+
+        Raises:
+            UserError: an output that exists or can't be written, or would replace what was read.
+        """
+        output = Output.of(out, report_dir, overwrite)
+        output.check(self.request)
+        return self.write_to(output, on_progress)
+
+    def write_to(self, output: Output, on_progress: OnStep | None = None) -> str:
+        """`write` to places that were checked."""
+        request, pool, selection = self.request, self.pool, self.selection
+        clock = dataclasses.replace(self.clock, on_step=on_progress)
+        with clock.timed("compare"):
+            emb = pool.emb.at_most_dim_rows()  # for the gains, once
+            comparison = compare_with_uniform(
+                emb,
+                selection,
+                request.ridge,
+                request.seed,
+                costs=pool.costs,
+                on_progress=clock.counting("uniform draws", N_DRAWS, "draw"),
+            )
+        facts, versions = self.facts, provenance()
+        options = request.as_options() | output.as_options()
+        written = clock.counting("writing", 1, "report")
+        with output.replaced() as (file, folder):
+            write_selection(file, output.out, pool.file, self.ranking, self.gains, self.weights)
+            with clock.timed("report"):
+                write_report(
+                    folder,
+                    emb,
+                    selection,
+                    comparison,
+                    ridge=request.ridge,
+                    preview=pool.preview,
+                    row_of=pool.rows,
+                    costs=pool.costs,
+                    facts=f"{counted(facts['rows'], 'row')}, "
+                    f"{counted(facts['tokens'], 'token embedding')} of width {pool.emb.dim}; "
+                    f"{counted(facts['selected_rows'], 'row')} with "
+                    f"{counted(facts['selected_tokens'], 'token')} chosen.",
+                    notes=pool.notes,
+                    settings={k: v for k, v in (options | versions).items() if v is not None},
+                )
+                write_ranking(folder / "ranking.parquet", pool.rows, selection, pool.costs)
+            write_manifest(
+                folder / "manifest.json",
+                {
+                    "options": options,
+                    "result": facts,
+                    "notes": pool.notes,
+                    "uniform_log_det": {
+                        "equal_examples": float(comparison.examples.mean[-1]),
+                        "equal_tokens": float(comparison.tokens.mean[-1]),
+                    },
+                    "versions": versions,
+                    "sizes": here()._asdict(),
+                    "seconds": clock.seconds | {"total": clock.total()},
+                },
+            )
+            written(1)
+        return f"{comparison.headline(selection)}; see {output.report_dir / 'report.html'}"

@@ -1,0 +1,125 @@
+"""Where a selection is written: checked before the work, there whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os.path import realpath
+from pathlib import Path
+from typing import Any
+
+from fisher_jax.data.output import WRITERS
+from fisher_jax.pipeline.request import Request, names_of, path_of
+from fisher_jax.report import FILES
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.files import nearest_folder, replacing, replacing_files
+
+
+@dataclass(frozen=True)
+class Output:
+    """The file of the chosen rows and the folder of their report.
+
+    Attributes:
+        out: .jsonl, .json or .parquet; without an ending a folder of the package datasets.
+        report_dir: gets the files of `report.FILES`, and keeps others.
+        overwrite: replace what is there.
+    """
+
+    out: Path
+    report_dir: Path
+    overwrite: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        out: str | os.PathLike[str],
+        report_dir: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> "Output":
+        """With the usual `report_dir` if there is none: OUT.report."""
+        out = Path(out)
+        report = out.with_name(f"{out.name}.report") if report_dir is None else Path(report_dir)
+        return cls(out, report, overwrite)
+
+    def check(self, request: Request) -> None:
+        """Refuse places that can't be written to, or are read for the request.
+
+        Raises:
+            UserError: with another place to write to.
+        """
+        out, report_dir = self.out, self.report_dir
+        if out.suffix not in WRITERS:
+            raise UserError(
+                f"`out` must end in .jsonl, .json or .parquet, or be a new folder, got {out}"
+            )
+        if not out.parent.is_dir():
+            raise UserError(f"the folder {out.parent} of `out` does not exist: make it first")
+        sources = [request.pool, request.embeddings, request.targets]
+        read = [Path(name) for source in sources for name in names_of(source)]
+        for path in read:
+            if path.exists() and out.exists() and out.samefile(path):
+                raise UserError(f"`out` {out} is {path}, which is read: name another file")
+        if (answers := path_of(request.answers)) is not None:
+            for path in (*read, report_dir):
+                if realpath(path) == realpath(answers):
+                    raise UserError(
+                        f"{path} is where the endpoint's answers go: name another `out`"
+                    )
+        report = Path(realpath(report_dir))
+        if Path(realpath(out)) in (report, *report.parents):
+            raise UserError(f"`report_dir={report_dir}` is `out` or inside it: name another")
+        if os.path.lexists(report_dir) and not report_dir.is_dir():
+            raise UserError(f"`report_dir={report_dir}` is not a folder: name another")
+        reports = {realpath(report_dir / name) for name in FILES}
+        for path in (*read, out):
+            if realpath(path) in reports:
+                raise UserError(f"the report would replace {path}: name another `report_dir`")
+        self.check_earlier()
+        for folder, name in (
+            (out.parent, out.name),
+            (nearest_folder(report_dir), report_dir.name),
+        ):
+            try:
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", suffix=".tmp"):
+                    pass
+            except OSError as error:
+                raise UserError(
+                    f"can't write {name} into {folder} ({error.strerror}): choose another place "
+                    "or name"
+                ) from None
+
+    def check_earlier(self) -> None:
+        """Refuse to replace what is there, unless that was asked for.
+
+        Raises:
+            UserError: an output exists, or is no file.
+        """
+        outputs = [self.out, *(self.report_dir / name for name in FILES)]
+        existing = [path for path in outputs if path.exists() or path.is_symlink()]
+        for path in existing:
+            if path.exists() and not path.is_file():
+                what = "a folder" if path.is_dir() else "a pipe or a device"
+                raise UserError(f"{path} is {what}, not a file: name another output")
+        if existing and not self.overwrite:
+            raise UserError(f"{existing[0]} exists: name another output or pass `overwrite`")
+
+    @contextlib.contextmanager
+    def replaced(self) -> Iterator[tuple[Path, Path]]:
+        """A file and a folder to write to, which take the places of these if all goes well.
+
+        Raises:
+            UserError: an output has come meanwhile.
+        """
+        place = replacing if self.out.suffix else replacing_files
+        with place(self.out) as file, replacing_files(self.report_dir) as folder:
+            yield file, folder
+            self.check_earlier()
+
+    def as_options(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "out": str(self.out),
+            "report_dir": str(self.report_dir),
+            "overwrite": self.overwrite,
+        }

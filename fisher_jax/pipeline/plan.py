@@ -1,0 +1,115 @@
+"""What a request will take: rows, tokens, memory and time, told before the work."""
+
+import functools
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from fisher_jax.design import budget_in_examples
+from fisher_jax.pipeline.request import Request
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import counted
+
+
+class Plan(NamedTuple):
+    """What is to come.
+
+    Attributes:
+        rows: to choose from.
+        tokens: that they have to learn.
+        total: the budget, in rows or in tokens, of which the rows have no more.
+        memory: bytes at the peak, roughly.
+        seconds: until the end, roughly.
+    """
+
+    rows: int
+    tokens: int
+    total: int
+    memory: float
+    seconds: float
+
+    def __str__(self) -> str:
+        seconds = self.seconds
+        about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return (
+            f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')} to learn, about "
+            f"{self.memory / 2**30:.1f} GiB and {about}."
+        )
+
+
+def plan(
+    request: Request,
+    lengths: Int[np.ndarray, "N"],
+    costs: Int[np.ndarray, "N"],
+    dim: int,
+    n_parameters: int = 0,
+    n_fed: int = 0,
+) -> Plan:
+    """The plan for rows with `lengths` embeddings to work on and `costs` tokens to learn.
+
+    A model of so many parameters is fed so many tokens; 0 where the embeddings are ready.
+
+    Raises:
+        UserError: the budget buys nothing, or the embeddings don't fit into memory.
+    """
+    rows, tokens = len(lengths), int(lengths.sum())
+    if request.token_budget is None:
+        choices = total = budget_in_examples(rows, request.n_samples, request.fraction)
+    elif request.token_budget < costs.min():
+        raise UserError(
+            f"`token_budget={request.token_budget}` buys nothing: the shortest row has "
+            f"{costs.min()} tokens to learn, pass at least that"
+        )
+    else:
+        choices = min(rows, request.token_budget * rows // int(costs.sum()))
+        total = min(request.token_budget, int(costs.sum()))
+    # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
+    select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
+    seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
+    width = 2 if request.dtype == "bfloat16" else 4
+    memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
+    needed, there = 4.0 * tokens * dim / 2**30, physical_memory() / 2**30
+    if n_parameters and needed > there:  # ready embeddings are in memory already
+        raise UserError(
+            f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
+            f"{there:.0f} GiB: pass a smaller `max_length`, a narrower model or a smaller pool"
+        )
+    return Plan(rows, int(costs.sum()), total, memory, seconds)
+
+
+def check_enough(request: Request, rows: int, name: object) -> None:
+    """Refuse to choose more rows than there are.
+
+    Raises:
+        UserError: with the name of the pool.
+    """
+    if request.n_samples is not None and request.n_samples > rows:
+        raise UserError(
+            f"`n_samples={request.n_samples}`: {name} has {counted(rows, 'row')} to choose from, "
+            "ask for at most that"
+        )
+
+
+def physical_memory() -> float:
+    """Bytes of this machine, infinite where it doesn't say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return float("inf")
+
+
+@functools.cache
+def _flops_per_second() -> float:
+    """What a product of two matrices reaches here, measured in a moment."""
+    x = jnp.ones((1024, 1024))
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
+    product(x).block_until_ready()
+    begin = time.perf_counter()
+    for _ in range(5):
+        product(x).block_until_ready()
+    return 5 * 2 * 1024.0**3 / (time.perf_counter() - begin)

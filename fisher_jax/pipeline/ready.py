@@ -1,0 +1,67 @@
+"""A pool whose embeddings are at hand."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fisher_jax.data.embeddings_file import read_embeddings
+from fisher_jax.data.pool_file import PoolFile
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models import file_sha256, standardize
+from fisher_jax.pipeline.clock import Clock
+from fisher_jax.pipeline.plan import Plan, check_enough, plan
+from fisher_jax.pipeline.pool import EmbeddedPool
+from fisher_jax.pipeline.request import Request, path_of
+from fisher_jax.pipeline.sources import facts_of, read_rows
+from fisher_jax.util.errors import UserError
+
+
+class ReadyPool(NamedTuple):
+    """Embeddings, and the file whose rows they are if there is one."""
+
+    request: Request
+    file: PoolFile | None
+    emb: TokenEmbeddings
+    plan: Plan
+    notes: list[str]
+    calls: str = ""  # nothing is asked
+
+    def embedded(self, clock: Clock) -> EmbeddedPool:
+        """Centred and scaled."""
+        request, emb = self.request, self.emb
+        facts = {}
+        if (path := path_of(request.embeddings)) is not None:
+            facts = {"embeddings": str(path), "embeddings_sha256": file_sha256(path)}
+        tokens = standardize(np.array(emb.tokens), request.normalize, request.center)
+        return EmbeddedPool(
+            self.file,
+            TokenEmbeddings(tokens, emb.offsets),
+            emb.lengths,
+            np.arange(len(emb)),
+            len(emb),
+            self.notes,
+            facts | facts_of("pool", request.pool, self.file),
+            {},
+        )
+
+
+def read_ready(request: Request, clock: Clock) -> ReadyPool:
+    """Read the embeddings, and the rows as they will be written.
+
+    Raises:
+        UserError: either can't be used, or they are not of the same rows.
+    """
+    emb, path = request.embeddings, path_of(request.embeddings)
+    if not isinstance(emb, TokenEmbeddings):
+        assert path is not None
+        emb = read_embeddings(path)
+    file = None
+    if request.pool is not None:
+        file = read_rows(request.pool, "pool", request, needs_text=False)
+        if len(file) != len(emb):
+            raise UserError(
+                f"{path or 'embeddings'} has {len(emb)} examples, {file.path} has "
+                f"{len(file)} rows: they must be the same rows in the same order"
+            )
+    check_enough(request, len(emb), path if file is None else file.path)
+    return ReadyPool(request, file, emb, plan(request, emb.lengths, emb.lengths, emb.dim), [])

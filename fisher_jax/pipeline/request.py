@@ -1,0 +1,210 @@
+"""What is asked for: a frozen request, whose contradictions are told before anything is read."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from fisher_jax.selectors import SELECTORS
+from fisher_jax.util.checks import LEAST_RIDGE, check_one_budget, check_ridge, check_seed
+from fisher_jax.util.errors import UserError
+
+if TYPE_CHECKING:
+    from fisher_jax.design import TokenEmbeddings
+    from fisher_jax.models import LanguageModel
+
+# a file's path or a data set's name, a tuple of them, or the rows
+Rows = str | os.PathLike[str] | tuple[str, ...] | Iterable[str | Mapping[str, Any]]
+OFFERED = [rule for rule in SELECTORS.values() if not rule.planted]
+_OF_TEXT = (
+    *("max_length", "targets", "positions", "deduplicate", "on_empty", "batch_tokens", "dtype"),
+    *("format", "text_column", "messages_column", "prompt_column", "completion_column", "eos"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which rows of a pool to choose, and how.
+
+    Names of options stand in backticks in messages; a command writes them as its own.
+
+    Attributes:
+        pool: what `fisher_jax.data.pool_file.read_pool` takes: a file, pattern, folder, address,
+            data set's name, "-", or a tuple of several; or rows: a list of strings, or of mappings,
+            or a `datasets.Dataset`. It may be left out with `embeddings`.
+        model: embeds the rows: a name or path as `load_model` takes it, or a loaded model.
+        embeddings: ready ones instead of a model: a safetensors file with `tokens` (T, D) and
+            `offsets` (N + 1,), or `TokenEmbeddings`.
+        n_samples: budget in rows; of the three budgets exactly one is set.
+        fraction: budget as a share of the rows, `floor(F N + 0.5)` of them.
+        token_budget: budget in tokens to learn, never exceeded.
+        selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
+            gain per token with one in tokens.
+        targets: rows like those that the tuned model will meet, as `pool`.
+        format: shape of the rows of `pool` and `targets`, a name in `data.shapes.FORMATS`; None
+            goes by the columns that are there.
+        text_column: of them, with the text, or with messages.
+        messages_column: with messages.
+        prompt_column: with prompts; goes with `completion_column`.
+        completion_column: with what completes them.
+        split: of a data set of the package datasets, such as train.
+        subset: of a data set on the hub, its configuration.
+        skip_bad: leave out rows that can't be used, and list them.
+        max_length: tokens of a row, longer ones are cut; None is the model's context.
+        on_empty: what becomes of rows with nothing to predict.
+        deduplicate: leave out copies of an earlier row first.
+        batch_tokens: of a forward pass; None is what suits the device.
+        dtype: of a model given by name.
+        positions: the tokens to select by: of rows with a prompt those that predict the completion
+            (of chats the assistant's turns), all, or those of the prompt.
+        eos: whether a row's end is learnt: None adds it to completions, True to texts too.
+        endpoint: base URL of an OpenAI-compatible endpoint that `ask_llm` asks.
+        endpoint_model: the model there.
+        answers: file that keeps the endpoint's answers, so that none is paid for twice.
+        ridge: V = R I before the first choice.
+        normalize: divide embeddings by their root mean squared norm, or each by its own.
+        center: subtract the pool's mean embedding.
+        seed: of selectors that draw, and of the report's uniform draws.
+
+    Raises:
+        UserError: options that contradict each other, or one out of range.
+    """
+
+    pool: Rows | None = None
+    model: "str | os.PathLike[str] | LanguageModel | None" = None
+    embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
+    n_samples: int | None = None
+    fraction: float | int | None = None
+    token_budget: int | None = None
+    selector: str | None = None
+    targets: Rows | None = None
+    format: str | None = None
+    text_column: str | None = None
+    messages_column: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    skip_bad: bool = False
+    max_length: int | None = None
+    on_empty: Literal["error", "skip"] = "error"
+    deduplicate: Literal["none", "exact", "near"] = "none"
+    batch_tokens: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    positions: Literal["completion", "all", "prompt"] = "completion"
+    eos: bool | None = None
+    endpoint: str | None = None
+    endpoint_model: str | None = None
+    answers: str | os.PathLike[str] | None = None
+    ridge: float | int = 1.0
+    normalize: Literal["rms", "unit", "none"] = "rms"
+    center: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_choices()
+        self._check_source()
+        self._check_selector()
+
+    def _check_numbers(self) -> None:
+        names = ("n_samples", "fraction", "token_budget")
+        check_one_budget(**{f"`{name}`": getattr(self, name) for name in names})
+        check_ridge(self.ridge, "`ridge`")
+        if self.ridge < LEAST_RIDGE and self.normalize != "none":
+            raise UserError(f"`ridge` must be at least {LEAST_RIDGE:g}, got {self.ridge}")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise UserError(f"`batch_tokens` must be at least 1, got {self.batch_tokens}")
+        check_seed(self.seed, "`seed`")
+
+    def _check_choices(self) -> None:
+        for name in ("on_empty", "deduplicate", "dtype", "positions", "normalize"):
+            allowed, value = choices_of(name), getattr(self, name)
+            if value not in allowed:
+                raise UserError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
+
+    def _check_source(self) -> None:
+        if (self.model is None) == (self.embeddings is None):
+            raise UserError("give either `model`, to embed the pool's text, or `embeddings`")
+        if self.pool is None and self.embeddings is None:
+            raise UserError("give a `pool`: a .jsonl, .parquet or .txt file")
+        if self.embeddings is not None:
+            unused = [name for name in _OF_TEXT if getattr(self, name) != default_of(name)]
+            if unused:
+                raise UserError(
+                    f"`{unused[0]}` goes with `model`: ready `embeddings` are taken as they are"
+                )
+
+    def _check_selector(self) -> None:
+        rule = None if self.selector is None else SELECTORS[self.selector]
+        if rule is not None and rule not in OFFERED:
+            raise UserError(f"`selector={rule.name}` needs {rule.needs[0]}, which no model tells")
+        if self.embeddings is not None and rule is not None and rule.needs:
+            raise UserError(f"`selector={rule.name}` asks the model: give `model`")
+        if self.targets is not None and (rule is None or not rule.targeted):
+            names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
+            raise UserError(f"`targets` goes with `selector={names}`: add one")
+        if self.selector == "rds" and self.targets is None:
+            raise UserError("`selector=rds` chooses for a task: give its rows as `targets=FILE`")
+        if self.endpoint is not None and self.selector != "ask_llm":
+            raise UserError("`endpoint` goes with `selector=ask_llm`: add it, or leave both out")
+        if bool(self.endpoint) != bool(self.endpoint_model):
+            raise UserError("`endpoint=URL` and `endpoint_model=NAME` go together: give both")
+        if self.endpoint is not None and self.answers is None:
+            raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
+        if self.positions == "prompt" and rule is not None and rule.by_label:
+            raise UserError(
+                f"`selector={rule.name}` looks at completions: leave `positions=prompt` out, "
+                "or take another selector"
+            )
+
+    def as_options(self) -> dict[str, Any]:
+        """The options as JSON values: paths as text, rows and models in Python by what they are."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del values["answers"]  # a result
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def path_of(source: object) -> Path | None:
+    """The file that a request names, None where it holds the thing itself, or nothing."""
+    return Path(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def names_of(source: object) -> list[str]:
+    """Files and data sets that a request names, none where it holds the rows."""
+    several = source if isinstance(source, tuple) else (source,)
+    return [os.fspath(of) for of in several if isinstance(of, (str, os.PathLike))]
+
+
+def is_plain(source: object) -> bool:
+    """Whether a source is plain text, which has no columns."""
+    return any(".txt" in Path(name).suffixes[-2:] for name in names_of(source))
+
+
+def without_columns(request: Request) -> Request:
+    """The request for a file that has none."""
+    names = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
+    return dataclasses.replace(request, **dict.fromkeys(names))
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """Values of an option that is one of a few words."""
+    return get_args(Request.__annotations__[name])
+
+
+def default_of(name: str) -> Any:
+    """The value of an option that is not given."""
+    return Request.__dataclass_fields__[name].default
+
+
+def _as_json(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, tuple):
+        return [_as_json(of) for of in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    named = getattr(value, "name", None)
+    return named if isinstance(named, str) else f"a {type(value).__name__} in Python"

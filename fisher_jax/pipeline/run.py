@@ -1,0 +1,85 @@
+"""`choose`: the whole path from rows to a selection, and its two halves."""
+
+from typing import Any
+
+import numpy as np
+
+from fisher_jax.design import Budget, Selection, draw_fisher, evaluate, select
+from fisher_jax.pipeline.choice import Choice
+from fisher_jax.pipeline.clock import Clock, OnStep
+from fisher_jax.pipeline.pool import EmbeddedPool
+from fisher_jax.pipeline.ready import ReadyPool, read_ready
+from fisher_jax.pipeline.request import Request, Rows
+from fisher_jax.pipeline.text import TextPool, read_text
+from fisher_jax.selectors import SELECTORS
+from fisher_jax.util.platforms import check_platform
+from fisher_jax.util.progress import OnProgress
+
+
+def choose(
+    pool: Rows | None = None, *, on_progress: OnStep | None = None, **options: Any
+) -> Choice:
+    """Choose rows of a pool: all that the command `fisher-select` does, as values.
+
+        choice = choose(rows, model="smollm2-135m", fraction=0.1)
+        choice.ranking, choice.gains   # rows in order of choice; nats
+        choice.write("chosen.jsonl")   # the rows and a report, as the command writes them
+
+    Args:
+        pool: rows, or the path of a file of them, see `Request`.
+        on_progress: called with a `Step` whenever there is news.
+        options: fields of `Request`: `model` or `embeddings`, one of `n_samples`, `fraction` and
+            `token_budget`, and what else is not as usual.
+
+    Raises:
+        UserError: an option, a file, a row or the model that can't be used; the message names it
+            and says what to do.
+        TypeError: an option that `Request` doesn't have.
+    """
+    clock = Clock(on_progress)
+    return finish(prepare(Request(pool=pool, **options), clock), clock)
+
+
+def prepare(request: Request, clock: Clock) -> TextPool | ReadyPool:
+    """Everything that is quick: read, without copies, tokenised; its `plan` tells what is to come.
+
+    Raises:
+        UserError: what `choose` refuses.
+    """
+    check_platform()
+    return read_ready(request, clock) if request.model is None else read_text(request, clock)
+
+
+def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
+    """Everything that takes its time: embed, score, select.
+
+    Raises:
+        UserError: embeddings that are not finite, an endpoint that doesn't answer.
+    """
+    request, total = prepared.request, prepared.plan.total
+    pool = prepared.embedded(clock)
+    with clock.timed("select"):
+        show = clock.counting(
+            "selecting", total, "row" if request.token_budget is None else "token"
+        )
+        selection, weights = _selected(request, pool, total, show)
+        chosen = selection.ranking
+        show(len(chosen) if request.token_budget is None else int(pool.costs[chosen].sum()))
+    return Choice(request, pool, selection, weights, clock)
+
+
+def _selected(
+    request: Request, pool: EmbeddedPool, total: int, show: OnProgress
+) -> tuple[Selection, np.ndarray | None]:
+    """The selection and, of `fisher_random`, the rows' weights."""
+    budget: dict[str, Any] = {"n_samples": total}
+    if request.token_budget is not None:
+        budget = {"token_budget": float(total), "costs": pool.costs}
+    ridge, seed = request.ridge, request.seed
+    if request.selector is None:
+        return select(pool.emb, **budget, ridge=ridge, on_progress=show), None
+    if request.selector == "fisher_random":
+        drawn = draw_fisher(pool.emb, Budget.of(pool.emb, **budget), ridge=ridge, seed=seed)
+        return evaluate(pool.emb, drawn.ranking, ridge), drawn.weights
+    options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
+    return SELECTORS[request.selector](pool.emb, **budget, **options), None

@@ -1,0 +1,256 @@
+"""A pool of text: read, without copies, as tokens of a model, and then embedded by it."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from fisher_jax.data.duplicates import unique
+from fisher_jax.data.pool_file import PoolFile
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.models import (
+    LanguageModel,
+    TokenizedRows,
+    forward,
+    load_model,
+    standardize,
+    tokenize,
+)
+from fisher_jax.models.chat import writes_tools
+from fisher_jax.pipeline.clock import Clock
+from fisher_jax.pipeline.plan import Plan, check_enough, plan
+from fisher_jax.pipeline.pool import EmbeddedPool
+from fisher_jax.pipeline.request import Request, is_plain, path_of, without_columns
+from fisher_jax.pipeline.sources import facts_of, read_rows
+from fisher_jax.pipeline.usable import Usable, usable
+from fisher_jax.scoring import ASK_SETTINGS, Endpoint, Inputs, ask_questions, labels_of
+from fisher_jax.selectors import SELECTORS
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import counted
+from fisher_jax.util.platforms import check_fits, here
+
+
+class TextPool(NamedTuple):
+    """A pool as tokens of its model.
+
+    Attributes:
+        request: with the `batch_tokens` that are used.
+        file: as read.
+        n_copies: rows of it that were left out as copies.
+        model: that embeds it.
+        usable: the rows that can be used.
+        task: those of `targets`, if the request has some.
+        costs: (N,) tokens to learn of each row.
+        plan: what is to come.
+        notes: what was left out or cut, in sentences.
+        endpoint: what `ask_llm` asks instead of the model.
+    """
+
+    request: Request
+    file: PoolFile
+    n_copies: int
+    model: LanguageModel
+    usable: Usable
+    task: Usable | None
+    costs: Int[np.ndarray, "N"]
+    plan: Plan
+    notes: list[str]
+    endpoint: Endpoint | None
+
+    @property
+    def calls(self) -> str:
+        """What asking the endpoint will take, in a sentence; empty without one."""
+        endpoint = self.endpoint
+        if endpoint is None:
+            return ""
+        estimate = endpoint.dry_run(ask_questions(self.usable.texts), 0, 0)
+        return (
+            f"{endpoint.model} at {endpoint.base_url} is asked "
+            f"{counted(estimate.n_calls, 'question')} of about {estimate.tokens_in:,} tokens in "
+            f"all, one by one, beyond that time; answers are kept in {endpoint.transcript}."
+        )
+
+    def embedded(self, clock: Clock) -> EmbeddedPool:
+        """Embeddings of the rows, centred and scaled, and what the selector needs beside them."""
+        request, targets = self.request, None
+        with clock.timed("embed"):
+            hidden = _embedded(self, self.usable.tokens, "embedding", clock)
+            if self.task is not None:
+                targets = _embedded(self, self.task.tokens, "embedding the task", clock)
+        with clock.timed("score"):
+            scores = _scores(self, hidden, clock)
+            others = () if targets is None else (targets.tokens,)
+            tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
+        if targets is not None:
+            scores["targets"] = targets
+        emb = TokenEmbeddings(tokens, hidden.offsets)
+        rows, n_rows = self.usable.at, len(self.file)
+        return EmbeddedPool(
+            self.file, emb, self.costs, rows, n_rows, self.notes, _facts(self), scores
+        )
+
+
+def read_text(request: Request, clock: Clock) -> TextPool:
+    """Read the pool and its task, leave copies out, load the model and tokenise.
+
+    Raises:
+        UserError: a file, a row, the model or the endpoint can't be used, or all of it is too much
+            for this machine.
+    """
+    assert request.pool is not None
+    endpoint = _endpoint(request)
+    with clock.timed("read"):
+        pool, task = _read(request)
+    with clock.timed("deduplicate"):
+        assert pool.rows is not None
+        show = None
+        if request.deduplicate == "near":
+            show = clock.counting("looking for copies", len(pool), "row")
+        kept = unique(pool.rows, request.deduplicate, show)
+        check_enough(request, len(kept), pool.path)
+    with clock.timed("load_model"):
+        model = request.model
+        if not isinstance(model, LanguageModel):
+            model = load_model(str(model), request.dtype)
+    with clock.timed("tokenize"):
+        rows = usable(request, model, pool, kept)
+        check_enough(request, len(rows.at), pool.path)
+        of_task = None if task is None else usable(request, model, task, np.arange(len(task)))
+        costs = rows.tokens.counted
+        if request.positions == "prompt":
+            costs = np.maximum(
+                tokenize(model, rows.texts, request.max_length, eos=request.eos).counted, 1
+            )
+    limit, n_copies = request.max_length or model.context, len(pool) - len(kept)
+    notes = _notes_on_rows(pool, model, rows)
+    notes += _notes_on_copies(request.deduplicate, n_copies, rows) + rows.notes(limit)
+    n_fed = sum(map(len, rows.tokens.ids))
+    if of_task is not None:
+        notes += of_task.notes(limit, " of the task")
+        n_fed += sum(map(len, of_task.tokens.ids))
+    request = dataclasses.replace(
+        request, batch_tokens=request.batch_tokens or here().forward_tokens
+    )
+    planned = plan(request, rows.tokens.counted, costs, model.dim, model.n_parameters, n_fed)
+    check_fits(rows.tokens.counted, model.dim)
+    return TextPool(request, pool, n_copies, model, rows, of_task, costs, planned, notes, endpoint)
+
+
+def _read(request: Request) -> tuple[PoolFile, PoolFile | None]:
+    """The pool and the task; plain text has no column, so then the columns are the other's."""
+    assert request.pool is not None
+    pool_request = request
+    if request.targets is not None and is_plain(request.pool):
+        pool_request = without_columns(request)
+    pool = read_rows(request.pool, "pool", pool_request)
+    task = None
+    if request.targets is not None:
+        task_request = without_columns(request) if is_plain(request.targets) else request
+        task = read_rows(request.targets, "targets", task_request)
+    if request.selector == "ifd":
+        _check_prompts(pool, "`selector=ifd`")
+    if request.positions == "prompt":
+        for file in (pool, task):
+            if file is not None:
+                _check_prompts(file, "`positions=prompt`")
+    return pool, task
+
+
+def _check_prompts(file: PoolFile, what: str) -> None:
+    if (i := file.first_without_prompt()) is not None:
+        raise UserError(f"{file.where(i)} has no prompt: {what} is for prompt + completion rows")
+
+
+def _endpoint(request: Request) -> Endpoint | None:
+    """What Ask-LLM asks instead of the model, ready to be asked."""
+    if request.endpoint is None:
+        return None
+    answers = path_of(request.answers)
+    assert request.endpoint_model is not None and answers is not None
+    try:
+        endpoint = Endpoint(
+            request.endpoint_model, answers, request.endpoint, settings=ASK_SETTINGS
+        )
+    except UserError as error:
+        raise UserError(f"`endpoint`: {error}") from None
+    _ = endpoint.client  # a missing key is told now
+    return endpoint
+
+
+def _embedded(pool: TextPool, tokens: TokenizedRows, what: str, clock: Clock) -> TokenEmbeddings:
+    show = clock.counting(what, len(tokens.ids), "row")
+    states = forward(pool.model, tokens, pool.request.batch_tokens, show)
+    return TokenEmbeddings(states, tokens.offsets)
+
+
+def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
+    """What the selector needs to be told by the model."""
+    selector = pool.request.selector
+    needs = [] if selector is None else [n for n in SELECTORS[selector].needs if n != "targets"]
+    if not needs:
+        return {}
+    asks_again = bool({"quality", "ifd"} & {*needs})
+    total, unit = (len(pool.usable.texts), "row") if asks_again else (len(hidden.tokens), "token")
+    inputs = Inputs(
+        hidden,
+        pool.model.module.head,
+        labels_of(pool.usable.tokens),
+        pool.usable.texts,
+        pool.model,
+        max_length=pool.request.max_length,
+        batch_tokens=pool.request.batch_tokens,
+        endpoint=pool.endpoint,
+        on_progress=clock.counting("scoring", total, unit),
+    )
+    return {name: inputs[name] for name in needs}
+
+
+def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[str]:
+    """How the rows were read, which share of their tokens counts, and what could not be used."""
+    n_tokens, n_counted = sum(map(len, rows.tokens.ids)), int(rows.tokens.counted.sum())
+    notes = [f"Read as {file.shape}: {n_counted / max(1, n_tokens):.0%} of the tokens count."]
+    if file.bad:
+        first = "; ".join(file.bad[:3])
+        more = "; ..." if len(file.bad) > 3 else ""
+        notes.append(f"{counted(len(file.bad), 'bad row')} left out ({first}{more}).")
+    if file.replaced:
+        notes.append(f"Columns {', '.join(file.replaced)} of an earlier selection are replaced.")
+    n_tools = sum(row.tools is not None for row in rows.texts)
+    if n_tools and not writes_tools(model):
+        notes.append(
+            f"{counted(n_tools, 'row')} with tools: {model.name}'s chat template leaves them out."
+        )
+    return notes
+
+
+def _notes_on_copies(deduplicate: str, n_copies: int, rows: Usable) -> list[str]:
+    if n_copies:
+        was = "copy was" if n_copies == 1 else "copies were"
+        return [f"{n_copies:,} {deduplicate} {was} dropped."]
+    n_equal = 0
+    if deduplicate == "none":
+        n_equal = len(rows.texts) - len(unique(rows.texts, "exact"))
+    if n_equal:
+        return [
+            f"{counted(n_equal, 'row')} repeat{'s' * (n_equal == 1)} an earlier one: "
+            "exact deduplication leaves such rows out."
+        ]
+    return []
+
+
+def _facts(pool: TextPool) -> dict[str, Any]:
+    """Of the manifest."""
+    request, model, endpoint = pool.request, pool.model, pool.endpoint
+    facts = facts_of("pool", request.pool, pool.file) | {
+        "model": model.name,
+        "weights_sha256": model.weights_sha256,
+        "tokenizer_sha256": model.tokenizer_sha256,
+        "dropped_copies": pool.n_copies,
+        "skipped_rows": pool.usable.n_skipped,
+        "cut_rows": pool.usable.n_cut,
+    }
+    facts |= facts_of("targets", request.targets)
+    if endpoint is not None:
+        facts |= facts_of("answers", endpoint.transcript) | {"endpoint_settings": ASK_SETTINGS}
+    return facts

@@ -1,0 +1,25 @@
+"""Selectors that look at no embedding: in random order, and by length."""
+
+import numpy as np
+
+from fisher_jax.design import Budget, Ranking, TokenEmbeddings, take
+from fisher_jax.selectors.rule import Terms, rule
+from fisher_jax.util.streams import stream
+
+
+@rule(
+    "random rows",
+    measured="on clean text no rule beat it at equal tokens",
+)
+def uniform(emb: TokenEmbeddings, budget: Budget, terms: Terms) -> Ranking:
+    """Rows in random order: what every other selector must beat."""
+    return take(budget, stream(terms.seed, "uniform").permutation(len(emb)))
+
+
+@rule(
+    "rows of the most tokens",
+    measured="as fisher at equal examples, no better than uniform at equal tokens",
+)
+def longest(emb: TokenEmbeddings, budget: Budget, terms: Terms) -> Ranking:
+    """Rows by their number of tokens, most first: the length part of a criterion alone."""
+    return take(budget, np.argsort(-emb.lengths, kind="stable"))
