@@ -35,7 +35,13 @@ def work(args: argparse.Namespace) -> None:
         prepared = prepare(request, clock)
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
-        _say(" ".join(filter(None, [str(prepared.plan), *prepared.notes, prepared.calls])))
+        _say(
+            " ".join(
+                filter(
+                    None, [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
+                )
+            )
+        )
         _preview(prepared, args.preview)
         if args.dry_run:
             return

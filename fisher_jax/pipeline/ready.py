@@ -24,6 +24,7 @@ class ReadyPool(NamedTuple):
     emb: TokenEmbeddings
     plan: Plan
     notes: list[str]
+    reading: str = ""  # no text is read
     calls: str = ""  # nothing is asked
 
     def embedded(self, clock: Clock) -> EmbeddedPool:

@@ -59,6 +59,13 @@ class TextPool(NamedTuple):
     endpoint: Endpoint | None
 
     @property
+    def reading(self) -> str:
+        """As what the rows were read, and which share of their tokens counts, in a sentence."""
+        tokens = self.usable.tokens
+        share = tokens.counted.sum() / max(1, sum(map(len, tokens.ids)))
+        return f"Read as {self.file.shape}: {share:.0%} of the tokens count."
+
+    @property
     def calls(self) -> str:
         """What asking the endpoint will take, in a sentence; empty without one."""
         endpoint = self.endpoint
@@ -207,9 +214,8 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
 
 
 def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[str]:
-    """How the rows were read, which share of their tokens counts, and what could not be used."""
-    n_tokens, n_counted = sum(map(len, rows.tokens.ids)), int(rows.tokens.counted.sum())
-    notes = [f"Read as {file.shape}: {n_counted / max(1, n_tokens):.0%} of the tokens count."]
+    """Sentences on what could not be used, or is replaced or left out by the template."""
+    notes = []
     if file.bad:
         first = "; ".join(file.bad[:3])
         more = "; ..." if len(file.bad) > 3 else ""
