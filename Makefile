@@ -1,13 +1,16 @@
-# make demo: the main job on real input   make test: all tests   make bench: speed
+# make demo: the main job on real input   make test: all tests   make quick: ruff and the fast ones
 # make faults: the fault suite, an hour   make faults-full: all of it, goes on where it was
-# make figures: docs/figures and RESULTS.md from the committed results   make lint
+# make figures: docs/figures and RESULTS.md from the committed results
+# make lint   make docs: the site   make bench: speed
 PYTHON ?= python3
 BIN := .venv/bin
 SELECTS := .venv/.selects
 INSTALLED := .venv/.installed
 DEMO := outputs/demo
+QUICK := tests/util tests/docs/test_numbers.py tests/docs/test_api.py tests/design/test_budget.py \
+	tests/design/test_linalg.py tests/selectors/test_streams.py tests/training/test_last_layer.py
 
-.PHONY: demo test bench figures lint faults faults-full
+.PHONY: demo test quick bench figures lint docs faults faults-full
 
 demo: $(SELECTS)
 	$(BIN)/python scripts/shakespeare.py $(DEMO)/pool.jsonl --n 2000 --seed 0
@@ -16,6 +19,11 @@ demo: $(SELECTS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n 2 $(QUICK) -m "not slow"
 
 bench: $(INSTALLED)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m scripts.bench
@@ -35,6 +43,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir outputs/site
+
 $(SELECTS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
@@ -42,5 +53,5 @@ $(SELECTS): pyproject.toml constraints.txt
 	touch $@
 
 $(INSTALLED): $(SELECTS)
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,words,launchers,dedup,judge]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,docs,words,launchers,dedup,judge]'
 	touch $@

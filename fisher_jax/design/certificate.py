@@ -30,7 +30,10 @@ def certify(
         emb: the pool.
         ranking: (n,) indices of it, the selection S.
         ridge: positive.
-        n_samples, fraction, token_budget, costs: the budget, as for `select`.
+        n_samples: the budget, as for `select`, in one of three forms.
+        fraction: see there.
+        token_budget: see there.
+        costs: see there.
 
     Raises:
         UserError: as `evaluate`, and as `select` of a budget.

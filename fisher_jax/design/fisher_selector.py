@@ -14,8 +14,9 @@ from fisher_jax.util.errors import UserError
 class FisherSelector:
     """`select` with scikit-learn's names, for its `clone` too.
 
-    Takes the arguments of `select` but `criterion`, `initial`, `mesh`, `pool_dtype` and
-    `on_progress`, and has, after `fit(emb)`, `ranking_`, `gains_` and `log_det_`.
+    Its arguments (n_samples, fraction, token_budget, costs, ridge, method, initial_subset) are
+    those of `select`, and `fit` checks them. After `fit(emb)` it has `ranking_` (n,), `gains_` (n,)
+    in nats and `log_det_`, as `Selection`.
     """
 
     _PARAMETERS = (

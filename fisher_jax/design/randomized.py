@@ -54,6 +54,13 @@ def draw_fisher(
     budget are never drawn, and the last ones drawn are left out where they exceed it, so that the
     probabilities, and with them the weights, hold only about.
 
+    Args:
+        emb: the pool.
+        budget: what may be spent, and each row's cost c_i.
+        ridge: positive, of the design.
+        seed: of the draw; one seed gives the same rows.
+        epsilon: the share of the uniform part, above 0 and at most 1.
+
     Raises:
         ValueError: epsilon outside (0, 1].
     """

@@ -71,8 +71,10 @@ def select(
 
     Args:
         emb: the pool; a matrix or a list of arrays also, see `as_embeddings`.
-        n_samples, fraction, token_budget: exactly one budget: a number of examples; a fraction F
-            of the pool, that is floor(F N + 0.5) examples and at least 1; a total cost.
+        n_samples: a number of examples; of this and the next two exactly one is needed.
+        fraction: a share F of the pool, above 0 and at most 1: floor(F N + 0.5) examples, at
+            least 1.
+        token_budget: a total cost, never exceeded.
         costs: (N,) positive costs for `token_budget`; default M_i, each row's tokens.
         criterion: "gain" takes the row of the largest gain, "gain_per_cost" that of the largest
             gain divided by its cost, or by M_i where examples are counted. Default: "gain" for
@@ -220,6 +222,11 @@ def remaining_gains(
     emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Float[np.ndarray, "N"]:
     """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
+
+    Args:
+        emb: the pool.
+        ranking: (n,) indices of it.
+        ridge: positive; V = ridge I before the first.
 
     Raises:
         ValueError: as `evaluate`.

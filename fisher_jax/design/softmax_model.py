@@ -70,7 +70,9 @@ def fit(
     among matrices whose rows sum to zero, where the optimum is.
 
     Args:
-        x_TxD, labels_T, weights_T: tokens, their labels in 0..L-1, weights of at least 0.
+        x_TxD: embeddings of the tokens.
+        labels_T: their labels, 0 to L - 1.
+        weights_T: of the tokens, at least 0; 0 is padding.
         n_labels: L.
         ridge: positive; the optimum is then unique.
         tol: done when no entry of the gradient exceeds `tol sum_t w_t`.
@@ -161,6 +163,12 @@ def information(
     The covariance of the labels has the null vector 1, so log det H is -inf. `reduced` gives the
     (D (L - 1), D (L - 1)) matrix in the orthogonal complement of 1 instead, `Q^T (...) Q` with the
     Q of `complement`, whose log-determinant is the one to look at.
+
+    Args:
+        theta_DxL: the parameters at which p is taken.
+        x_TxD: embeddings of the tokens.
+        weights_T: of the tokens; ones where they are not given.
+        reduced: without the null direction.
     """
     p_TxL = jax.nn.softmax(jnp.matmul(x_TxD, theta_DxL, precision=HIGHEST), axis=1)
     basis_LxK = (

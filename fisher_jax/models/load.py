@@ -32,7 +32,15 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class LanguageModel(NamedTuple):
-    """A model ready for use, and what identifies it."""
+    """A model ready for use, and what identifies it.
+
+    Attributes:
+        name: as it was asked for.
+        module: the network; `module.head` (L, D) multiplies the final hidden states.
+        tokenizer: of `transformers`.
+        weights_sha256: of the weights' files, or of what a tuned model was made from.
+        tokenizer_sha256: of the tokenizer.
+    """
 
     name: str
     module: Decoder

@@ -108,6 +108,7 @@ def row_means(
     """Mean over each row's tokens, in float64: of `nll_T`, the log-perplexity of each row.
 
     Args:
+        values_T: a number a token, such as its loss in nats.
         offsets: (N + 1,) as in `TokenEmbeddings`.
 
     Raises:

@@ -9,6 +9,11 @@ from experiments.run.harness import checked
 from experiments.softmax import synthetic, words
 
 ROOT = Path(__file__).parents[2]
+OPTIONS = {
+    "language": language.Options,
+    "synthetic": synthetic.Options,
+    "words": words.Options,
+}
 SMALL = {"n_examples": 40, "dim": 3, "n_labels": 4, "budgets": [4, 12], "replicates": 2}
 
 
@@ -20,8 +25,7 @@ def base_config(name):
 def committed(name, experiment):
     """The options of a committed experiment."""
     delta = OmegaConf.load(ROOT / f"conf/{name}/experiment/{experiment}.yaml")
-    module = {"language": language, "synthetic": synthetic, "words": words}[name]
-    return checked(OmegaConf.merge(base_config(name), delta), module.Options)
+    return checked(OmegaConf.merge(base_config(name), delta), OPTIONS[name])
 
 
 def options(**changes):

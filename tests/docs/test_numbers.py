@@ -1,0 +1,65 @@
+"""Numbers in README and docs are those of the committed measurements."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+ESTIMATE = re.compile(r"[+-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
+
+
+def measured():
+    """What README and docs/speed.md tell, from the benchmark's files."""
+    ours = json.loads((ROOT / "benchmarks/results.json").read_text())
+    card = json.loads((ROOT / "benchmarks/accelerator/nvidia_h200.json").read_text())
+    cpu, gpu = ours["selection"], card["selection"]["parts"]["n5000_d576"]
+    memory, growth = ours["memory"], ours["growth"]
+    gpu_compiles = gpu["cold_s"] - gpu["warm_s"]
+    return {
+        "selection": f"| {cpu['select_warm_s']:.1f} s | {gpu['warm_s']:.2f} s |",
+        "compilation": f"{cpu['compilation_s']:.1f} s more | {gpu_compiles:.0f} s more |",
+        "a choice": f"{gpu['ms_a_choice']:.2f} ms",
+        "products": f"| {cpu['select_in_products']:.1f} | {gpu['select_in_products']:.0f} |",
+        "NumPy's products": f"| {cpu['select_in_numpy_products']:.0f} |",
+        "Algorithm 1": f"| {round(cpu['speedup_over_algorithm_1'], -1):,.0f} |",
+        "Algorithm 2": f"| {cpu['speedup_over_algorithm_2']:.0f} |",
+        "peak": f"{memory['peak_resident_bytes'] / 1e9:.2f} GB",
+        "embeddings": f"{memory['embeddings_bytes'] / 1e9:.2f} GB",
+        "growth with N": f"N^{growth['exponent_N']:.2f}",
+        "growth with n": f"n^{growth['exponent_n']:.2f}",
+        "drift": f"{ours['drift']['largest_relative_error']:.0e}".replace("e-0", "e-"),
+        "tokens": f"{ours['embedding']['tokens_per_s']:.0f} tokens a second",
+        "embedding": f"| {ours['embedding']['speedup']:.2f} |",
+        "training": f"| {ours['training']['speedup']:.2f} |",
+        "generation": f"| {ours['generation']['speedup']:.2f} |",
+        "fits": f"| {ours['fits']['speedup']:.1f} |",
+    }
+
+
+@pytest.mark.parametrize("name", measured())
+def test_speed_is_the_benchmark_s(name):
+    text = " ".join((ROOT / "docs/speed.md").read_text().split())
+    assert measured()[name] in text
+
+
+def test_estimates_stand_in_the_generated_tables():
+    tables = [ROOT / "RESULTS.md", *(ROOT / "results").rglob("README.md")]
+    known = set(ESTIMATE.findall("\n".join(path.read_text() for path in tables)))
+    for page in PAGES:
+        unknown = [e for e in ESTIMATE.findall(page.read_text()) if _as_table(e, known) is None]
+        assert unknown == [], f"{page.name}: no table in results has {unknown}"
+
+
+def _as_table(estimate, known):
+    """The table's own estimate of which a page's is a rounding, the sign apart if it has none."""
+    value, half = (float(x) for x in estimate.split(" ± "))
+    step = 10.0 ** -len(estimate.split(" ± ")[0].partition(".")[2])
+    for other in known:
+        v, h = (float(x) for x in other.split(" ± "))
+        v = v if estimate[0] in "+-" else abs(v)
+        if abs(v - value) <= 0.5001 * step and abs(h - half) <= 0.5001 * step:
+            return other
+    return None
