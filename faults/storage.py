@@ -36,6 +36,7 @@ def cases(seed: int) -> Iterator[Case]:
             "a pool that grows while it is read": lambda t, at, k: growing(t, at, k),
             "two writers of one output": lambda t, at, k: two_writers(t, at, work / "cache"),
             "a read-only folder": lambda t, at, k: read_only(t, at),
+            "two trainings in one folder": lambda t, at, k: two_trainings(t, at, work / "cache"),
         }
         for k in range(ROUNDS):
             for kind, run in kinds.items():
@@ -169,9 +170,7 @@ def two_writers(trial: Trial, folder: Path, cache: Path) -> None:
     inputs.ready(folder)
     argv = [*inputs.COMMAND, "--embeddings", folder / "emb.safetensors", "-o", folder / inputs.OUT]
     argvs = [[*argv, "--n-samples", n] for n in (2, 3)]
-    with started(argvs[0], cache) as one, started(argvs[1], cache) as other:
-        messages = [process.communicate(timeout=600)[1].decode() for process in (one, other)]
-        codes = [one.returncode, other.returncode]
+    codes, messages = side_by_side(argvs, cache)
     trial.check(sorted(codes) == [0, 2], f"exit codes {codes}: {messages[0][-300:]}")
     trial.check(not any("Traceback" in m for m in messages), "".join(messages)[-500:])
     winner = (2, 3)[codes.index(0)] if 0 in codes else 0
@@ -179,3 +178,18 @@ def two_writers(trial: Trial, folder: Path, cache: Path) -> None:
     trial.check(len(rows) == winner, f"{len(rows)} rows, the run that ended well chose {winner}")
     chosen = json.loads(command_state(folder)["manifest.json"])["result"]["selected_rows"]
     trial.check(chosen == winner, f"the report is of {chosen} rows, the output of {winner}")
+
+
+def two_trainings(trial: Trial, folder: Path, cache: Path) -> None:
+    """Two fine-tunings with one folder of checkpoints: one is told, or comes after the other."""
+    codes, messages = side_by_side([inputs.training(folder)] * 2, cache)
+    trial.check(sorted(codes) in ([0, 0], [0, 2]), f"exit codes {codes}: {messages}")
+    trial.check(not any("Traceback" in m for m in messages), "".join(messages)[-500:])
+    trial.check((folder / "weights.sha256").exists(), "nothing was written")
+
+
+def side_by_side(argvs: list[list[object]], cache: Path) -> tuple[list[int], list[str]]:
+    """Exit codes and messages of two programs at once."""
+    with started(argvs[0], cache) as one, started(argvs[1], cache) as other:
+        messages = [process.communicate(timeout=600)[1].decode() for process in (one, other)]
+        return [one.returncode, other.returncode], messages

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments.run.harness import reporting
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.training.finetune import Finetuned, finetune
 from fisher_jax.util.files import replacing
@@ -32,6 +33,7 @@ def digest(found: Finetuned) -> str:
 if __name__ == "__main__":
     keep_compiled()
     folder = Path(sys.argv[1])
-    found = train(folder / "checkpoints")
-    with replacing(folder / "weights.sha256") as temporary:
-        temporary.write_text(digest(found))
+    with reporting("faults.training"):
+        found = train(folder / "checkpoints")
+        with replacing(folder / "weights.sha256") as temporary:
+            temporary.write_text(digest(found))

@@ -104,6 +104,7 @@ def make_pool(
 
     Raises:
         PoolError: an unknown kind or corpus, sizes below 1, or a corpus with too few rows.
+        UserError: a seed that is none.
     """
     if kind not in KINDS:
         raise PoolError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

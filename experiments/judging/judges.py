@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from experiments.judging.judge import Answer, JudgeError, Question, parse_answer
 from fisher_jax.data import Example
-from fisher_jax.models import LanguageModel, forward, last_states, tokenize
+from fisher_jax.models import LanguageModel, capped, forward, last_states, tokenize
 from fisher_jax.scoring import Endpoint, labels_of, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
 
@@ -47,8 +47,13 @@ class LocalJudge:
         if not ids:
             return []
         last_NxD = last_states(self.model, ids, self.batch_tokens, on_progress)
-        digits_2xD = np.asarray(self.model.module.head[digits], np.float64)
-        difference_N = last_NxD @ (digits_2xD[1] - digits_2xD[0])
+        module = self.model.module
+        digits_2xD = np.asarray(module.head[digits], np.float64)
+        if module.logit_cap is None:
+            difference_N = last_NxD @ (digits_2xD[1] - digits_2xD[0])
+        else:
+            logits_Nx2 = np.asarray(capped(last_NxD @ digits_2xD.T, module.logit_cap))
+            difference_N = logits_Nx2[:, 1] - logits_Nx2[:, 0]
         probability_N = 0.5 * (1 + np.tanh(difference_N / 2))
         choices = [2 if p > 0.5 else 1 for p in probability_N]
         return [
@@ -141,7 +146,8 @@ def mean_log_likelihoods(
     if len(scored):
         counting = tokenized.take(scored)
         states_TxD = forward(model, counting, batch_tokens, on_progress)
-        tokens = token_scores(model.module.head, states_TxD, labels_of(counting))
+        module, labels_T = model.module, labels_of(counting)
+        tokens = token_scores(module.head, states_TxD, labels_T, cap=module.logit_cap)
         score_N[scored] = -row_means(tokens.nll_T, counting.offsets)
     return score_N
 

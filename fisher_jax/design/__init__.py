@@ -12,6 +12,7 @@ from fisher_jax.design.embeddings import (
     Pooling,
     PoolLike,
     TokenEmbeddings,
+    TokenSource,
     aligned,
     as_embeddings,
     as_targets,
@@ -23,11 +24,12 @@ from fisher_jax.util.lazy import lazily
 
 if TYPE_CHECKING:
     from fisher_jax.design.certificate import certify
+    from fisher_jax.design.evaluation import evaluate, log_dets, remaining_gains
     from fisher_jax.design.fisher_selector import FisherSelector
     from fisher_jax.design.i_optimal import least_variance
     from fisher_jax.design.linalg import HIGHEST
     from fisher_jax.design.randomized import draw_fisher
-    from fisher_jax.design.selection import evaluate, greedily, log_dets, remaining_gains, select
+    from fisher_jax.design.selection import greedily, select
 
 __all__ = [
     "HIGHEST",
@@ -41,6 +43,7 @@ __all__ = [
     "Ranking",
     "Selection",
     "TokenEmbeddings",
+    "TokenSource",
     "aligned",
     "as_embeddings",
     "as_targets",
@@ -61,10 +64,11 @@ __getattr__ = lazily(
     __name__,
     {
         "fisher_jax.design.certificate": "certify",
+        "fisher_jax.design.evaluation": "evaluate log_dets remaining_gains",
         "fisher_jax.design.fisher_selector": "FisherSelector",
         "fisher_jax.design.i_optimal": "least_variance",
         "fisher_jax.design.linalg": "HIGHEST",
         "fisher_jax.design.randomized": "draw_fisher",
-        "fisher_jax.design.selection": "evaluate greedily log_dets remaining_gains select",
+        "fisher_jax.design.selection": "greedily select",
     },
 )

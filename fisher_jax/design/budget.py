@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from fisher_jax.design.embeddings import TokenEmbeddings, as_embeddings
+from fisher_jax.design.embeddings import TokenSource, as_embeddings
 from fisher_jax.design.ranking import Ranking
 from fisher_jax.util.checks import check_one_budget
 from fisher_jax.util.errors import UserError
@@ -31,7 +31,7 @@ class Budget(NamedTuple):
     @classmethod
     def of(
         cls,
-        emb: TokenEmbeddings,
+        emb: TokenSource,
         *,
         n_samples: int | None = None,
         fraction: float | int | None = None,
@@ -48,7 +48,7 @@ class Budget(NamedTuple):
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
                 without `token_budget` or wrong ones.
         """
-        emb = as_embeddings(emb)
+        emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
         check_one_budget(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
         if costs is not None and token_budget is None:
             raise UserError("costs goes with token_budget; pass token_budget or leave costs out")
@@ -93,7 +93,7 @@ class Budget(NamedTuple):
         return self.costs, self.total
 
     def divisors(
-        self, emb: TokenEmbeddings, criterion: Criterion | None, power: float | int = 1
+        self, emb: TokenSource, criterion: Criterion | None, power: float | int = 1
     ) -> Float[np.ndarray, "N"]:
         """What each row's gain is divided by: 1, or what it costs to a power.
 
@@ -178,7 +178,7 @@ def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | No
     return int(n_samples)
 
 
-def _checked_costs(emb: TokenEmbeddings, costs: Sequence | np.ndarray | None) -> np.ndarray:
+def _checked_costs(emb: TokenSource, costs: Sequence | np.ndarray | None) -> np.ndarray:
     costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
     if costs.shape != (len(emb),):
         raise UserError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")

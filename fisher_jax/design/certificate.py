@@ -6,7 +6,7 @@ import numpy as np
 
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import PoolLike, as_embeddings
-from fisher_jax.design.selection import evaluate, remaining_gains
+from fisher_jax.design.evaluation import evaluate, remaining_gains
 
 
 def certify(

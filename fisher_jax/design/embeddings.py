@@ -6,7 +6,7 @@ width, L labels (vocabulary), K budget, B batch.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -129,6 +129,21 @@ class TokenEmbeddings:
         """Embedding width D."""
         return self.tokens.shape[1]
 
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 or float64."""
+        return self.tokens.dtype
+
+    def rows_of(self, examples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "t"]:
+        """Where the tokens of some examples stand in `tokens`, one example after the other."""
+        lengths = self.lengths[examples]
+        ends = np.cumsum(lengths)
+        return np.repeat(self.offsets[examples] - ends + lengths, lengths) + np.arange(ends[-1])
+
+    def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "t D"]:
+        """The tokens of some examples, one example after the other."""
+        return self.tokens[self.rows_of(examples)]
+
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)
@@ -197,10 +212,40 @@ class TokenEmbeddings:
         return TokenEmbeddings(tokens, offsets)
 
 
+@runtime_checkable
+class TokenSource(Protocol):
+    """Token embeddings that are read example by example, so that they need not fit into memory."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "N"]:
+        """Tokens of each example, at least 1."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Embedding width D."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of a selection: float32 or float64."""
+        ...
+
+    def mean_squared_norm(self) -> float:
+        """Mean of |x|^2 over all tokens."""
+        ...
+
+    def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
+        """The tokens of some examples, one after the other."""
+        ...
+
+
 PoolLike = TokenEmbeddings | np.ndarray | Sequence[np.ndarray]  # see `as_embeddings`
 
 
-def as_embeddings(emb: PoolLike, name: str = "emb") -> TokenEmbeddings:
+def as_embeddings(emb: object, name: str = "emb") -> TokenEmbeddings:
     """`TokenEmbeddings` of what may stand for them.
 
     Args:
@@ -233,7 +278,7 @@ def check_squares(norms: float | np.ndarray) -> None:
         raise UserError("the embeddings' squared norms overflow: divide them by their largest")
 
 
-def as_targets(emb: TokenEmbeddings, targets: PoolLike, name: str = "targets") -> TokenEmbeddings:
+def as_targets(emb: TokenSource, targets: object, name: str = "targets") -> TokenEmbeddings:
     """`as_embeddings` of a task's rows, refused where they are not embedded as the pool is.
 
     Raises:

@@ -15,7 +15,7 @@ from fisher_jax.design.device_pool import Pool, is_open, make_pool, padded_rows
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.greedy import Number
 from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root
-from fisher_jax.design.selection import computing
+from fisher_jax.design.precision import computing
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 from fisher_jax.util.progress import OnProgress
@@ -30,7 +30,7 @@ FACTORED_ROWS = 128  # of Gram matrices that are factored at once on a CPU, see 
 solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
 
 
-class State(NamedTuple):
+class VarianceState(NamedTuple):
     """What a choice changes: W with `W W^T = V^-1`, and two Gram matrices an example.
 
     With A = V^-1: `grams` hold X_i A X_i^T and `crosses` hold X_i A Sigma A X_i^T, one padded
@@ -90,7 +90,7 @@ def least_variance(
         wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
         sigma = _second_moment(wanted, float(len((targets or emb).tokens)))
         root = greedy.first_root(emb.dim, ridge, pool.tokens.dtype)
-        state = State(
+        state = VarianceState(
             root=root,
             grams=(),
             crosses=(),
@@ -172,17 +172,17 @@ def _fresh(
 
 @functools.partial(jax.jit, static_argnames=("buckets",))
 def _advance(
-    pool: Pool, state: State, sigma: Array, until: Number, buckets: tuple[Bucket, ...]
-) -> State:
+    pool: Pool, state: VarianceState, sigma: Array, until: Number, buckets: tuple[Bucket, ...]
+) -> VarianceState:
     longest = max(b.length for b in buckets)
 
-    def choose(state: State) -> State:
+    def choose(state: VarianceState) -> VarianceState:
         is_candidate = is_open(pool, state.taken, state.remaining)
         keys = jnp.where(is_candidate, _falls(state, buckets) / pool.per, -jnp.inf)
         position, place = greedy.pick(pool, keys)
         x_MxD = padded_rows(pool, position[None], -(-longest // BLOCK) * BLOCK)[0]
 
-        def add_block(k: Array, state: State) -> State:
+        def add_block(k: Array, state: VarianceState) -> VarianceState:
             x_BxD = jax.lax.dynamic_slice_in_dim(x_MxD, k * BLOCK, BLOCK)
             return _add(pool, state, sigma, x_BxD, buckets)
 
@@ -194,7 +194,7 @@ def _advance(
             ranking=state.ranking.at[state.chosen].set(place),
         )
 
-    def goes_on(state: State) -> Bool[Array, ""]:
+    def goes_on(state: VarianceState) -> Bool[Array, ""]:
         is_candidate = is_open(pool, state.taken, state.remaining)
         return (state.chosen < until) & jnp.any(is_candidate)
 
@@ -202,8 +202,8 @@ def _advance(
 
 
 def _add(
-    pool: Pool, state: State, sigma: Array, x_MxD: Array, buckets: tuple[Bucket, ...]
-) -> State:
+    pool: Pool, state: VarianceState, sigma: Array, x_MxD: Array, buckets: tuple[Bucket, ...]
+) -> VarianceState:
     """Tokens X join V. With U and E below, `A' = A - U U^T` and
     `A' Sigma A' = A Sigma A - U E^T - E U^T`."""
     y_MxD = matmul(x_MxD, state.root)
@@ -223,7 +223,7 @@ def _add(
     )
 
 
-def _falls(state: State, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
+def _falls(state: VarianceState, buckets: tuple[Bucket, ...]) -> Float[Array, "N"]:
     """The fall of every row, in bucket order, a bucket at a time, for the reason in `Platform`."""
 
     def branch(bucket: Bucket, gram: Array, cross: Array):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.linalg import HIGHEST
-from fisher_jax.design.selection import computing
+from fisher_jax.design.precision import computing
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 

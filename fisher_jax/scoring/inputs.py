@@ -56,13 +56,15 @@ class Inputs:
         self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
         self._max_length, self._batch_tokens = max_length, batch_tokens
         self._endpoint = endpoint
+        self._cap = None if model is None else model.module.logit_cap
         self._known: dict[str, Any] = {}
 
     @functools.cached_property
     def scores(self) -> TokenScores:
         """What the model says of the labels."""
         tokens = self.hidden.tokens
-        return token_scores(self._head, tokens, self._labels, on_progress=self._on_progress)
+        told = {"on_progress": self._on_progress, "cap": self._cap}
+        return token_scores(self._head, tokens, self._labels, **told)
 
     def __getitem__(self, name: str) -> Any:
         """An input by the name of the selectors' argument.
@@ -112,7 +114,7 @@ class Inputs:
 
             k, shape = min(TOP, len(self._head)), (len(hidden.tokens), len(self._head))
             p_Txk, labels_Txk = top_probabilities(
-                self._head, hidden.tokens, k, on_progress=self._on_progress
+                self._head, hidden.tokens, k, on_progress=self._on_progress, cap=self._cap
             )
             starts = np.arange(len(p_Txk) + 1) * k
             return csr_array((p_Txk.ravel(), labels_Txk.ravel(), starts), shape=shape)

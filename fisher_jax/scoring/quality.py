@@ -76,7 +76,7 @@ def ask_llm(
     encoded = model.tokenizer(_texts(rows), add_special_tokens=False)["input_ids"]
     ids = [before + text[:room] + after for text in encoded]
     states_NxD = last_states(model, ids, batch_tokens, on_progress)
-    of_yes = functools.partial(_probability, ids=jnp.asarray(yes))
+    of_yes = functools.partial(_probability, ids=jnp.asarray(yes), cap=model.module.logit_cap)
     return by_chunks(of_yes, model.module.head, (states_NxD,), 64)[0].astype(np.float64)
 
 
@@ -207,7 +207,8 @@ def _losses(
     on_progress: OnProgress | None,
 ) -> np.ndarray:
     states_TxD = forward(model, rows, batch_tokens, on_progress)
-    return token_scores(model.module.head, states_TxD, labels_of(rows)).nll_T
+    module = model.module
+    return token_scores(module.head, states_TxD, labels_of(rows), cap=module.logit_cap).nll_T
 
 
 def _texts(rows: Sequence[str | Example]) -> list[str]:
@@ -232,7 +233,9 @@ def _around_text(model: LanguageModel, prompt: str) -> tuple[list[int], list[int
     )
 
 
-@jax.jit
-def _probability(head_LxD: Array, hidden_CxD: Array, *, ids: Int[Array, "Y"]) -> tuple[Array]:
-    log_p_CxL = jax.nn.log_softmax(logits(head_LxD, hidden_CxD))
+@functools.partial(jax.jit, static_argnames=("cap",))
+def _probability(
+    head_LxD: Array, hidden_CxD: Array, *, ids: Int[Array, "Y"], cap: float | None
+) -> tuple[Array]:
+    log_p_CxL = jax.nn.log_softmax(logits(head_LxD, hidden_CxD, cap))
     return (jnp.sum(jnp.exp(log_p_CxL[:, ids]), axis=1),)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fisher_jax.design import HIGHEST
-from fisher_jax.models import TokenizedRows
+from fisher_jax.models import TokenizedRows, capped
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import scored_tokens
@@ -43,6 +43,7 @@ def token_scores(
     labels_T: Int[np.ndarray, "T"],
     chunk: int | None = None,
     on_progress: OnProgress | None = None,
+    cap: float | None = None,
 ) -> TokenScores:
     """Loss, entropy, Fisher trace and gradient norm of every token, in float32.
 
@@ -56,6 +57,7 @@ def token_scores(
         labels_T: what follows each token, as `labels_of` gives it.
         chunk: tokens a step; default the device's, `platforms.scored_tokens`.
         on_progress: called with the number of tokens done.
+        cap: of the logits, `LanguageModel.module.logit_cap`.
 
     Raises:
         ValueError: shapes that don't fit each other, a label outside 0..L-1, a chunk below 1.
@@ -70,9 +72,9 @@ def token_scores(
             f"labels must be from 0 to {len(head_LxD) - 1}, the head's last, "
             f"got {labels_T.min()} to {labels_T.max()}"
         )
-    return TokenScores(
-        *by_chunks(_score, head_LxD, (tokens_TxD, labels_T.astype(np.int32)), chunk, on_progress)
-    )
+    score = functools.partial(_score, cap=cap)
+    arrays = (tokens_TxD, labels_T.astype(np.int32))
+    return TokenScores(*by_chunks(score, head_LxD, arrays, chunk, on_progress))
 
 
 def top_probabilities(
@@ -81,6 +83,7 @@ def top_probabilities(
     k: int = 32,
     chunk: int | None = None,
     on_progress: OnProgress | None = None,
+    cap: float | None = None,
 ) -> tuple[Float[np.ndarray, "T k"], Int[np.ndarray, "T k"]]:
     """The k largest probabilities of every token, largest first, and their labels.
 
@@ -92,7 +95,7 @@ def top_probabilities(
     """
     if not 1 <= k <= len(head_LxD):
         raise UserError(f"k must be from 1 to {len(head_LxD)}, the head's labels, got {k}")
-    top = functools.partial(_top, k=k)
+    top = functools.partial(_top, k=k, cap=cap)
     values_Txk, labels_Txk = by_chunks(top, head_LxD, (tokens_TxD,), chunk, on_progress)
     return values_Txk, labels_Txk
 
@@ -179,16 +182,20 @@ def _padded(array: np.ndarray, length: int) -> Array:
     return jnp.asarray(padded)
 
 
-def logits(head_LxD: Array, hidden_CxD: Array) -> Array:
-    """(C, L) of C states."""
-    return jnp.matmul(hidden_CxD, head_LxD.T, precision=HIGHEST)
+def logits(head_LxD: Array, hidden_CxD: Array, cap: float | None = None) -> Array:
+    """(C, L) of C states; `cap` as `token_scores` has it."""
+    return capped(jnp.matmul(hidden_CxD, head_LxD.T, precision=HIGHEST), cap)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames=("cap",))
 def _score(
-    head_LxD: Float[Array, "L D"], hidden_CxD: Float[Array, "C D"], labels_C: Int[Array, "C"]
+    head_LxD: Float[Array, "L D"],
+    hidden_CxD: Float[Array, "C D"],
+    labels_C: Int[Array, "C"],
+    *,
+    cap: float | None,
 ) -> tuple[Array, ...]:
-    logits_CxL = logits(head_LxD, hidden_CxD)
+    logits_CxL = logits(head_LxD, hidden_CxD, cap)
     top_C = jnp.argmax(logits_CxL, axis=1).astype(jnp.int32)
     below_CxL = logits_CxL - jnp.max(logits_CxL, axis=1, keepdims=True)  # at most 0
     is_top_CxL = jnp.arange(len(head_LxD), dtype=jnp.int32)[None] == top_C[:, None]
@@ -212,9 +219,9 @@ def _score(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("k",))
-def _top(head_LxD: Array, hidden_CxD: Array, *, k: int) -> tuple[Array, Array]:
-    values_Cxk, labels_Cxk = jax.lax.top_k(jax.nn.softmax(logits(head_LxD, hidden_CxD)), k)
+@functools.partial(jax.jit, static_argnames=("k", "cap"))
+def _top(head_LxD: Array, hidden_CxD: Array, *, k: int, cap: float | None) -> tuple[Array, Array]:
+    values_Cxk, labels_Cxk = jax.lax.top_k(jax.nn.softmax(logits(head_LxD, hidden_CxD, cap)), k)
     return values_Cxk, labels_Cxk
 
 

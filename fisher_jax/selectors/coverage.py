@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from fisher_jax.design import Budget, Pooling, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.density import kernel_density
-from fisher_jax.selectors.rule import Terms, rule
+from fisher_jax.selectors.registry import Terms, rule
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 

@@ -13,7 +13,7 @@ from fisher_jax.design import (
     TokenEmbeddings,
     take,
 )
-from fisher_jax.selectors.rule import Terms, rule
+from fisher_jax.selectors.registry import Terms, rule
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.streams import stream
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fisher_jax.design import Budget, Ranking, TokenEmbeddings, take
-from fisher_jax.selectors.rule import Terms, rule
+from fisher_jax.selectors.registry import Terms, rule
 from fisher_jax.util.streams import stream
 
 

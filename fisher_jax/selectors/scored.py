@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from fisher_jax.design import Budget, Criterion, Purse, Ranking, TokenEmbeddings, take
 from fisher_jax.selectors.optimal import fisher, i_optimal
-from fisher_jax.selectors.rule import Terms, rule
+from fisher_jax.selectors.registry import Terms, rule
 from fisher_jax.util.errors import UserError
 
 

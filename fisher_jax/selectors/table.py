@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 
-from fisher_jax.selectors.rule import SELECTORS, Rule
+from fisher_jax.selectors.registry import SELECTORS, Rule
 
 NOT_MEASURED = "never fine-tuned on"
 _BY_TOKENS = {

@@ -1,13 +1,16 @@
 """Checkpoints of a training run through orbax: checked when read, refused if another run's."""
 
+import contextlib
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
@@ -48,11 +51,36 @@ class Checkpoints:
         self._folder, self._fingerprint = folder.absolute(), fingerprint
         self._digests = _digests(self._folder, fingerprint)
         self._unusable: list[int] = []  # steps after the one that is restored
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._write_run()
         self._manager = ocp.CheckpointManager(
             self._steps, options=ocp.CheckpointManagerOptions(max_to_keep=2)
         )
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, folder: Path | None, fingerprint: str) -> Iterator["Checkpoints | None"]:
+        """A folder's, for one run at a time; None without a folder.
+
+        Raises:
+            UserError: another run has it open; or as above.
+        """
+        if folder is None:
+            yield None
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "run.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{folder} is in use by another run: wait for it to end, or name another folder"
+            ) from None
+        try:
+            kept = cls(folder, fingerprint)
+            yield kept
+            kept.close()
+        finally:
+            lock.release()
 
     def save(
         self,

@@ -161,52 +161,49 @@ def finetune(
     validation: list[tuple[int, float]] = []
     # a copy, since every step takes its parameters' memory
     best = jax.tree.map(jnp.copy, state.params) if validate is not None else None
-    kept = None
-    if checkpoints is not None:
-        kept = Checkpoints(checkpoints, made_of)
-        restored = kept.restore({"state": state, "best": best})
-        if restored is not None:
-            losses, validation = restored.losses, restored.validation
-            state, best = restored.tree["state"], restored.tree["best"]
-    begun: list[Array] = []  # losses of steps that are not read yet
-    in_flight, read_at = here().in_flight, time.monotonic()
+    with Checkpoints.opened(checkpoints, made_of) as kept:
+        if kept is not None:
+            restored = kept.restore({"state": state, "best": best})
+            if restored is not None:
+                losses, validation = restored.losses, restored.validation
+                state, best = restored.tree["state"], restored.tree["best"]
+        begun: list[Array] = []  # losses of steps that are not read yet
+        in_flight, read_at = here().in_flight, time.monotonic()
 
-    def read(count: int) -> None:
-        for loss in jax.device_get(begun[:count]):
-            losses.append(float(loss))
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the loss of step {len(losses)} is {loss}: lower learning_rate "
-                    f"{options.learning_rate:g}, or train in float32"
-                )
-            if on_step is not None:
-                on_step(len(losses), len(batches), losses[-1])
-        del begun[:count]
+        def read(count: int) -> None:
+            for loss in jax.device_get(begun[:count]):
+                losses.append(float(loss))
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss of step {len(losses)} is {loss}: lower learning_rate "
+                        f"{options.learning_rate:g}, or train in float32"
+                    )
+                if on_step is not None:
+                    on_step(len(losses), len(batches), losses[-1])
+            del begun[:count]
 
-    for k in range(len(losses), len(batches)):
-        if _exhausted(validation, options.patience):
-            break
-        batch = batches[k] if mesh is None else _spread(batches[k], mesh)
-        state, loss = step(state, batch, schedule[k])
-        begun.append(loss)
-        if len(begun) >= in_flight:
-            begun[-in_flight].block_until_ready()
-        last, every = k + 1 == len(batches), options.validate_every
-        validates = last or (every > 0 and (k + 1) % every == 0)
-        saves = last or (k + 1) % checkpoint_every == 0
-        if validates or saves:
-            read(len(begun))
-        elif time.monotonic() - read_at >= REPORT_SECONDS:
-            read(max(0, len(begun) - in_flight + 1))  # those that are done
-            read_at = time.monotonic()
-        if validate is not None and validates:
-            validation.append((k + 1, float(validate(finished(state.params)))))
-            if validation[-1][1] <= min(v for _, v in validation):
-                best = jax.tree.map(jnp.copy, state.params)
-        if kept is not None and saves:
-            kept.save(k + 1, {"state": state, "best": best}, losses, validation)
-    if kept is not None:
-        kept.close()
+        for k in range(len(losses), len(batches)):
+            if _exhausted(validation, options.patience):
+                break
+            batch = batches[k] if mesh is None else _spread(batches[k], mesh)
+            state, loss = step(state, batch, schedule[k])
+            begun.append(loss)
+            if len(begun) >= in_flight:
+                begun[-in_flight].block_until_ready()
+            last, every = k + 1 == len(batches), options.validate_every
+            validates = last or (every > 0 and (k + 1) % every == 0)
+            saves = last or (k + 1) % checkpoint_every == 0
+            if validates or saves:
+                read(len(begun))
+            elif time.monotonic() - read_at >= REPORT_SECONDS:
+                read(max(0, len(begun) - in_flight + 1))  # those that are done
+                read_at = time.monotonic()
+            if validate is not None and validates:
+                validation.append((k + 1, float(validate(finished(state.params)))))
+                if validation[-1][1] <= min(v for _, v in validation):
+                    best = jax.tree.map(jnp.copy, state.params)
+            if kept is not None and saves:
+                kept.save(k + 1, {"state": state, "best": best}, losses, validation)
     final = finished(best if best is not None else state.params)
     final = final._replace(weights_sha256=made_of)
     return Finetuned(final, np.asarray(losses, np.float32), validation)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.design import greedy, selection
+from fisher_jax.design import evaluation, greedy, selection
 from fisher_jax.design.embeddings import as_embeddings
-from fisher_jax.design.selection import log_dets, remaining_gains
+from fisher_jax.design.evaluation import log_dets, remaining_gains
 from fisher_jax.util import platforms
 from tests.helpers.references import algorithm_1, f, random_pool
 
@@ -176,7 +176,8 @@ def test_float32_does_not_drift_over_5000_choices(ridge):
 def test_refreshing_the_factor_changes_nothing_but_rounding(monkeypatch):
     emb = fj.TokenEmbeddings.from_list(pool(11, 60, [2, 7], 10))
     plain = fj.select(emb, n_samples=60), fj.evaluate(emb, np.arange(60))
-    monkeypatch.setattr(selection, "REFRESH", 7)
+    for module in (selection, evaluation):
+        monkeypatch.setattr(module, "REFRESH", 7)
     fresh = fj.select(emb, n_samples=60), fj.evaluate(emb, np.arange(60))
     for a, b in zip(plain, fresh, strict=True):
         np.testing.assert_array_equal(a.ranking, b.ranking)
@@ -380,7 +381,7 @@ def test_openblas_has_one_thread_from_the_first_selection_on():
         import numpy as np
         from threadpoolctl import threadpool_info, threadpool_limits
         import fisher_jax as fj
-        from fisher_jax.design.selection import computing
+        from fisher_jax.design.precision import computing
 
         emb = fj.TokenEmbeddings.from_list([np.ones((2, 3), np.float32)] * 2)
         with computing(emb, 1.0):

@@ -256,7 +256,7 @@ def test_near_duplicates_are_found_and_clean_rows_kept(corpus):
 )
 def test_pools_that_cannot_be_are_refused(options, message):
     asked = {"kind": "clean", "corpus": "shakespeare", **SIZES, "seed": 0} | options
-    with pytest.raises(PoolError, match=message):
+    with pytest.raises(ValueError, match=message):
         make_pool(**asked)
 
 

@@ -2,7 +2,12 @@
 
 import json
 
-from fisher_jax.models.families import of_model_type
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fisher_jax.models.families import family_of, of_model_type
 from fisher_jax.models.families.family import JsonFields
 from fisher_jax.models.files.assemble import checked_sizes
 
@@ -74,3 +79,13 @@ def config_of(variant, path="config.json"):
     raw = json.loads(json.dumps(raw_config(variant)))
     family = of_model_type(raw["model_type"])
     return checked_sizes(family.from_json(JsonFields(raw, path)), path)
+
+
+def random_module(variant):
+    """A model with weights far from where training begins."""
+    config = config_of(variant)
+    build = family_of(config).module
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), state)
+    return nnx.merge(graph, weights)

@@ -174,3 +174,57 @@ def test_text_named_gguf_is_refused(tmp_path):
     path = tmp_path / "poem.gguf"
     path.write_text("Shall I compare thee to a summer's day?\n" * 50)
     assert_model_error(lambda: load_model(str(path)), path, "GGUF", "magic")
+
+
+# --- parts, depth, damaged numbers
+
+
+def split_in_two(whole, folder):
+    """As gguf-split does: all metadata in the first part, the second block in the last."""
+    reader = gguf.GGUFReader(whole)
+    parts = [folder / f"model-0000{k}-of-00002.gguf" for k in (1, 2)]
+    for k, part in enumerate(parts):
+        writer = gguf.GGUFWriter(part, "gpt2")
+        if k == 0:
+            for field in reader.fields.values():
+                if not field.name.startswith(("GGUF.", "general.architecture")):
+                    kinds = [*field.types, None]
+                    writer.add_key_value(field.name, field.contents(), kinds[0], kinds[1])
+        writer.add_key_value("split.no", k, gguf.GGUFValueType.UINT16)
+        writer.add_key_value("split.count", 2, gguf.GGUFValueType.UINT16)
+        for tensor in reader.tensors:
+            if ("blk.1." in tensor.name) == bool(k):
+                writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return parts
+
+
+def test_a_split_gguf_is_read_from_any_of_its_parts(tmp_path):
+    whole = tmp_path / "whole.gguf"
+    write_gguf(whole, gpt2_checkpoint(), vocabulary=byte_vocabulary())
+    expected = load_model(str(whole)).module
+    parts = split_in_two(whole, tmp_path)
+    hashes = {load_model(str(part)).weights_sha256 for part in parts}
+    assert hashes == {hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()}
+    assert_same_parameters(load_model(str(parts[1])).module, expected)
+    parts[1].unlink()
+    assert_model_error(lambda: load_model(str(parts[0])), parts[1], "missing")
+    renamed = parts[0].rename(tmp_path / "first.gguf")
+    assert_model_error(lambda: load_model(str(renamed)), renamed, "part of a GGUF in 2 files")
+
+
+@pytest.mark.parametrize("layers", [10**6, 2**32 - 1])
+def test_more_layers_than_tensors_are_refused_at_once(tmp_path, layers):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, gpt2_checkpoint(), extra=[("add_block_count", layers)])
+    assert_model_error(lambda: GGUFFile(path).config(), path, f"{layers} layers")
+
+
+def test_a_token_id_that_is_no_whole_number_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    extra = [("add_float32", "tokenizer.ggml.eos_token_id", 1.5)]
+    write_gguf(path, gpt2_checkpoint(), vocabulary=byte_vocabulary(), extra=extra)
+    assert_model_error(lambda: GGUFFile(path).tokenizer(), path, "eos token 1.5")

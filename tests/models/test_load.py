@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from fisher_jax.models import load
 from fisher_jax.models.decoder import Llama3Scaling
+from fisher_jax.models.files import tokenizer_probe
 from fisher_jax.models.files.huggingface import load_folder, read_config
 from fisher_jax.models.load import SMOLLM2, _smollm2_file, load_model
 from tests.helpers.small_models import (
@@ -282,3 +283,84 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(llama_folder, monkeypatch):
 
 def test_unknown_dtype_is_refused(llama_folder):
     assert_model_error(lambda: load_model(str(llama_folder), "float16"), "float16", "bfloat16")
+
+
+# --- shared heads, quantised weights, hostile numbers and tokenizers
+
+
+@pytest.mark.parametrize("make", [llama_checkpoint, gpt2_checkpoint])
+def test_a_shared_matrix_is_found_under_the_heads_name(tmp_path, make):
+    checkpoint = make(tie_word_embeddings=True)
+    expected, _ = load_folder(checkpoint.save(tmp_path / "plain"), jnp.float32)
+    table = next(
+        name for name in checkpoint.weights if name.endswith(("embed_tokens.weight", "wte.weight"))
+    )
+    checkpoint.weights["lm_head.weight"] = checkpoint.weights.pop(table)
+    assert_same_parameters(
+        load_folder(checkpoint.save(tmp_path / "head"), jnp.float32)[0], expected
+    )
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "awq", "fp8"])
+def test_quantised_folder_is_named_as_such(llama_folder, method):
+    path = llama_folder / "config.json"
+    quantised = LLAMA_CONFIG | {"quantization_config": {"quant_method": method}}
+    path.write_text(json.dumps(quantised))
+    assert_model_error(lambda: load_model(str(llama_folder)), path, "quantised", method, "GGUF")
+
+
+def test_float8_weights_are_named_as_such(llama_folder):
+    path = llama_folder / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] = weights["model.norm.weight"].astype(jnp.float8_e4m3fn)
+    save_file(weights, path)
+    assert_model_error(lambda: load_model(str(llama_folder)), path, "F8_E4M3", "quantised")
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers must be at most"),
+        ({"num_hidden_layers": 5000}, "5000 layers, its tensors are of 2"),
+        ({"hidden_size": 10**400}, "dim must be"),
+        ({"intermediate_size": 2**31 - 1, "vocab_size": 2**31 - 1}, "shape"),
+        ({"rms_norm_eps": -1.0}, "norm_eps must be a positive number"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": "x"}}, "config.json"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -2}}, "rotary"),
+    ],
+)
+def test_hostile_sizes_are_refused_at_once(llama_folder, changes, part):
+    path = llama_folder / "config.json"
+    path.write_text(json.dumps(LLAMA_CONFIG | changes))
+    assert_model_error(lambda: load_model(str(llama_folder)), part)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$|((a|aA)+)+b"}}
+            | {"behavior": "Isolated", "invert": False}
+        },
+        {"model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}}
+        | {
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "invert": False}
+            | {"behavior": "Isolated"}
+        }
+        | {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [
+                    {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+                ]
+                * 4,
+            }
+        },
+    ],
+    ids=["backtracking", "growing"],
+)
+def test_a_tokenizer_that_never_ends_is_refused(llama_folder, monkeypatch, part):
+    path = llama_folder / "tokenizer.json"
+    monkeypatch.setattr(tokenizer_probe, "CPU_SECONDS", 2)
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    assert_model_error(lambda: load_model(str(llama_folder)), path, "can't cut a short text")

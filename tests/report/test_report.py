@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import fisher_jax as fj
 from fisher_jax.command.arguments import parser
 from fisher_jax.command.main import main
-from fisher_jax.design.selection import remaining_gains
+from fisher_jax.design.evaluation import remaining_gains
 from fisher_jax.report import page as reporting
 from fisher_jax.report.figures import uniform_draws
 from fisher_jax.report.page import FIGURES, FILES, N_DRAWS, compare_with_uniform

@@ -55,7 +55,7 @@ def test_inputs_are_those_of_the_full_softmax(problem, monkeypatch):
     for name, values in expected.items():
         got = inputs[name].toarray() if name == "probabilities" else inputs[name]
         np.testing.assert_allclose(got, values, rtol=1e-5, err_msg=name)
-        some = np.array([2, 0])
+        some, values = np.array([2, 0]), np.asarray(values)
         of_tokens = np.concatenate([np.arange(*hidden.offsets[i : i + 2]) for i in some])
         cut = values[some if np.ndim(values) == 1 and len(values) == len(rows) else of_tokens]
         part = inputs.of(name, some)
@@ -246,7 +246,7 @@ def test_prompts_alone_have_no_losses(name, out, tmp_path, llama, refused):
     [
         ("el2n", ["--selector el2n asks the model", "--model"]),
         ("rds", ["--selector rds asks the model"]),
-        ("exact_information", ["invalid choice: 'exact_information'"]),
+        ("exact_information", ["there is no selector 'exact_information'"]),
     ],
 )
 def test_ready_embeddings_tell_no_losses(name, words, ready, out, refused):

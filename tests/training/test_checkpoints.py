@@ -1,5 +1,6 @@
 """Killed runs go on where they were; checkpoints of another run are refused."""
 
+import json
 import re
 import shutil
 import warnings
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.finetune import finetune
+from fisher_jax.util.errors import UserError
 from tests.helpers.tuning import language_model, nll_by_hand, options, random_rows
 
 
@@ -147,3 +150,13 @@ def test_a_damaged_run_file_is_told_with_its_path(content, finished, tmp_path):
     (tmp_path / "run.json").unlink()
     with pytest.raises(ValueError, match=f"{tmp_path} holds checkpoints but no run.json"):
         train_in(tmp_path)
+
+
+def test_one_run_at_a_time_has_a_folder(finished, tmp_path):
+    expected, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    whose = json.loads((tmp_path / "run.json").read_text())["run"]
+    told = pytest.raises(UserError, match=f"{tmp_path} is in use by another run: wait")
+    with Checkpoints.opened(tmp_path, whose), told:
+        train_in(tmp_path)
+    np.testing.assert_array_equal(train_in(tmp_path).losses, expected.losses)

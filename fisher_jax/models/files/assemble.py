@@ -1,5 +1,6 @@
 """Named tensors of a checkpoint into a model: every one accounted for, every shape checked."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -89,8 +90,8 @@ def assemble(
 ) -> Decoder:
     """A model of `config` whose parameters are `tensors`.
 
-    The largest parameters are read first, each layer straight into its place, so that the most
-    memory needed is little more than the parameters' own.
+    The largest tensors are read first, and each straight into its place, so that the most memory
+    needed is little more than the parameters' own.
 
     Args:
         config: sizes.
@@ -133,7 +134,7 @@ def assemble(
             place[...] = array.T if slot.is_turned else array
         return jnp.asarray(value)
 
-    by_size = sorted(leaves, key=lambda path: -np.prod(leaves[path].shape))
+    by_size = sorted(leaves, key=lambda path: -math.prod(slots[path].shape))
     loaded = {path: leaves[path].replace(load(path)) for path in by_size}
     return nnx.merge(graph, nnx.from_flat_state({path: loaded[path] for path in leaves}))
 

@@ -1,6 +1,7 @@
 """A GGUF file (llama.cpp's format) as a model and its tokenizer, without torch."""
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,13 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._reader = _Reader(path)
-        except Exception as error:  # the reader's own errors have no common base
-            reason = one_line(error)
-            raise ModelError(
-                f"{path} is not a whole GGUF file ({reason}): download it anew"
-            ) from None
+        self._reader = _opened(path)
+        self.parts = [path]
+        if (count := self.field("split.count", 1)) != 1:
+            self.parts = _parts(path, count)
+            self._reader = _opened(self.parts[0])  # which has the metadata
+        readers = [self._reader, *map(_opened, self.parts[1:])]
+        self._tensors = [tensor for reader in readers for tensor in reader.tensors]
         self.architecture = self.field("general.architecture")
 
     def field(self, key: str, default: Any = ModelError) -> Any:
@@ -87,14 +88,13 @@ class GGUFFile:
                     f"{tensor.name} is not supported; use another file"
                 ) from None
 
-        return {
-            t.name: Tensor(self.shapes[t.name], lambda t=t: read(t)) for t in self._reader.tensors
-        }
+        shapes = self.shapes
+        return {t.name: Tensor(shapes[t.name], lambda t=t: read(t)) for t in self._tensors}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all tensors, in (out, in) order."""
-        return {t.name: tuple(int(n) for n in t.shape[::-1]) for t in self._reader.tensors}
+        return {t.name: tuple(int(n) for n in t.shape[::-1]) for t in self._tensors}
 
     def numbers(self, tensor: str) -> tuple[float, ...]:
         """A small tensor that is no parameter."""
@@ -107,6 +107,12 @@ class GGUFFile:
             raise ModelError(
                 f"{self.path}: architecture {self.architecture!r} is not supported, "
                 f"only {known} are"
+            )
+        n_layers, n_tensors = self.field("{arch}.block_count"), len(self._tensors)
+        if type(n_layers) is not int or n_layers > n_tensors:
+            raise ModelError(
+                f"{self.path}: its metadata say {str(n_layers)[:20]} layers, but it has "
+                f"{n_tensors} tensors in all: download it anew"
             )
         try:
             return checked_sizes(family.from_gguf(self), self.path)
@@ -136,6 +142,29 @@ class GGUFFile:
     def tokenizer(self) -> Callable[..., Any]:
         """The tokenizer that the metadata describe; see `gguf_tokenizer`."""
         return gguf_tokenizer(self)
+
+
+def _opened(path: Path) -> _Reader:
+    try:
+        return _Reader(path)
+    except Exception as error:  # the reader's own errors have no common base
+        reason = one_line(error)
+        raise ModelError(f"{path} is not a whole GGUF file ({reason}): download it anew") from None
+
+
+def _parts(path: Path, count: object) -> list[Path]:
+    """All files of a split GGUF, of which this is one."""
+    name = re.fullmatch(r"(.*-)\d{5}(-of-(\d{5})\.gguf)", path.name)
+    if name is None or type(count) is not int or count != int(name[3]):
+        raise ModelError(
+            f"{path} is a part of a GGUF in {str(count)[:20]} files, which must be named "
+            "NAME-00001-of-0000N.gguf: give all of them their own names"
+        )
+    parts = [path.with_name(f"{name[1]}{k:05d}{name[2]}") for k in range(1, count + 1)]
+    for part in parts:
+        if not part.is_file():
+            raise ModelError(f"{part} is missing, a part of the same model: download it, too")
+    return parts
 
 
 def _unpermute(weights: np.ndarray, head_dim: int) -> np.ndarray:

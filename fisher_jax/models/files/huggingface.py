@@ -1,5 +1,6 @@
 """A Hugging Face folder (config.json, safetensors, tokenizer files) as a model."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ from fisher_jax.models.errors import ModelError
 from fisher_jax.models.families import all_families, family_of, of_model_type
 from fisher_jax.models.families.family import JsonFields
 from fisher_jax.models.files.assemble import Tensor, assemble, checked_sizes
+from fisher_jax.models.files.tokenizer_probe import probe_tokenizer
 from fisher_jax.util.excerpt import one_line
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+MOST_LAYERS = 10_000
 _NOT_PARAMETERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
@@ -40,6 +43,7 @@ def read_config(folder: Path) -> Any:
                 "name another model, or embed the rows elsewhere and pass them as --embeddings"
             )
         _refuse_quantised(raw, path)
+        _check_depth(raw, path)
         return checked_sizes(family.from_json(JsonFields(raw, path)), path)
     except KeyError as error:
         raise ModelError(f"{path} lacks {error}: use the model's own config.json") from None
@@ -85,6 +89,8 @@ def load_tokenizer(folder: Path) -> Callable[..., Any]:
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): "
             "copy it there from the model's source"
         )
+    if (serialised := folder / "tokenizer.json").is_file():
+        _probed(serialised, serialised.stat())
     from transformers import AutoTokenizer  # imports torch where that is installed: seconds
 
     try:
@@ -95,6 +101,12 @@ def load_tokenizer(folder: Path) -> Callable[..., Any]:
         ) from None
 
 
+@functools.cache
+def _probed(file: Path, _: object) -> None:
+    """Once for a file as it is now."""
+    probe_tokenizer(file)
+
+
 def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
     quantisation = raw.get("quantization_config")
     if quantisation:
@@ -103,6 +115,13 @@ def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
             f"{path}: its weights are quantised ({method}), which is not supported: "
             "use the model that was quantised, or a GGUF of it"
         )
+
+
+def _check_depth(raw: dict[str, Any], path: Path) -> None:
+    """Before anything is made for each layer."""
+    for key in ("num_hidden_layers", "n_layer"):
+        if isinstance(layers := raw.get(key), int) and layers > MOST_LAYERS:
+            raise ModelError(f"{path}: {key} must be at most {MOST_LAYERS}, got more: get it anew")
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

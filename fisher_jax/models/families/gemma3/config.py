@@ -4,14 +4,12 @@ from typing import Any
 
 from fisher_jax.models.decoder import Rope, RotaryConfig
 from fisher_jax.models.families.family import JsonFields, Metadata
+from fisher_jax.models.families.ropes import rope_from_gguf, rope_from_json, rope_to_json
 from fisher_jax.models.families.sizes import (
     gemma_from_json,
     gemma_options,
     gemma_to_json,
     periodic_windows,
-    rope_from_gguf,
-    rope_from_json,
-    rope_to_json,
     rotary_from_gguf,
     windows_from_types,
 )

@@ -4,9 +4,8 @@ from typing import Any
 
 from fisher_jax.models.decoder import RotaryConfig
 from fisher_jax.models.families.family import JsonFields, Metadata
+from fisher_jax.models.families.ropes import rope_from_gguf, rope_from_json
 from fisher_jax.models.families.sizes import (
-    rope_from_gguf,
-    rope_from_json,
     rotary_from_gguf,
     rotary_from_json,
     rotary_to_json,

@@ -8,7 +8,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.design import Budget, take
-from fisher_jax.selectors import SELECTORS, rule
+from fisher_jax.selectors import SELECTORS, registry, rule
 from fisher_jax.selectors.table import page
 from tests.helpers.references import DIM, N
 
@@ -61,17 +61,17 @@ def test_an_unknown_name_is_told_with_the_nearest():
 
 
 def test_a_rule_is_one_decorated_function(emb, monkeypatch):
-    monkeypatch.setattr(rule, "SELECTORS", rule.Rules())
+    monkeypatch.setattr(registry, "SELECTORS", registry.Rules())
 
-    @rule.rule("rows of the least first number", needs=("sign",))
+    @rule("rows of the least first number", needs=("sign",))
     def leaning(emb, budget, terms, *, sign):
         return take(budget, np.argsort(sign * emb.pooled("mean")[:, 0], kind="stable"))
 
     expected = np.argsort(-emb.pooled("mean")[:, 0], kind="stable")[:5]
-    got = rule.SELECTORS["leaning"](emb, n_samples=5, sign=-1.0)
+    got = registry.SELECTORS["leaning"](emb, n_samples=5, sign=-1.0)
     np.testing.assert_array_equal(got.ranking, expected)
     with pytest.raises(ValueError, match="two rules of the name 'leaning'"):
-        rule.rule("the same again")(leaning)
+        rule("the same again")(leaning)
 
 
 def test_the_page_in_the_docs_is_that_of_the_rules_and_its_code_runs():

@@ -1,0 +1,190 @@
+"""Token embeddings on disk: embedded once, found again by key, read example by example.
+
+A store is a folder of shards. A shard is a safetensors file, written whole or not at all, with
+`tokens` (T, D), `offsets` (n + 1,), `squares` (n,), the sum of |x|^2 over an example's tokens, and
+`keys` (n, 32), the digests by which examples are found. Its name is the digest of its keys, so that
+jobs which write side by side never meet.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings import aligned, check_squares
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.files import replacing
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+}
+TENSORS = ("tokens", "offsets", "squares", "keys")
+_READ_AT_ONCE = 1 << 15  # tokens, where all are read
+
+
+class _Place(NamedTuple):
+    """Where an example is, tokens `start:stop` of a shard, and its sum of |x|^2."""
+
+    shard: int
+    start: int
+    stop: int
+    squares: float
+
+
+class EmbeddingStore:
+    """A folder of shards of one model's embeddings.
+
+    Args:
+        folder: is made when the first shard is written.
+        dtype: of what is written: float32, float16 or bfloat16; what is there may have another.
+
+    Attributes:
+        damaged: shards that were left out because their bytes are not those that were written.
+    """
+
+    def __init__(self, folder: Path, dtype: str = "float32") -> None:
+        if dtype not in DTYPES:
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        self.folder, self._dtype = folder, DTYPES[dtype]
+        self.damaged: list[Path] = []
+        self._places: dict[bytes, _Place] = {}
+        self._shards: list[Path] = []
+        for path in sorted(folder.glob("*.safetensors")):
+            self._open(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def missing(self, keys: Sequence[bytes]) -> Int[np.ndarray, "n"]:
+        """Which of some examples are not there."""
+        return np.asarray([i for i, key in enumerate(keys) if key not in self._places], np.int64)
+
+    def add(self, keys: Sequence[bytes], emb: TokenEmbeddings) -> None:
+        """Write examples as one shard."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with np.errstate(over="ignore"):
+            tokens = emb.tokens.astype(self._dtype, copy=False)
+        if not np.isfinite(tokens).all():  # of float16, whose largest number is 65,504
+            raise UserError(
+                f"embeddings above {np.finfo(self._dtype).max:g} do not fit into {self._dtype}: "
+                "keep them as bfloat16 or float32"
+            )
+        of_keys = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
+        of_tokens = np.einsum("td,td->t", tokens, tokens, dtype=np.float64)
+        squares = np.add.reduceat(of_tokens, emb.offsets[:-1])
+        content = dict(zip(TENSORS, (tokens, emb.offsets, squares, of_keys), strict=True))
+        path = self.folder / f"{hashlib.sha256(of_keys.tobytes()).hexdigest()[:32]}.safetensors"
+        with replacing(path) as temporary:
+            save_file(content, temporary, {"sha256": _digest(content.values())})
+        self._index(path, content)
+
+    def view(self, keys: Sequence[bytes]) -> "StoredEmbeddings":
+        """Examples in the order of their keys, all of which are there."""
+        return StoredEmbeddings(self._shards, [self._places[key] for key in keys])
+
+    def _open(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                content = {name: file.get_tensor(name) for name in TENSORS}
+                written = (file.metadata() or {}).get("sha256")
+        except (SafetensorError, OSError):
+            self.damaged.append(path)
+            return
+        if written != _digest(content.values()):
+            self.damaged.append(path)
+            return
+        self._index(path, content)
+
+    def _index(self, path: Path, content: dict[str, np.ndarray]) -> None:
+        shard = len(self._shards)
+        self._shards.append(path)
+        _, offsets, squares, of_keys = (content[name] for name in TENSORS)
+        rows = zip(of_keys, offsets[:-1], offsets[1:], squares, strict=True)
+        for key, start, stop, square in rows:
+            self._places[key.tobytes()] = _Place(shard, int(start), int(stop), float(square))
+
+
+class StoredEmbeddings:
+    """Examples of a store, as `fisher_jax.select` streams them: nothing is held but their places.
+
+    Attributes:
+        lengths: (N,) tokens of each.
+        dim: D.
+        dtype: float32, of what is read.
+    """
+
+    def __init__(self, shards: Sequence[Path], places: Sequence[_Place]) -> None:
+        if not places:
+            raise UserError("a pool needs at least one example")
+        self._slices = [safe_open(path, framework="numpy").get_slice("tokens") for path in shards]
+        self._shard, self._start, self._stop = np.asarray([p[:3] for p in places], np.int64).T
+        self._squares = np.asarray([p.squares for p in places])
+        self._mean: Float[np.ndarray, "D"] | None = None
+        self._scale = np.float32(1)
+        self.lengths: Int[np.ndarray, "N"] = self._stop - self._start
+        self.dim: int = self._slices[int(self._shard[0])].get_shape()[1]
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
+        """The tokens of some examples, one after the other."""
+        ends = np.cumsum(self.lengths[examples])
+        tokens = aligned((int(ends[-1]), self.dim), self.dtype)
+        for i, end in zip(examples.tolist(), ends.tolist(), strict=True):
+            start, stop = int(self._start[i]), int(self._stop[i])
+            tokens[end - (stop - start) : end] = self._slices[self._shard[i]][start:stop]
+        if self._mean is not None:
+            tokens -= self._mean
+        return tokens if self._scale == 1 else np.multiply(tokens, self._scale, out=tokens)
+
+    def load(self) -> TokenEmbeddings:
+        """All of it, in memory."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        return TokenEmbeddings(self.read(np.arange(len(self))), offsets)
+
+    def mean_squared_norm(self) -> float:
+        """Mean of |x|^2 over all tokens, as they are read."""
+        of_mean = 0.0 if self._mean is None else float(self._mean.astype(np.float64) @ self._mean)
+        stored = float(self._squares.sum()) / int(self.lengths.sum())
+        return (stored - of_mean) * float(self._scale) ** 2
+
+    def standardized(self, center: bool = False) -> "StoredEmbeddings":
+        """The same, divided by their root mean squared norm as they are read.
+
+        Args:
+            center: subtract the mean of all tokens first, for which all are read once.
+        """
+        view = copy.copy(self)
+        view._mean, view._scale = self._token_mean() if center else None, np.float32(1)
+        norm = view.mean_squared_norm()
+        check_squares(norm)
+        view._scale = np.float32(1 / np.sqrt(norm)) if norm > 0 else np.float32(1)
+        return view
+
+    def _token_mean(self) -> Float[np.ndarray, "D"]:
+        total = np.zeros(self.dim)
+        order = np.lexsort((self._start, self._shard))  # each shard from one end to the other
+        parts = np.cumsum(self.lengths[order]) // _READ_AT_ONCE
+        for part in np.split(order, np.flatnonzero(np.diff(parts)) + 1):
+            total += self.read(part).sum(axis=0, dtype=np.float64)
+        return (total / int(self.lengths.sum())).astype(self.dtype)
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    """Of the bytes of some arrays, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()

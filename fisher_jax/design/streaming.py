@@ -1,0 +1,174 @@
+"""Lazy greedy selection from a pool that is larger than memory: only what is evaluated is read.
+
+The rule and the arithmetic are `greedy`'s; the loop over batches runs on the host, which reads the
+tokens of the next candidates from wherever the pool is. The first pass reads every example once.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
+
+from fisher_jax.design.buckets import ladder, worth
+from fisher_jax.design.budget import Budget
+from fisher_jax.design.candidates import Batch, batch_gains, batches
+from fisher_jax.design.embeddings import TokenSource
+from fisher_jax.design.greedy import BOUND_SLACK, TIE, first_root
+from fisher_jax.design.linalg import update_root, whiten
+from fisher_jax.util.platforms import here
+
+
+class _Kind(NamedTuple):
+    """Examples of about one length, and the batch that evaluates them."""
+
+    batch: Batch
+    examples: Int[np.ndarray, "n"]
+
+
+class Stream:
+    """A selection under way.
+
+    Attributes:
+        ranking, gains: of the examples chosen so far.
+        root: W with `W W^T = V^-1`.
+        evaluated: gains evaluated so far.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        budget: Budget,
+        per: np.ndarray,
+        ridge: float | int,
+        dtype: np.dtype,
+    ) -> None:
+        self.ranking: list[int] = []
+        self.gains: list[float] = []
+        self.evaluated = 0
+        self._source, self._per = source, per.astype(dtype)
+        self._costs, self._left = budget.units
+        self._lengths = np.minimum(source.lengths, source.dim)
+        order = np.argsort(self._lengths, kind="stable")
+        ascending = self._lengths[order]
+        shapes = batches(ascending, source.dim)
+        # in the order of the source, so that the first pass reads it from one end to the other
+        self._kinds = [_Kind(b, np.sort(order[b.start : b.stop])) for b in shapes]
+        n_numbers = int(ascending.sum()) * source.dim
+        self._steps = ladder(ascending, worth(n_numbers, here().update_lengths))
+        self.root = first_root(source.dim, ridge, dtype)
+        self._taken = np.zeros(len(source), bool)
+        self._bounds = np.empty(len(source), dtype)
+        self._stamp = np.zeros(len(source), np.int64)
+
+    def start(self) -> None:
+        """Every example's gain, given nothing."""
+        for kind in self._kinds:
+            begin = 0
+            while begin < len(kind.examples):
+                begin += self._evaluate(kind.batch, kind.examples[begin:], self.root[0, 0])
+
+    def outdate(self, root: Array) -> None:
+        """Go on with a root of more information: the gains so far are bounds."""
+        self.root, self._stamp = root, self._stamp - 1
+
+    def choose(self) -> int | None:
+        """The next example, or None where the budget pays for none that is left."""
+        is_open = ~self._taken & (self._costs <= self._left)
+        if not is_open.any():
+            return None
+        best = self._best(is_open)
+        while (kind := self._in_reach(is_open, *best)) is not None:
+            stale = is_open[kind.examples] & (self._stamp[kind.examples] != len(self.ranking))
+            candidates = kind.examples[stale]
+            keys = self._bounds[candidates] / self._per[candidates]
+            width = min(kind.batch.width, len(candidates))
+            top = np.argpartition(-keys, width - 1)[:width]
+            self._evaluate(kind.batch, candidates[top[np.argsort(-keys[top], kind="stable")]])
+            best = self._best(is_open)
+        fresh = is_open & (self._stamp == len(self.ranking))
+        keys = np.where(fresh, self._bounds / self._per, -np.inf)
+        tied = keys >= keys.max() * (1 - TIE[keys.dtype.name])
+        return int(np.argmax(tied))  # the first
+
+    def take(self, i: int) -> None:
+        """An example joins the chosen ones."""
+        x = self._read(np.asarray([i]))
+        length = int(self._steps[np.searchsorted(self._steps, len(x))])
+        padded = np.zeros((length, x.shape[1]), x.dtype)
+        padded[: len(x)] = x
+        self.root = _joined(self.root, padded, self._kinds[0].batch.blocks)
+        self._taken[i] = True
+        self._left -= self._costs[i]
+        self.ranking.append(i)
+        self.gains.append(float(self._bounds[i]))
+
+    @property
+    def spent(self) -> float:
+        """Of the budget."""
+        return float(self._costs[self.ranking].sum())
+
+    def _best(self, is_open: Bool[np.ndarray, "N"]) -> tuple[float, int]:
+        """The largest ratio of gain and price known of this step, and the first example of it."""
+        fresh = np.flatnonzero(is_open & (self._stamp == len(self.ranking)))
+        if not len(fresh):
+            return -np.inf, len(is_open)
+        ratios = self._bounds[fresh] / self._per[fresh]
+        k = int(np.argmax(ratios))
+        return float(ratios[k]), int(fresh[k])
+
+    def _in_reach(self, is_open: Bool[np.ndarray, "N"], best: float, first: int) -> _Kind | None:
+        """The kind of the highest old bound that may still win, as `greedy._find_lazy` has it."""
+        stale = np.flatnonzero(is_open & (self._stamp != len(self.ranking)))
+        keys = self._bounds[stale] / self._per[stale]
+        reach = best * (1 - BOUND_SLACK[keys.dtype.name])
+        near = (keys >= reach) & ((keys != best) | (stale < first))
+        if not near.any():
+            return None
+        length = self._lengths[stale[near][np.argmax(keys[near])]]
+        return next(kind for kind in self._kinds if length <= kind.batch.length)
+
+    def _evaluate(
+        self, batch: Batch, candidates: Int[np.ndarray, "n"], root: ArrayLike | None = None
+    ) -> int:
+        """Gains of the first candidates that a batch has room for; how many those are."""
+        ends = np.cumsum(self._lengths[candidates[: batch.width]])
+        few = candidates[: int(np.searchsorted(ends, batch.rows, side="right"))]
+        x = self._read(few)
+        tokens = np.zeros((batch.rows, x.shape[1]), x.dtype)
+        tokens[: len(x)] = x
+        length = np.zeros(batch.width, np.int32)
+        length[: len(few)] = self._lengths[few]
+        start = np.cumsum(length, dtype=np.int32) - length
+        gains, is_in = _gains(tokens, start, length, self.root if root is None else root, batch)
+        count = int(np.sum(is_in))  # the first ones: what comes after one that has no room has none
+        self._bounds[few[:count]] = np.asarray(gains)[:count]
+        self._stamp[few[:count]] = len(self.ranking)
+        self.evaluated += count
+        return count
+
+    def _read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
+        """Their tokens; of one longer than D its D rows of the same information."""
+        x, lengths = self._source.read(examples), self._source.lengths[examples]
+        x = x.astype(self._bounds.dtype, copy=False)
+        if lengths.max() <= x.shape[1]:
+            return x
+        parts = np.split(x, np.cumsum(lengths)[:-1])
+        short = [np.linalg.qr(p, mode="r") if len(p) > p.shape[1] else p for p in parts]
+        return np.concatenate(short)
+
+
+@functools.partial(jax.jit, static_argnames=("batch",))
+def _gains(
+    tokens: Float[Array, "R D"], start: Array, length: Array, root: Array, batch: Batch
+) -> tuple[Float[Array, "C"], Bool[Array, "C"]]:
+    return batch_gains(tokens, start, length, root, batch)
+
+
+@functools.partial(jax.jit, static_argnames=("blocks",))
+def _joined(
+    root: Float[Array, "D D"], x_MxD: Float[Array, "M D"], blocks: int
+) -> Float[Array, "D D"]:
+    return update_root(root, whiten(x_MxD, root, blocks), blocks)
