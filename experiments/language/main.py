@@ -5,7 +5,6 @@ is kept; a killed run goes on after them.
 """
 
 import functools
-import gzip
 import json
 import math
 import shutil
@@ -24,6 +23,7 @@ from experiments.language.training import measured
 from experiments.language.variants import VARIANTS
 from experiments.run import live
 from experiments.run.kept import read_facts
+from experiments.run.packed import PACKED, unpack
 from experiments.run.results import (
     GROWING,
     PROVENANCE,
@@ -115,15 +115,14 @@ def _check_asked(options: Options, model: LanguageModel) -> None:
 
 def _take_over(start: Path, folder: Path) -> None:
     """Results that are committed become those of an empty folder."""
-    packed = start / f"{RESULTS}.gz"
-    if (folder / RESULTS).exists() or not packed.exists():
+    if (folder / RESULTS).exists() or not (start / PACKED).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name in (RESOLVED, PROVENANCE, MANIFEST):
         if (start / name).exists():
             shutil.copy(start / name, folder / name)
     with replacing(folder / RESULTS) as temporary:
-        temporary.write_bytes(gzip.decompress(packed.read_bytes()))
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in unpack(start / PACKED)))
 
 
 def _tell_missing(options: Options, results: Results) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from experiments.report.statistics import noise, replicates_for
 from experiments.run.harness import reporting
-from experiments.run.results import RESULTS, Row, read_rows, rounded
+from experiments.run.packed import read_folder
+from experiments.run.results import Row, rounded
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
@@ -29,11 +30,9 @@ def main() -> None:
     )
     args = p.parse_args()
     with reporting("experiments.language.noise"):
-        path = args.folder / RESULTS
-        packed = path.with_name(f"{RESULTS}.gz")
-        rows = read_rows(path if path.exists() else packed)
+        rows = read_folder(args.folder)
         if not rows:
-            raise UserError(f"{path}: no rows: run the experiment first")
+            raise UserError(f"{args.folder}: no rows: run the experiment first")
         lines = spreads(rows, args.difference)
         with replacing(args.folder / NOISE) as temporary:
             temporary.write_text(json.dumps(lines, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The command that rebuilds figures and tables from `results/`: `python -m experiments.report`."""
+"""The command of the results: `python -m experiments.report`."""
 
 from experiments.report.main import main
 

@@ -1,84 +1,65 @@
-"""One table of a rule against its opponents, corrected for how many are compared."""
+"""A rule against its opponents at every point of a grid: one family of tests."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from experiments.report.language_tables import Table
-from experiments.report.statistics import Estimate, Paired, group, holm, matching, paired
+from experiments.report.forest import Panel
+from experiments.report.statistics import difference, group, matching, values_of
+from experiments.report.tables import Cell, nats, table
 from experiments.run.results import Row
 
-LEVEL = 0.05
+LEAST_REPLICATES = 5  # fewer tell nothing, and have no interval
+METRIC = "held_out_nll"
 
 
-class Comparison(NamedTuple):
-    """A rule less an opponent at one point of the grid; `p` is corrected by Holm, NaN untested."""
-
-    opponent: str
-    where: Row
-    found: Paired
-    p: float
-
-
-def comparisons(
-    rows: Sequence[Row], rule: str, opponents: Sequence[str], key: str, metric: str = "held_out_nll"
-) -> list[Comparison]:
-    """All differences of one family: every opponent, value of `key`, kind of budget and n."""
-    cells = [
-        (opponent, {key: value, "equal": equal, "n": n})
-        for value, equal, n in group(rows, key, "equal", "n")
+def compared(rows: Sequence[Row], rule: str, opponents: Sequence[str], key: str) -> str:
+    """Nats a token, the rule less an opponent: a column a value of `key`."""
+    columns = values_of(rows, key)
+    points = sorted(group(rows, "equal", "n"))
+    lines: list[list[Cell]] = [
+        [
+            opponent,
+            f"equal {equal}, n = {n}",
+            *(_cell(rows, rule, opponent, {key: v, "equal": equal, "n": n}) for v in columns),
+        ]
         for opponent in opponents
+        for equal, n in points
     ]
-    found = [
-        paired(
-            matching(rows, selector=rule, **where), matching(rows, selector=name, **where), metric
-        )
-        for name, where in cells
-    ]
-    corrected = holm([of.p for of in found])
-    return [
-        Comparison(opponent, where, of, p)
-        for (opponent, where), of, p in zip(cells, found, corrected, strict=True)
-    ]
+    return table([f"{rule} less", "at", *map(str, columns)], lines)
 
 
-def compared(family: Sequence[Comparison], rule: str, key: str) -> Table:
-    """A line an opponent, kind of budget and n; a column a value of `key`; bold is below 5%.
-
-    Nats a token, the rule less the opponent. Fewer than five replicates have no interval.
-    """
-    columns = list(dict.fromkeys(of.where[key] for of in family))
-    points = sorted({(of.where["equal"], of.where["n"]) for of in family})
-    lines = []
-    for opponent in dict.fromkeys(of.opponent for of in family):
-        for equal, n in points:
-            of_point = {
-                of.where[key]: cell(of)
-                for of in family
-                if (of.opponent, of.where["equal"], of.where["n"]) == (opponent, equal, n)
-            }
-            texts = [of_point.get(value, "not run") for value in columns]
-            lines.append([opponent, f"equal {equal}, n = {n}", *texts])
-    return [f"{rule} less", "at", *map(str, columns)], lines
+def panels(
+    rows: Sequence[Row], rule: str, opponents: Sequence[str], key: str
+) -> Iterator[tuple[str, Panel]]:
+    """The same differences for a forest plot, those with an interval."""
+    for value, kind in group(rows, key, "equal"):
+        panel: Panel = {}
+        for n in sorted(values_of(matching(rows, equal=kind), "n")):
+            of_n = _pairs(rows, rule, opponents, {key: value, "equal": kind, "n": n})
+            if of_n:
+                panel[f"n = {n}"] = {o: difference(a, b, METRIC) for o, (a, b) in of_n.items()}
+        if panel:
+            yield f"{value}\nequal {kind}", panel
 
 
-def cell(of: Comparison) -> str:
-    """A difference with what is known of it."""
-    mean, half, _, replicates = of.found
-    if replicates == 0:
+def _pairs(
+    rows: Sequence[Row], rule: str, opponents: Sequence[str], point: Row
+) -> dict[str, tuple[list[Row], list[Row]]]:
+    """opponent: rows of the rule and of it, where enough replicates have both."""
+    own = matching(rows, selector=rule, **point)
+    pairs = {name: (own, matching(rows, selector=name, **point)) for name in opponents}
+    return {name: two for name, two in pairs.items() if _common(*two) >= LEAST_REPLICATES}
+
+
+def _common(rows: Sequence[Row], others: Sequence[Row]) -> int:
+    return len({r["replicate"] for r in rows} & {r["replicate"] for r in others})
+
+
+def _cell(rows: Sequence[Row], rule: str, opponent: str, point: Row) -> Cell:
+    own, other = (matching(rows, selector=name, **point) for name in (rule, opponent))
+    replicates = _common(own, other)
+    if not replicates:
         return "not run"
-    if np.isnan(half):
-        return f"{mean:+.3f} ({replicates} replicate{'s' * (replicates > 1)}, no interval)"
-    text = f"{mean:+.3f} ± {half:.3f}"
-    return f"**{text}**" if of.p < LEVEL else text
-
-
-def forest(family: Sequence[Comparison], key: str) -> dict[str, dict[str, Estimate]]:
-    """The differences as `figures.dots` draws them: a panel a value of `key`, a line a point."""
-    panels: dict[str, dict[str, Estimate]] = {}
-    for of in family:
-        if of.found.replicates:
-            at = f"{of.opponent}, equal {of.where['equal']}, n = {of.where['n']}"
-            panels.setdefault(str(of.where[key]), {})[at] = Estimate(of.found.mean, of.found.half)
-    return panels
+    e = difference(own, other, METRIC)
+    if replicates < LEAST_REPLICATES:
+        return f"{e.mean:+.3f} ({replicates} replicate{'s' * (replicates > 1)}, no interval)"
+    return nats(e)

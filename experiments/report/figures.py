@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -23,6 +19,7 @@ from experiments.report.statistics import (
 from experiments.run.results import Row
 from fisher_jax.util.files import replacing
 
+DPI = 80
 METRICS = {
     "max_logit": "maximum logit error",
     "mean_logit": "mean logit error",
@@ -65,13 +62,8 @@ def error_curves(rows: Sequence[Row], metric: str, x: str = "n") -> Figure:
     lines = -(-len(panels) // columns)
     ratios = len(panels) <= 2 and any(r["selector"] == "uniform" for r in rows)
     width = 5.0 if columns <= 2 else 3.4
-    figure, grid = plt.subplots(
-        lines + ratios,
-        columns,
-        figsize=(width * columns + 2.2, 0.75 * width * (lines + ratios)),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = _figure(width * columns + 2.2, 0.75 * width * (lines + ratios))
+    grid = figure.subplots(lines + ratios, columns, squeeze=False)
     for axes in grid[:lines].flat[len(panels) :]:
         axes.set_visible(False)
     for k, (axes, (title, own)) in enumerate(zip(grid.flat, panels, strict=False)):
@@ -93,7 +85,8 @@ def error_curves(rows: Sequence[Row], metric: str, x: str = "n") -> Figure:
 
 def run_time(rows: Sequence[Row]) -> Figure:
     """Seconds of each algorithm against n."""
-    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    figure = _figure(5, 3.4)
+    axes = figure.subplots()
     for k, ((name,), own) in enumerate(group(rows, "selector").items()):
         points = _means(own, "seconds", "n")
         _line(axes, points, name, {"color": str(0.25 * k), "marker": "so^"[k]})
@@ -108,13 +101,8 @@ def information(rows: Sequence[Row]) -> Figure:
     Random subsets are points, selections means with 95% intervals; a panel a budget.
     """
     budgets = group(rows, "n")
-    figure, grid = plt.subplots(
-        1,
-        len(budgets),
-        figsize=(3.6 * len(budgets) + 1.6, 3.4),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = _figure(3.6 * len(budgets) + 1.6, 3.4)
+    grid = figure.subplots(1, len(budgets), squeeze=False)
     for axes, ((n,), own) in zip(grid[0], budgets.items(), strict=True):
         base = {
             replicate: np.mean([[r["bound"], r["exact"]] for r in some], axis=0)
@@ -140,60 +128,14 @@ def information(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def dots(
-    panels: dict[str, dict[str, Estimate]], label: str, references: dict[str, float]
-) -> Figure:
-    """Estimates with 95% intervals, a line a selector; values to compare with are lines."""
-    figure, grid = plt.subplots(
-        1,
-        len(panels),
-        figsize=(3.2 * len(panels) + 1, 3.6),
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    for axes, (title, of_selector) in zip(np.atleast_1d(grid), panels.items(), strict=True):
-        names, at = [*of_selector], np.arange(len(of_selector))
-        means, halves = np.array([*of_selector.values()]).T
-        axes.errorbar(means, at, xerr=halves, fmt="o", color="#1f4e79", ms=4, capsize=2)
-        for k, (name, value) in enumerate(references.items()):
-            axes.axvline(value, color="black", ls=("--", ":")[k], lw=1, label=name)
-        axes.set_yticks(at, names, fontsize=8)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel(label, fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
-    np.atleast_1d(grid)[0].invert_yaxis()
-    if len(references) > 1:
-        _legend(figure, np.atleast_1d(grid)[0])
-    return figure
-
-
-def parts(of_selector: dict[str, tuple[Estimate, Estimate]]) -> Figure:
-    """The advantage at equal examples as length part and content part, a bar each a selector."""
-    figure, axes = plt.subplots(figsize=(6.4, 0.55 * len(of_selector) + 1.2), layout="constrained")
-    at = np.arange(len(of_selector))
-    for k, (label, color) in enumerate((("length", "0.75"), ("content", "#1f4e79"))):
-        means, halves = np.array([two[k] for two in of_selector.values()]).T
-        axes.barh(at + 0.36 * k, means, 0.36, xerr=halves, label=label, color=color, capsize=2)
-    axes.axvline(0, color="black", lw=1)
-    axes.set_yticks(at + 0.18, [*of_selector], fontsize=8)
-    axes.set_xlabel("advantage over uniform at equal examples, nats a token", fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
 def learning_curves(panels: dict[str, list[Row]]) -> Figure:
     """Held-out NLL against tokens, less that of uniform's first budget in the same replicate.
 
     Uniform is a line with 95% intervals, the others are a mark a budget. Budgets with at most
     half of the most replicates are left out.
     """
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(3.6 * len(panels) + 1.8, 3.4), squeeze=False, layout="constrained"
-    )
+    figure = _figure(3.6 * len(panels) + 1.8, 3.4)
+    grid = figure.subplots(1, len(panels), squeeze=False)
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         uniform = [r for r in rows if r["selector"] == "uniform"]
         most = max(map(len, group(rows, "selector", "equal", "n").values()))
@@ -238,6 +180,10 @@ def style(name: str, k: int) -> dict:
         "mfc": "white" if k % 2 else None,
         "lw": 1.0,
     }
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -295,12 +241,11 @@ def _x_axis(axes: Axes, rows: Sequence[Row], x: str) -> None:
 
 
 def _line(axes: Axes, points: dict[float, Estimate], label: str, line: dict) -> None:
-    mean, half = np.array([*points.values()]).T
+    mean, half, _ = np.array([*points.values()]).T
     axes.errorbar([*points], mean, half, label=label, **{"ms": 4, "elinewidth": 0.9} | line)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG in one step, and close the figure."""
+    """Write a PNG in one step."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
-    plt.close(figure)
+        figure.savefig(temporary, format="png", dpi=DPI)

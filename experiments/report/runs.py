@@ -1,267 +1,257 @@
-"""What RESULTS.md shows of a finished run: its source, figures and tables."""
+"""A kept run as its page shows it: by what it was made, its figures, its tables."""
 
-import json
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import numpy as np
+from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from scipy import stats
+from omegaconf import DictConfig, OmegaConf
 
-from experiments.report.figures import dots, draw, save
+from experiments.report.committed import KEPT, read_run
+from experiments.report.figures import draw, save
+from experiments.report.forest import forest, panels_of
 from experiments.report.statistics import (
     Estimate,
+    against_uniform,
     estimate,
     group,
-    log_ratio,
-    matching,
-    percent,
     slope,
+    values_of,
 )
-from experiments.run.results import PROVENANCE, RESOLVED, RESULTS, Row, read_rows
+from experiments.report.tables import Cell, Compared, in_percent, table
+from experiments.run.conf import CONF
+from experiments.run.results import GROWING, Row
 
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "results"
-FIGURES = ROOT / "docs/figures"
+ERRORS = {
+    "max_logit": "maximum logit error",
+    "mean_logit": "mean logit error",
+    "held_out_nll": "held-out NLL a token",
+    "mean_variation": "mean total variation",
+    "max_sentence_variation": "maximum over sentences of the summed total variation",
+}
 
 
 class Run:
-    """A finished experiment: its rows, figures and tables, as RESULTS.md shows them."""
+    """A finished experiment; `study` and `experiment` name its folders of conf/ and results/."""
 
-    def __init__(self, name: str, experiment: str) -> None:
-        folder = KEPT / name / experiment
-        self.where = f"{name}_{experiment}"
-        self.command = f"python -m experiments.{name} experiment={experiment}"
-        self.rows = read_rows(folder / f"{RESULTS}.gz")
-        self.facts = json.loads((folder / PROVENANCE).read_text())
-        self.options = OmegaConf.load(folder / RESOLVED)
+    def __init__(self, study: str, experiment: str) -> None:
+        self.study, self.experiment = study, experiment
+        self.folder = KEPT / study / experiment
+        self.rows, self.options, self.facts = read_run(self.folder)
+
+    @property
+    def name(self) -> str:
+        """STUDY/EXPERIMENT."""
+        return f"{self.study}/{self.experiment}"
+
+    @property
+    def command(self) -> str:
+        """What makes it."""
+        return f"python -m experiments.{self.study} experiment={self.experiment}"
+
+    @property
+    def about(self) -> str:
+        """What the experiment's file in conf/ says of it."""
+        lines = (CONF / self.study / f"experiment/{self.experiment}.yaml").read_text().splitlines()
+        return "\n".join(line[2:] for line in lines[2:] if line.startswith("# "))
+
+    @property
+    def minutes(self) -> str:
+        """How long it took, of all its parts."""
+        seconds = self.facts.get("seconds")
+        return f"{seconds / 60:.1f}" if seconds else "not kept"
+
+    @property
+    def hardware(self) -> str:
+        """What it ran on."""
+        return f"{self.facts.get('devices', '1 x cpu')}, {self.facts.get('cpu', 'unknown CPU')}"
+
+    @property
+    def commit(self) -> str:
+        """The commit that made the last rows."""
+        commit = self.facts.get("git_commit", "unknown")[:10]
+        return commit + ("+" if self.facts.get("git_tree") == "changed" else "")
+
+    @property
+    def replicates(self) -> int:
+        """How many."""
+        return len(values_of(self.rows, "replicate"))
 
     @property
     def source(self) -> str:
-        """Command, replicates, pool, time if it was kept, commit, machine."""
-        commit = self.facts.get("git_commit", "unknown")[:10]
-        if self.facts.get("git_tree") == "changed":
-            commit += " with changes"
-        replicates = len({r["replicate"] for r in self.rows})
+        """Command, replicates, pool, time, commit, machine."""
         varies = "n_examples" not in self.options or "n_examples" in self.options.grid
         pool = "" if varies else f", N = {self.options.n_examples:,}"
-        seconds = self.facts.get("seconds")
-        took = f", {seconds / 60:.1f} minutes" if seconds else ""
         return (
-            f"`{self.command}`, {replicates} replicates{pool}{took}; commit {commit}, "
-            f"{self.facts.get('cpu', 'unknown CPU')}, jax {self.facts['jax']}"
+            f"`{self.command}`; {self.replicates} replicates{pool}; minutes: {self.minutes}; "
+            f"commit {self.commit}; {self.hardware}; jax {self.facts['jax']}"
         )
 
-    def figure(self, metric: str, title: str, x: str = "n", n: int | None = None) -> str:
-        """A picture of a metric against n, or at one n against an option, and its Markdown."""
-        rows = [r for r in self.rows if n in (None, r["n"])]
-        return self.picture(draw(rows, metric, x), metric if x == "n" else f"{metric}_{x}", title)
+    @cached_property
+    def today(self) -> DictConfig:
+        """The options that the command has today."""
+        with initialize_config_dir(str(CONF / self.study), version_base="1.3"):
+            return compose("config", [f"experiment={self.experiment}"])
+
+    @property
+    def changed(self) -> str:
+        """The options that differ from those that the command has today."""
+        kept, today = (OmegaConf.to_container(some) for some in (self.options, self.today))
+        assert isinstance(kept, dict) and isinstance(today, dict)
+        growing = GROWING if self.study == "language" else ("selectors",)
+        keys = [k for k in kept if k not in growing and kept[k] != today[k]]
+        return ", ".join(f"`{k}={kept[k]}` (today `{today[k]}`)" for k in keys)
+
+    @property
+    def ns(self) -> list[int]:
+        """Its budgets, smallest first."""
+        return sorted(self.values("n"))
+
+    def near(self, *ns: int) -> list[int]:
+        """The budgets that were run nearest to these, each once."""
+        return sorted({min(self.ns, key=lambda n: abs(np.log(n / wanted))) for wanted in ns})
+
+    def of(self, **where: object) -> list[Row]:
+        """Rows with these values, of the row itself or of its setting."""
+        keys = tuple(where)
+        if keys not in self._grouped:
+            self._grouped[keys] = group(self.rows, *keys)
+        return self._grouped[keys].get(tuple(where.values()), [])
+
+    @cached_property
+    def _grouped(self) -> dict[tuple[str, ...], dict[tuple, list[Row]]]:
+        return {}
+
+    def values(self, key: str) -> list:
+        """The values of a key or an option in the rows, in order of appearance."""
+        if (key,) not in self._grouped:
+            self._grouped[key,] = group(self.rows, key)
+        return [value for (value,) in self._grouped[key,]]
+
+    def estimate_against(self, selector: str, metric: str, **point: object) -> Estimate:
+        """How many percent more than uniform's, at one point."""
+        return against_uniform(self.of(**point), metric)[selector]
+
+    def against(self, selector: str, metric: str, digits: int = 0, **point: object) -> Compared:
+        """The same with its interval, for prose."""
+        return in_percent(self.estimate_against(selector, metric, **point), digits)
+
+    def error(self, selector: str, metric: str, **point: object) -> Estimate:
+        """A selector's mean error at one point."""
+        return estimate(r[metric] for r in self.of(selector=selector, **point))
+
+    def slope(self, selector: str, metric: str, x: str = "n", **where: object) -> Estimate:
+        """Slope of a selector's log error against log x."""
+        return slope(self.of(selector=selector, **where), x, metric)
 
     def picture(self, figure: Figure, name: str, title: str) -> str:
-        """Save a picture; its Markdown."""
-        save(figure, FIGURES / f"{self.where}_{name}.png")
-        return f"![{title}](docs/figures/{self.where}_{name}.png)"
+        """Save a picture beside the page; its Markdown."""
+        save(figure, self.folder / f"{name}.png")
+        return f"![{title}]({name}.png)"
 
-    def ratios(self, metric: str, ns: list[int], digits: int = 0, **setting: object) -> str:
-        """How much larger the error is than uniform's, at equal examples and equal tokens."""
-        rows = self.of(**setting)
-        kinds = [k for (k,) in group(rows, "equal")]
-        columns = [(kind, n) for kind in kinds for n in ns]
-        lines = []
-        for (name,), own in group(rows, "selector").items():
-            cells = []
-            for kind, n in columns:
-                here = matching(own, equal=kind, n=n)
-                base = matching(rows, selector="uniform", equal=kind, n=n)
-                cells.append(
-                    "0" if name == "uniform" else ratio(log_ratio(here, base, metric), digits)
-                )
-            lines.append([name, *cells])
-        return table(["against uniform", *(f"{k}, n = {n}" for k, n in columns)], lines)
+    def figure(self, metric: str, x: str = "n", n: int | None = None) -> str:
+        """A picture of a metric against n, or at one n against an option."""
+        rows = [r for r in self.rows if n in (None, r["n"])]
+        title = f"{ERRORS.get(metric, metric)} against {x}"
+        return self.picture(draw(rows, metric, x), metric if x == "n" else f"{metric}_{x}", title)
 
-    def slopes(self, x: str = "n", n: int | None = None, **setting: object) -> str:
-        """Slopes of the log maximum and mean error against log x, for each kind of budget."""
-        panels = self.slopes_of(x, n, **setting)
-        names = next(iter(panels.values()))
-        lines = [[name, *(str(panel[name]) for panel in panels.values())] for name in names]
-        return table([f"slope in {x}", *panels], lines)
+    def forest(self, metric: str, *ns: int, **where: object) -> str:
+        """A picture of the differences to uniform in percent, a panel a setting and budget kind."""
+        panels = panels_of(self.of(**where), metric, self.near(*ns), [*where])
+        label = f"{ERRORS[metric]} against uniform's, %; left is better"
+        columns = 2 if len(self.values("equal")) == 2 else 4
+        figure = forest(panels, label, {"uniform": 0}, columns)
+        return self.picture(figure, f"forest_{metric}", label)
 
-    def slopes_figure(self, title: str) -> str:
-        """A picture of the slopes in n beside the theory's and the paper's."""
-        references = {"theory": -0.5, "paper": -0.3}
-        figure = dots(self.slopes_of("n"), "slope of log error in log n", references)
-        return self.picture(figure, "slopes", title)
+    def ratios(self, metric: str, *ns: int, digits: int = 0, **where: object) -> str:
+        """How many percent more than uniform's the error is, at equal examples and tokens."""
+        kinds = values_of(self.of(**where), "equal")
+        points = [{"equal": kind, "n": n} for kind in kinds for n in self.near(*ns)]
+        columns = [against_uniform(self.of(**point, **where), metric) for point in points]
+        lines: list[list[Cell]] = [
+            [name, *(in_percent(column[name], digits) for column in columns)] for name in columns[0]
+        ]
+        return table(["against uniform", *(f"{p['equal']}, n = {p['n']}" for p in points)], lines)
+
+    def differences_by(self, key: str, metric: str, n: int, **where: object) -> str:
+        """The same at one n, a column a value of an option."""
+        rows, (at,) = self.of(**where), self.near(n)
+        columns = {
+            (kind, value): against_uniform(
+                self.of(**{"equal": kind, "n": at, key: value} | where), metric
+            )
+            for kind in values_of(rows, "equal")
+            for value in values_of(rows, key)
+        }
+        lines: list[list[Cell]] = []
+        for name in next(iter(columns.values())):
+            lines.append([name, *(in_percent(column[name]) for column in columns.values())])
+        return table([f"n = {at}", *(f"{kind}, {key} = {v}" for kind, v in columns)], lines)
 
     def slopes_of(
-        self, x: str, n: int | None = None, **setting: object
+        self, x: str, n: int | None = None, **where: object
     ) -> dict[str, dict[str, Estimate]]:
-        """error and kind of budget: selector: slope."""
-        of_cell = group([r for r in self.of(**setting) if n in (None, r["n"])], "equal", "selector")
+        """error and kind of budget: selector: slope of its log against log x."""
+        rows = self.of(**(where if n is None else where | {"n": n}))
+        of_cell = group(rows, "equal", "selector")
         return {
-            f"{metric}, equal {kind}": {
-                name: slope(own, x, f"{metric}_logit")
-                for (of_kind, name), own in of_cell.items()
-                if of_kind == kind
+            f"{metric} error, equal {kind}": {
+                name: slope(of_cell[kind, name], x, f"{metric}_logit")
+                for name in values_of(rows, "selector")
             }
             for metric in ("max", "mean")
-            for kind in dict.fromkeys(kind for kind, _ in of_cell)
+            for kind in values_of(rows, "equal")
         }
 
-    def slopes_by(
-        self, key: str, selectors: list[str], equal: str = "examples", **setting: object
-    ) -> str:
+    def slopes(self, x: str = "n", n: int | None = None, **where: object) -> str:
+        """Slopes of the log maximum and mean error against log x, for each kind of budget."""
+        at = None if n is None else self.near(n)[0]
+        panels = self.slopes_of(x, at, **where)
+        names = next(iter(panels.values()))
+        lines = [[name, *(str(panel[name]) for panel in panels.values())] for name in names]
+        return table([f"slope in {x}" + (f", n = {at}" if at else ""), *panels], lines)
+
+    def slopes_figure(self, theory: float, paper: float) -> str:
+        """A picture of the slopes in n beside the theory's and the paper's."""
+        panels = {title: {"slope": of} for title, of in self.slopes_of("n").items()}
+        label, references = "slope of log error in log n", {"theory": theory, "paper": paper}
+        return self.picture(forest(panels, label, references, 2, tested=False), "slopes", label)
+
+    def slopes_by(self, key: str, selectors: list[str], equal: str, **where: object) -> str:
         """Slope of the log maximum error against log n, a column a value of an option."""
-        of_cell = group(self.of(equal=equal, **setting), "selector", key)
-        values = list(dict.fromkeys(value for _, value in of_cell))
+        columns = self.values(key)
         lines = [
-            [name, *(str(slope(of_cell[name, value], "n", "max_logit")) for value in values)]
+            [
+                name,
+                *(
+                    str(self.slope(name, "max_logit", equal=equal, **{key: v}, **where))
+                    for v in columns
+                ),
+            ]
             for name in selectors
         ]
-        return table(["slope in n", *(f"{key} = {v}" for v in values)], lines)
+        return table(["slope in n", *(f"{key} = {v}" for v in columns)], lines)
 
     def errors(
-        self, metric: str, selectors: list[str], x: str = "n", n: int | None = None, **setting: Any
+        self, metric: str, selectors: list[str], x: str = "n", n: int | None = None, **where: object
     ) -> str:
         """Mean errors of some selectors themselves, at every n or at one n against an option."""
-        rows = [r for r in self.of(**setting) if r["selector"] in selectors]
-        of_cell = group([r for r in rows if n in (None, r["n"])], "equal", "selector", x)
-        kinds, values = (list(dict.fromkeys(of)) for of in list(zip(*of_cell, strict=True))[::2])
+        point = where if n is None else where | {"n": self.near(n)[0]}
+        columns = self.values(x)
         lines = [
             [
                 kind,
                 name,
-                *(str(estimate(r[metric] for r in of_cell[kind, name, v])) for v in values),
+                *(str(self.error(name, metric, equal=kind, **point | {x: v})) for v in columns),
             ]
-            for kind in kinds
+            for kind in self.values("equal")
             for name in selectors
         ]
-        return table(["equal", "selector", *(f"{x} = {v}" for v in values)], lines)
-
-    def differences_by(self, key: str, metric: str, n: int, **setting: object) -> str:
-        """Ratio to uniform at one n, a column a value of an option."""
-        rows = self.of(n=n, **setting)
-        values = [v for (v,) in group(rows, key)]
-        lines = []
-        for (name, kind), own in group(rows, "selector", "equal").items():
-            if name == "uniform":
-                continue
-            cells = []
-            for value in values:
-                here = matching(own, **{key: value})
-                base = matching(rows, selector="uniform", equal=kind, **{key: value})
-                cells.append(ratio(log_ratio(here, base, metric)))
-            lines.append([name, kind, *cells])
-        return table(["against uniform", "equal", *(f"{key} = {v}" for v in values)], lines)
-
-    def correlations(self) -> str:
-        """Spearman's correlation of bound and exact information over the random subsets."""
-        lines = []
-        for (n,), own in group(self.rows, "n").items():
-            of_replicate = group([r for r in own if r["selector"] == "random"], "replicate")
-            e = estimate(
-                stats.spearmanr([r["bound"] for r in v], [r["exact"] for r in v]).statistic  # pyright: ignore
-                for v in of_replicate.values()
-            )
-            lines.append([str(n), str(e)])
-        return table(["n", "rank correlation of bound and exact information"], lines)
-
-    def gaps(self) -> str:
-        """The bound less the exact information, in nats."""
-        ns = [n for (n,) in group(self.rows, "n")]
-        of_cell = group(self.rows, "selector", "n")
-        lines = [
-            [name, *(gap(of_cell[name, n]) for n in ns)] for (name,) in group(self.rows, "selector")
-        ]
-        return table(["bound less exact, nats", *(f"n = {n}" for n in ns)], lines)
-
-    def information(self, ns: list[int]) -> str:
-        """Exact information of the selections, in percent above the mean of uniform draws."""
-        lines = []
-        for (name,), own in group(self.rows, "selector").items():
-            if name == "random":
-                continue
-            cells = []
-            for n in ns:
-                base = {
-                    replicate: np.mean([r["exact"] for r in v])
-                    for (replicate,), v in group(
-                        self.of(selector="random", n=n), "replicate"
-                    ).items()
-                }
-                here = matching(own, n=n)
-                e = estimate(r["exact"] / base[r["replicate"]] - 1 for r in here)
-                cells.append(f"{100 * e.mean:+.1f} ± {100 * e.half:.1f} %")
-            lines.append([name, *cells])
-        return table(["exact information against uniform draws", *(f"n = {n}" for n in ns)], lines)
-
-    def seconds(self) -> str:
-        """Run times and speed-ups."""
-        lines = []
-        for (n,), own in group(self.rows, "n").items():
-            of = {
-                k: estimate(r["seconds"] for r in v) for (k,), v in group(own, "selector").items()
-            }
-            ours = of["fisher_jax"].mean
-            ours_only = [r for r in own if "shared" in r]
-            same = "yes" if all(r["same_in_float64"] for r in ours_only) else "no"
-            lines.append(
-                [
-                    str(n),
-                    f"{in_seconds(of['algorithm_1'])} ({of['algorithm_1'].mean / ours:.0f}x)",
-                    f"{in_seconds(of['algorithm_2'])} ({of['algorithm_2'].mean / ours:.1f}x)",
-                    in_seconds(of["fisher_jax"]),
-                    f"{100 * np.mean([r['shared'] for r in ours_only]):.1f} %",
-                    same,
-                ]
-            )
-        return table(
-            ["n", "Algorithm 1", "Algorithm 2", "ours", "shared picks", "same order in float64"],
-            lines,
-        )
-
-    def kept(self, metric: str, ns: list[int]) -> str:
-        """Share of fisher's advantage over uniform that each remedy keeps (ratio of means)."""
-        lines = []
-        for (name,) in group(self.rows, "selector"):
-            if name in ("uniform", "fisher"):
-                continue
-            cells = []
-            for n in ns:
-                mean = {
-                    k: estimate(r[metric] for r in matching(v, n=n)).mean
-                    for (k,), v in group(self.rows, "selector").items()
-                }
-                share = (mean["uniform"] - mean[name]) / (mean["uniform"] - mean["fisher"])
-                cells.append(f"{100 * share:.0f} %")
-            lines.append([name, *cells])
-        return table(["kept of fisher's advantage", *(f"n = {n}" for n in ns)], lines)
-
-    def of(self, **wanted: object) -> list[Row]:
-        """Rows with these values, of the row itself or of its setting."""
-        return matching(self.rows, **wanted)
+        return table(["equal", "selector", *(f"{x} = {v}" for v in columns)], lines)
 
 
-def gap(rows: list[Row]) -> str:
-    """Mean of bound less exact over replicates, beside the mean bound."""
-    own = group(rows, "replicate").values()
-    e = estimate(float(np.mean([r["bound"] - r["exact"] for r in some])) for some in own)
-    return f"{e.mean:.1f} ± {e.half:.1f} of {np.mean([r['bound'] for r in rows]):.0f}"
-
-
-def in_seconds(e: Estimate) -> str:
-    """A mean run time with its interval."""
-    return f"{e.mean:.2g} ± {e.half:.2g} s"
-
-
-def ratio(e: Estimate, digits: int = 0) -> str:
-    """A mean log-ratio as a percentage with its interval; bold where it excludes zero."""
-    mean, half = percent(e)
-    text = f"{mean:+.{digits}f} ± {half:.{digits}f} %"
-    return f"**{text}**" if e.excludes_zero else text
-
-
-def table(head: list[str], lines: list[list[str]]) -> str:
-    """A table in Markdown."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def grouped_means(rows: list[Row], metric: str) -> dict[str, Estimate]:
+    """selector: mean of a metric."""
+    return {
+        name: estimate(r[metric] for r in own) for (name,), own in group(rows, "selector").items()
+    }

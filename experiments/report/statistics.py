@@ -1,4 +1,4 @@
-"""Means with 95% intervals, paired ratios and log-log slopes over replicates."""
+"""Means with 95% intervals over replicates, paired within them, and Holm's correction."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,29 +10,36 @@ from scipy import special
 from experiments.run.results import Row
 from fisher_jax.util.errors import UserError
 
+LEVEL = 0.05
+
 
 class Estimate(NamedTuple):
-    """A mean over replicates and the half width of its 95% t-interval (NaN for one replicate)."""
+    """A mean over replicates with Student's t.
+
+    Attributes:
+        mean: over replicates.
+        half: half width of the 95% interval; NaN for one replicate.
+        p: of the hypothesis that the mean is zero, two-sided; NaN for one replicate.
+    """
 
     mean: float
     half: float
+    p: float = float("nan")
 
     def __str__(self) -> str:
         return f"{self.mean:.3g} ± {self.half:.1g}"
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return abs(self.mean) > self.half
 
 
 def estimate(values: Iterable[float]) -> Estimate:
     """Student's interval for a mean."""
     x = np.asarray(list(values), np.float64)
+    mean = float(x.mean())
     if len(x) < 2:
-        return Estimate(float(x.mean()), float("nan"))
-    t = special.stdtrit(len(x) - 1, 0.975)
-    return Estimate(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(len(x))))
+        return Estimate(mean, float("nan"))
+    error = float(x.std(ddof=1) / np.sqrt(len(x)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = float(2 * special.stdtr(len(x) - 1, -np.abs(np.float64(mean) / error)))
+    return Estimate(mean, float(special.stdtrit(len(x) - 1, 1 - LEVEL / 2)) * error, p)
 
 
 def by_replicate(rows: Sequence[Row], metric: str) -> dict[int, Any]:
@@ -55,9 +62,20 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
     return dict(groups)
 
 
+def values_of(rows: Iterable[Row], key: str) -> list[Any]:
+    """The values of a key, each once, in order of appearance."""
+    return [value for (value,) in group(rows, key)]
+
+
 def matching(rows: Iterable[Row], **wanted: object) -> list[Row]:
     """Rows with these values, of the row itself or of its setting."""
     return [r for r in rows if all(r.get(k, r["setting"].get(k)) == v for k, v in wanted.items())]
+
+
+def difference(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
+    """Mean difference within replicates, first less second."""
+    a, b = by_replicate(rows, metric), by_replicate(others, metric)
+    return estimate(a[r] - b[r] for r in sorted(a.keys() & b.keys()))
 
 
 def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estimate:
@@ -67,8 +85,19 @@ def log_ratio(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Estima
 
 
 def percent(e: Estimate) -> Estimate:
-    """A mean log-ratio as a percentage above 1."""
-    return Estimate(100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half)
+    """A mean log-ratio as a percentage above 1: of the geometric mean of the ratios."""
+    return Estimate(100 * np.expm1(e.mean), 100 * np.exp(e.mean) * e.half, e.p)
+
+
+def against_uniform(rows: Sequence[Row], metric: str, **point: object) -> dict[str, Estimate]:
+    """selector: percent by which its error at one point differs from uniform's, in replicates."""
+    of_selector = group(matching(rows, **point), "selector")
+    base = of_selector.get(("uniform",), [])
+    return {
+        name: percent(log_ratio(own, base, metric))
+        for (name,), own in of_selector.items()
+        if name != "uniform" and base
+    }
 
 
 def slope(rows: Sequence[Row], x: str, metric: str) -> Estimate:
@@ -126,34 +155,6 @@ def replicates_for(difference: float, sd: float, most: int = 10_000) -> int | No
     return None
 
 
-class Paired(NamedTuple):
-    """A mean difference within replicates, its 95% interval's half width, and Student's p.
-
-    Half and p are NaN below `LEAST_REPLICATES`: so few tell nothing.
-    """
-
-    mean: float
-    half: float
-    p: float
-    replicates: int
-
-
-LEAST_REPLICATES = 5
-
-
-def paired(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Paired:
-    """First less second, of replicates that both have."""
-    a, b = by_replicate(rows, metric), by_replicate(others, metric)
-    x = np.array([a[r] - b[r] for r in sorted(a.keys() & b.keys())])
-    if len(x) < LEAST_REPLICATES:
-        nan = float("nan")
-        return Paired(float(x.mean()) if len(x) else nan, nan, nan, len(x))
-    mean, half = estimate(x)
-    se = x.std(ddof=1) / np.sqrt(len(x))
-    p = 2 * special.stdtr(len(x) - 1, -abs(mean) / se) if se > 0 else float(mean == 0)
-    return Paired(mean, half, float(p), len(x))
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down p-values of one family of tests: all below alpha may be rejected together.
 
@@ -166,3 +167,8 @@ def holm(p: Sequence[float]) -> list[float]:
     adjusted = p_K.copy()
     adjusted[order] = np.maximum.accumulate(np.minimum(1, factors * p_K[order]))
     return adjusted.tolist()
+
+
+def rejected(p: Sequence[float]) -> list[bool]:
+    """Which hypotheses of a family are rejected together at 5%; NaN never is."""
+    return [value <= LEVEL for value in holm(p)]

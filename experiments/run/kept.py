@@ -1,8 +1,6 @@
 """Files of a run's folder, read so that damage is told by file and line."""
 
-import gzip
 import json
-import zlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,24 +13,19 @@ from fisher_jax.util.errors import UserError
 Row = dict[str, Any]
 Options = TypeVar("Options")
 
-_REMEDY = "put it back from a copy, or take another folder"
+REMEDY = "put it back from a copy, or take another folder"
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a results.jsonl or .jsonl.gz, none where there is no such file.
+    """Rows of a results.jsonl, none where there is no such file.
 
     Raises:
         UserError: a line that is no row of results.
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from None
-    return [_row(line, f"{path}, line {k}") for k, line in enumerate(data.splitlines(), start=1)]
+    lines = path.read_bytes().splitlines()
+    return [_row(line, f"{path}, line {k}") for k, line in enumerate(lines, start=1)]
 
 
 def _row(line: bytes, where: str) -> Row:
@@ -60,9 +53,9 @@ def read_options(path: Path) -> dict[str, Any]:
         options = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         told = " ".join(str(error).split())
-        raise UserError(f"{path} can't be read as options ({told}): {_REMEDY}") from None
+        raise UserError(f"{path} can't be read as options ({told}): {REMEDY}") from None
     if not isinstance(options, dict) or not options:
-        raise UserError(f"{path} holds no options: {_REMEDY}")
+        raise UserError(f"{path} holds no options: {REMEDY}")
     return {str(key): value for key, value in options.items()}
 
 
@@ -76,7 +69,7 @@ def options_as(path: Path, schema: type[Options]) -> Options:
     try:
         return schema(**options)
     except TypeError as error:
-        raise UserError(f"{path} has options of another experiment ({error}): {_REMEDY}") from None
+        raise UserError(f"{path} has options of another experiment ({error}): {REMEDY}") from None
 
 
 def read_facts(path: Path) -> Row:
@@ -87,7 +80,7 @@ def read_facts(path: Path) -> Row:
     """
     facts = read_json(path)
     if not isinstance(facts, dict):
-        raise UserError(f"{path} is no JSON object: {_REMEDY}")
+        raise UserError(f"{path} is no JSON object: {REMEDY}")
     return facts
 
 
@@ -100,4 +93,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read as JSON ({error}): {_REMEDY}") from None
+        raise UserError(f"{path} can't be read as JSON ({error}): {REMEDY}") from None

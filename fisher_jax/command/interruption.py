@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130  # exit code
-_asked = False
+_asked = _is_over = False
 
 
 @contextlib.contextmanager
@@ -19,11 +19,12 @@ def listening() -> Iterator[None]:
 
     Signals come to the main thread alone: in another one nothing is changed.
     """
-    global _asked
+    global _asked, _is_over
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _asked, before = False, {}
+    _asked = _is_over = False
+    before = {}
     try:
         for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:  # Windows has two of them
             number = getattr(signal, name)
@@ -34,6 +35,14 @@ def listening() -> Iterator[None]:
         for number, handler in before.items():
             # None: set by what is not Python, which can't be put back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[None]:
+    """From here on it is too late to interrupt: all is written but for its last renames."""
+    global _is_over
+    _is_over = True
+    yield
 
 
 def check() -> None:
@@ -50,7 +59,8 @@ def leave(code: int | str | None) -> NoReturn:
     sys.exit(code)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     global _asked
-    _asked = True
-    raise KeyboardInterrupt
+    if not _is_over:
+        _asked = True
+        raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 
+from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.messages import Bars
@@ -28,22 +29,17 @@ def work(args: argparse.Namespace) -> None:
     request = Request(**options)
     output.check(request)
     keep_compiled()
-    with Bars() as show:
+    with output.reserved(), Bars() as show:
         clock = Clock(show)
         prepared = prepare(request, clock)
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
-        _say(
-            " ".join(
-                filter(
-                    None, [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
-                )
-            )
-        )
+        told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
+        _say(" ".join(filter(None, told)))
         _preview(prepared, args.preview)
         if args.dry_run:
             return
-        line = finish(prepared, clock).write_to(output, show)
+        line = finish(prepared, clock).write_to(output, show, interruption.finishing)
     _say(line, name=output.out)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fisher_jax.data.places import Source, files_of
 from fisher_jax.data.rows import Rows
 from fisher_jax.data.sets import HubSet, Part, SavedSet, is_set, of_set
 from fisher_jax.data.shapes import Columns
+from fisher_jax.util.files import unchanged
 
 SUFFIXES = tuple(BY_SUFFIX)
 _IN_FOLDERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
@@ -140,8 +142,9 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
             yield HubSet().read(name, part, rows), ""
         else:
             for file in _files(name):
-                source = Source(file)
-                yield format_of(source).read(source, rows), source.sha256
+                with unchanged(Path(file)) if Path(file).is_file() else nullcontext():
+                    source = Source(file)
+                    yield format_of(source).read(source, rows), source.sha256
 
 
 def _files(name: str) -> list[str]:

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 from fisher_jax.data.output import write_selection
 from fisher_jax.design import Selection, TokenEmbeddings
+from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.clock import Clock, OnStep
-from fisher_jax.pipeline.output import Output
+from fisher_jax.pipeline.output import Hold, Output
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.request import Request
 from fisher_jax.report import (
@@ -22,6 +23,7 @@ from fisher_jax.report import (
     write_report,
 )
 from fisher_jax.util.excerpt import counted
+from fisher_jax.util.locks import signals_held
 from fisher_jax.util.platforms import here
 from fisher_jax.util.provenance import provenance
 
@@ -96,7 +98,8 @@ class Choice:
     ) -> str:
         """Write the chosen rows, and a report; gives the result in a line.
 
-        Both are there whole or not at all.
+        Both are there whole or not at all; the manifest has OUT's hash. Ctrl-C waits for the end of
+        the renames.
 
         Args:
             out: a .jsonl or .parquet file: the rows in order of choice, every column kept, with
@@ -110,10 +113,13 @@ class Choice:
         """
         output = Output.of(out, report_dir, overwrite)
         output.check(self.request)
-        return self.write_to(output, on_progress)
+        with output.reserved():
+            return self.write_to(output, on_progress)
 
-    def write_to(self, output: Output, on_progress: OnStep | None = None) -> str:
-        """`write` to places that were checked."""
+    def write_to(
+        self, output: Output, on_progress: OnStep | None = None, hold: Hold = signals_held
+    ) -> str:
+        """`write` to places that were checked and are reserved; `hold` as `Output.replaced`."""
         request, pool, selection = self.request, self.pool, self.selection
         clock = dataclasses.replace(self.clock, on_step=on_progress)
         with clock.timed("compare"):
@@ -129,8 +135,9 @@ class Choice:
         facts, versions = self.facts, provenance()
         options = request.as_options() | output.as_options()
         written = clock.counting("writing", 1, "report")
-        with output.replaced() as (file, folder):
+        with output.replaced(hold) as (file, folder):
             write_selection(file, output.out, pool.file, self.ranking, self.gains, self.weights)
+            facts["out_sha256"] = file_sha256(file)
             with clock.timed("report"):
                 write_report(
                     folder,

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
@@ -13,7 +14,15 @@ from fisher_jax.data.output import WRITERS
 from fisher_jax.pipeline.request import Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import nearest_folder, replacing, replacing_files
+from fisher_jax.util.files import (
+    nearest_folder,
+    remove_leftovers,
+    replacing,
+    replacing_files,
+)
+from fisher_jax.util.locks import only_writer, signals_held
+
+Hold = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -105,16 +114,36 @@ class Output:
             raise UserError(f"{existing[0]} exists: name another output or pass `overwrite`")
 
     @contextlib.contextmanager
-    def replaced(self) -> Iterator[tuple[Path, Path]]:
+    def reserved(self) -> Iterator[None]:
+        """Meanwhile no other process writes there; what a killed one has left is removed.
+
+        Raises:
+            UserError: another process does, or has written an output meanwhile.
+        """
+        with only_writer(self.out), only_writer(self.report_dir):
+            for path in (self.out, self.report_dir):
+                remove_leftovers(path)
+            self.check_earlier()
+            yield
+
+    @contextlib.contextmanager
+    def replaced(self, hold: Hold = signals_held) -> Iterator[tuple[Path, Path]]:
         """A file and a folder to write to, which take the places of these if all goes well.
+
+        Args:
+            hold: what a signal has to wait for: from the last check to the last rename.
 
         Raises:
             UserError: an output has come meanwhile.
         """
-        place = replacing if self.out.suffix else replacing_files
-        with place(self.out) as file, replacing_files(self.report_dir) as folder:
+        with contextlib.ExitStack() as last:
+            place = replacing if self.out.suffix else replacing_files
+            file = last.enter_context(place(self.out))
+            folder = last.enter_context(replacing_files(self.report_dir, FILES))
             yield file, folder
-            self.check_earlier()
+            with hold():
+                self.check_earlier()
+                last.close()
 
     def as_options(self) -> dict[str, Any]:
         """As JSON values."""

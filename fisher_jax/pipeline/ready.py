@@ -1,6 +1,6 @@
 """A pool whose embeddings are at hand."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.files import unchanged
 
 
 class ReadyPool(NamedTuple):
@@ -24,15 +25,13 @@ class ReadyPool(NamedTuple):
     emb: TokenEmbeddings
     plan: Plan
     notes: list[str]
+    facts: dict[str, Any]
     reading: str = ""  # no text is read
     calls: str = ""  # nothing is asked
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Centred and scaled."""
         request, emb = self.request, self.emb
-        facts = {}
-        if (path := path_of(request.embeddings)) is not None:
-            facts = {"embeddings": str(path), "embeddings_sha256": file_sha256(path)}
         tokens = standardize(np.array(emb.tokens), request.normalize, request.center)
         return EmbeddedPool(
             self.file,
@@ -41,7 +40,7 @@ class ReadyPool(NamedTuple):
             np.arange(len(emb)),
             len(emb),
             self.notes,
-            facts | facts_of("pool", request.pool, self.file),
+            self.facts | facts_of("pool", self.file),
             {},
         )
 
@@ -53,9 +52,12 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
         UserError: either can't be used, or they are not of the same rows.
     """
     emb, path = request.embeddings, path_of(request.embeddings)
+    facts = {}
     if not isinstance(emb, TokenEmbeddings):
         assert path is not None
-        emb = read_embeddings(path)
+        with unchanged(path):
+            emb = read_embeddings(path)
+            facts = {"embeddings": str(path), "embeddings_sha256": file_sha256(path)}
     file = None
     if request.pool is not None:
         file = read_rows(request.pool, "pool", request, needs_text=False)
@@ -65,4 +67,5 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
                 f"{len(file)} rows: they must be the same rows in the same order"
             )
     check_enough(request, len(emb), path if file is None else file.path)
-    return ReadyPool(request, file, emb, plan(request, emb.lengths, emb.lengths, emb.dim), [])
+    planned = plan(request, emb.lengths, emb.lengths, emb.dim)
+    return ReadyPool(request, file, emb, planned, [], facts)

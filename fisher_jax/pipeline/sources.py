@@ -8,7 +8,6 @@ from fisher_jax.data import PoolError
 from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
 from fisher_jax.data.sets import Part
 from fisher_jax.data.shapes import Columns
-from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.request import Request, Rows, names_of
 
 
@@ -37,11 +36,11 @@ def read_rows(source: Rows, name: str, request: Request, *, needs_text: bool = T
     return pool_of(source, columns, name=name, **reading)
 
 
-def facts_of(name: str, source: Rows | None, file: PoolFile | None = None) -> dict[str, Any]:
-    """Names and hash of a source that is files, for the manifest."""
-    names = names_of(source)
-    if not names:
+def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:
+    """Name and hash of files as they were read, and what was made of them, for the manifest."""
+    if file is None or not file.sha256:
         return {}
-    sha256 = file_sha256(names[0]) if file is None else file.sha256
-    read = {} if file is None else {f"{name}_bad_rows": [*file.bad], f"{name}_shape": file.shape}
-    return {name: " ".join(names), f"{name}_sha256": sha256} | read
+    facts: dict[str, Any] = {name: file.path, f"{name}_sha256": file.sha256}
+    if file.rows is not None:
+        facts |= {f"{name}_shape": file.shape, f"{name}_bad_rows": [*file.bad]}
+    return facts

@@ -12,6 +12,7 @@ from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import (
     LanguageModel,
     TokenizedRows,
+    file_sha256,
     forward,
     load_model,
     standardize,
@@ -40,7 +41,8 @@ class TextPool(NamedTuple):
         n_copies: rows of it that were left out as copies.
         model: that embeds it.
         usable: the rows that can be used.
-        task: those of `targets`, if the request has some.
+        task_file: of `targets`, if the request has some.
+        task: those of its rows that can be used.
         costs: (N,) tokens to learn of each row.
         plan: what is to come.
         notes: what was left out or cut, in sentences.
@@ -52,6 +54,7 @@ class TextPool(NamedTuple):
     n_copies: int
     model: LanguageModel
     usable: Usable
+    task_file: PoolFile | None
     task: Usable | None
     costs: Int[np.ndarray, "N"]
     plan: Plan
@@ -141,7 +144,9 @@ def read_text(request: Request, clock: Clock) -> TextPool:
     )
     planned = plan(request, rows.tokens.counted, costs, model.dim, model.n_parameters, n_fed)
     check_fits(rows.tokens.counted, model.dim)
-    return TextPool(request, pool, n_copies, model, rows, of_task, costs, planned, notes, endpoint)
+    return TextPool(
+        request, pool, n_copies, model, rows, task, of_task, costs, planned, notes, endpoint
+    )
 
 
 def _read(request: Request) -> tuple[PoolFile, PoolFile | None]:
@@ -247,8 +252,8 @@ def _notes_on_copies(deduplicate: str, n_copies: int, rows: Usable) -> list[str]
 
 def _facts(pool: TextPool) -> dict[str, Any]:
     """Of the manifest."""
-    request, model, endpoint = pool.request, pool.model, pool.endpoint
-    facts = facts_of("pool", request.pool, pool.file) | {
+    model, endpoint = pool.model, pool.endpoint
+    facts = facts_of("pool", pool.file) | {
         "model": model.name,
         "weights_sha256": model.weights_sha256,
         "tokenizer_sha256": model.tokenizer_sha256,
@@ -256,7 +261,9 @@ def _facts(pool: TextPool) -> dict[str, Any]:
         "skipped_rows": pool.usable.n_skipped,
         "cut_rows": pool.usable.n_cut,
     }
-    facts |= facts_of("targets", request.targets)
+    facts |= facts_of("targets", pool.task_file)
     if endpoint is not None:
-        facts |= facts_of("answers", endpoint.transcript) | {"endpoint_settings": ASK_SETTINGS}
+        kept = endpoint.transcript
+        facts |= {"answers": str(kept), "answers_sha256": file_sha256(kept)}
+        facts |= {"endpoint_settings": ASK_SETTINGS}
     return facts

@@ -5,16 +5,19 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from fisher_jax.util.errors import UserError
+
+_SUFFIX, _RANDOM = ".tmp", 8  # characters that tempfile puts between
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows: no quotas
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if all goes well, and goes if not."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -27,45 +30,122 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_files(folder: Path) -> Iterator[Path]:
+def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder whose files move into `folder` if all goes well, and go if not.
 
-    What else is in `folder` stays. Where a file can't be moved, those before it are taken back and
-    earlier ones of their names restored.
+    Where `folder` is new, or holds nothing but files of the names in `ours`, the whole takes its
+    place by a rename. Other files in it stay: then ours move one by one, and where one can't be
+    moved, those before it are taken back and earlier ones of their names restored.
 
     Raises:
         IsADirectoryError: a folder is where a file should go.
     """
-    name = tempfile.mkdtemp(dir=nearest_folder(folder), prefix=f".{folder.name}.", suffix=".tmp")
-    temporary = Path(name)
+    beside = nearest_folder(folder.parent)
+    may_go = not folder.exists() or (not folder.is_mount() and os.access(beside, os.W_OK))
+    as_whole = may_go and _holds_only(folder, ours)
+    temporary = _temporary_folder(beside if as_whole else folder, folder.name)
     try:
         with room_told(folder, temporary):
             yield temporary
-            _move_files(temporary, folder)
+            _place(temporary, folder, as_whole and _holds_only(folder, ours))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _move_files(source: Path, folder: Path) -> None:
-    """All files of `source` into `folder`, made if need be; as it was if one can't be moved."""
-    paths = sorted(source.iterdir())
-    for path in paths:
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed process has left of `replacing` or `replacing_files` for this path.
+
+    No other process may be writing it meanwhile.
+    """
+    for folder in {nearest_folder(path.parent), nearest_folder(path)}:
+        for left in folder.iterdir() if folder.is_dir() else ():
+            middle = left.name.removeprefix(f".{path.name}.").removesuffix(_SUFFIX)
+            if left.name == f".{path.name}.{middle}{_SUFFIX}" and len(middle) == _RANDOM:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _holds_only(folder: Path, names: Collection[str]) -> bool:
+    """True also of a folder that is not there."""
+    return not folder.exists() or {path.name for path in folder.iterdir()} <= {*names}
+
+
+def _temporary_folder(at: Path, name: str) -> Path:
+    return Path(tempfile.mkdtemp(dir=at, prefix=f".{name}.", suffix=_SUFFIX))
+
+
+def _place(source: Path, folder: Path, as_whole: bool) -> None:
+    """The files of `source` in `folder`, which is as it was if that can't be."""
+    for path in source.iterdir():
         if (folder / path.name).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folder / path.name)
-    earlier = Path(tempfile.mkdtemp(dir=source))
     with contextlib.ExitStack() as undo:
-        for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
-            missing.mkdir()
-            undo.callback(missing.rmdir)
-        for path in paths:
-            target, kept = folder / path.name, earlier / path.name
-            if os.path.lexists(target):
-                shutil.copy2(target, kept, follow_symlinks=False)
-                undo.callback(kept.replace, target)
-            else:
-                undo.callback(target.unlink, missing_ok=True)
-            path.replace(target)
+        if as_whole:
+            _make(folder.parent, undo)
+            _move_folder(source, folder.resolve())
+        else:
+            _make(folder, undo)
+            _move_files(source, folder, undo)
         undo.pop_all()
+
+
+def _make(folder: Path, undo: contextlib.ExitStack) -> None:
+    """The folder and those above it that there are not."""
+    for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+        missing.mkdir()
+        undo.callback(missing.rmdir)
+
+
+def _move_folder(source: Path, folder: Path) -> None:
+    """`source` in the place of `folder`, by a rename; as it was if that can't be."""
+    if not folder.exists():
+        source.chmod(0o777 & ~_umask())
+        source.rename(folder)
+        return
+    source.chmod(folder.stat().st_mode)
+    earlier = _temporary_folder(folder.parent, folder.name)
+    try:
+        folder.rename(earlier)
+        source.rename(folder)
+    except BaseException:
+        if not folder.exists():
+            earlier.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _move_files(source: Path, folder: Path, undo: contextlib.ExitStack) -> None:
+    """All files of `source` into `folder`; how each move is undone."""
+    paths = sorted(source.iterdir())
+    earlier = Path(tempfile.mkdtemp(dir=source))
+    for path in paths:
+        target, kept = folder / path.name, earlier / path.name
+        if os.path.lexists(target):
+            shutil.copy2(target, kept, follow_symlinks=False)
+            undo.callback(kept.replace, target)
+        else:
+            undo.callback(target.unlink, missing_ok=True)
+        path.replace(target)
+
+
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Refuse a file that is written to while it is read.
+
+    Raises:
+        UserError: its size, time or identity are others at the end.
+    """
+    before = _stamp(path)
+    yield
+    if _stamp(path) != before:
+        raise UserError(f"{path} changed while it was read: wait until it is whole, and run again")
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    with contextlib.suppress(OSError):
+        facts = path.stat()
+        return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return None
 
 
 @contextlib.contextmanager

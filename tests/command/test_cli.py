@@ -177,8 +177,8 @@ def test_a_selector_by_name_is_the_librarys(name, run, ready, out, tmp_path):
 
 def test_a_report_that_cannot_be_moved_leaves_no_output(run, ready, out, monkeypatch):
     @contextlib.contextmanager
-    def stuck(folder):
-        with replacing_files(folder) as temporary:
+    def stuck(folder, ours):
+        with replacing_files(folder, ours) as temporary:
             yield temporary
             raise OSError("no space left")
 

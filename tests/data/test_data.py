@@ -346,14 +346,20 @@ def test_replacing_files_takes_back_what_it_moved_before_a_failure(refused, tmp_
     (folder / "a.txt").write_text("earlier")
     (folder / "other.txt").write_text("other")
     before = {p: p.read_bytes() for p in folder.iterdir()}
-    replace = Path.replace
+    replace, rename = Path.replace, Path.rename
 
     def failing(path, target):
         if path.name == "c.txt":
             raise refused
         return replace(path, target)
 
+    def failing_whole(path, target):
+        if target.name == "report":
+            raise refused
+        return rename(path, target)
+
     monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(Path, "rename", failing_whole)
     for place in (folder, tmp_path / "new" / "report"):
         with pytest.raises(refused), replacing_files(place) as temporary:
             for name in "abc":

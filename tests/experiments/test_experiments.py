@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +12,6 @@ import pytest
 import wandb
 from omegaconf import OmegaConf
 
-from experiments.language import main as language
-from experiments.report import main as report_main
 from experiments.report.figures import draw_all
 from experiments.run.harness import checked, log_to_wandb, reporting
 from experiments.run.results import RESOLVED, Results, read_rows, run_grid, settings
@@ -287,19 +284,6 @@ def test_a_sweep_is_read_as_one_run(sweep):
         read_sweep(sweep / "job0")
 
 
-def test_sweeps_are_collected_with_the_runs(sweep, tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    (root / "conf/synthetic/experiment").mkdir(parents=True)
-    (root / "conf/synthetic/experiment/mine.yaml").write_text("")
-    monkeypatch.setattr(report_main, "ROOT", root)
-    monkeypatch.setattr(report_main, "KEPT", root / "results")
-    shutil.copytree(sweep, root / "outputs/synthetic/multirun/mine", ignore=lambda *_: ["root"])
-    report_main.collect()
-    kept = root / "results/synthetic/mine"
-    assert read_rows(kept / "results.jsonl.gz") == read_sweep(sweep).rows
-    assert OmegaConf.load(kept / "config.yaml").grid.dim == [3, 2]
-
-
 def test_wandb_is_loaded_only_where_it_logs():
     code = "import sys, experiments.language, experiments.words; sys.exit('wandb' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -389,21 +373,6 @@ def test_every_committed_experiment_has_a_header_and_valid_options(name, experim
     whole = committed(name, experiment)
     for setting in settings(whole.grid):
         replace(whole, **setting, grid={})
-
-
-KEPT = [two for two in CONFIGS if (ROOT / "results" / "/".join(two) / RESOLVED).exists()]
-
-
-@pytest.mark.parametrize(("name", "experiment"), KEPT)
-def test_committed_results_have_the_options_of_their_experiment(name, experiment):
-    kept = OmegaConf.to_container(OmegaConf.load(ROOT / f"results/{name}/{experiment}/{RESOLVED}"))
-    growing = language.GROWING if name == "language" else ()
-    if experiment == "runtime":
-        growing = ("selectors",)  # which it does not read
-    whole = asdict(committed(name, experiment))
-    assert {k: v for k, v in kept.items() if k not in growing} == {
-        k: whole[k] for k in kept if k not in growing
-    }
 
 
 def test_words_refuse_more_than_half_of_the_corpus_before_any_work(monkeypatch, tmp_path):

@@ -93,7 +93,7 @@ def test_statistics_against_closed_forms():
     assert statistics.slope(rows, "n", "e").mean == pytest.approx(-0.5)
     twice = [row | {"e": 2 * row["e"]} for row in rows if row["n"] == 10]
     once = [row for row in rows if row["n"] == 10]
-    assert statistics.log_ratio(twice, once, "e") == pytest.approx((np.log(2), 0))
+    assert statistics.log_ratio(twice, once, "e")[:2] == pytest.approx((np.log(2), 0))
 
 
 def test_word_vectors_of_every_format(tmp_path):

@@ -1,13 +1,15 @@
 """A damaged folder of results is told by file and line."""
 
-import gzip
 import json
 import re
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from experiments.language.options import Options
-from experiments.run.kept import options_as, read_rows
+from experiments.run.kept import options_as
+from experiments.run.packed import pack, unpack
 from experiments.run.results import Results
 
 ROW = {"setting": {}, "selector": "uniform", "x": 0.5}
@@ -55,14 +57,17 @@ def test_damage_is_told_with_its_place_and_nothing_is_changed(name, content, mes
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_cut_archive_is_told(tmp_path):
-    path = tmp_path / "results.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps(ROW).encode()))
-    assert read_rows(path) == [ROW]
-    for content in (path.read_bytes()[:-9], b"no archive"):
+def test_a_cut_table_is_told(tmp_path):
+    path = tmp_path / "results.parquet"
+    pack([ROW], path, study="x")
+    assert unpack(path) == [ROW]
+    for content in (path.read_bytes()[:-9], b"no table"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
-            read_rows(path)
+            unpack(path)
+    parquet.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(ValueError, match="no run's"):
+        unpack(path)
 
 
 def test_options_of_another_experiment_are_told(tmp_path):

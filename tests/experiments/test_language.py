@@ -1,6 +1,5 @@
 """The language experiment with a tiny model of random weights: cells, picks, proxies."""
 
-import gzip
 import json
 import os
 import shutil
@@ -22,7 +21,8 @@ from experiments.language.cells import work
 from experiments.language.options import LATER
 from experiments.language.preparation import pool_of
 from experiments.language.variants import VARIANTS
-from experiments.report.language_tables import length_bias, picked
+from experiments.report.language_texts import length_bias, picked
+from experiments.run.packed import PACKED, pack
 from experiments.run.results import read_rows, settings
 from fisher_jax.design.selection import select
 from fisher_jax.models.files.export import save_folder
@@ -297,10 +297,10 @@ def test_a_run_ends_after_its_hours_and_goes_on_from_what_is_committed(
     start.mkdir()
     for name in ("config.yaml", "provenance.json", "manifest.json"):
         shutil.copy(folder / name, start / name)
-    lines = [json.dumps(row) + "\n" for row in rows if row["selector"] in given.selectors][:-1]
-    (start / "results.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    kept = [row for row in rows if row["selector"] in given.selectors][:-1]
+    pack(kept, start / PACKED, study="language")
     later = replace(given, start=str(start), hours=1e-9)
-    assert language.run(later, tmp_path / "run") == [json.loads(line) for line in lines]
+    assert language.run(later, tmp_path / "run") == kept
     assert "1 of 8 cells are missing: the same command goes on" in capsys.readouterr().err
     whole = language.run(replace(later, hours=None), tmp_path / "run")
     assert len(whole) == 8 and "missing" not in capsys.readouterr().err
@@ -406,13 +406,13 @@ def test_picks_say_what_the_selectors_take(model_folder):
     assert picks.rank_correlation(np.arange(4), np.ones(4)) is None
     information = select(emb, n_samples=8).log_det
     assert found["selectors"]["fisher"]["log_det"] == pytest.approx(information, rel=1e-4)
-    _, lines = picked(found, ["fisher", "uniform", "none"])
-    assert [line[0] for line in lines] == ["the pool", "fisher", "uniform"]
-    _, lines = length_bias(found)
-    assert lines[0][0] == "longest" and len(lines) == 3
+    lines = picked(found, ["fisher", "uniform", "none"]).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| the pool", "| fisher", "| uniform"]
+    lines = length_bias(found).splitlines()[2:]
+    assert lines[0].startswith("| longest |") and len(lines) == 3
     tokens = sum(facts.tokens[i] for i in select(emb, n_samples=8).ranking)
-    of_fisher = next(line for line in lines if line[0] == "fisher")
-    assert of_fisher[-1] == f"{information / tokens:.3f}"
+    of_fisher = next(line for line in lines if line.startswith("| fisher |"))
+    assert of_fisher.endswith(f"| {information / tokens:.3f} |")
 
 
 def test_the_rows_of_earlier_states_are_the_pools_and_the_validations(model_folder):

@@ -1,21 +1,19 @@
 """Tables and figures of the language experiment, from planted rows."""
 
-import json
-
 import numpy as np
 import pytest
 
 from experiments.report import figures
-from experiments.report.language_tables import (
-    LanguageTables,
+from experiments.report.forest import parts
+from experiments.report.language_measures import (
     Match,
-    difference,
-    judged,
     length_and_content,
     to_match,
     two_level,
 )
-from experiments.report.statistics import Estimate, estimate
+from experiments.report.language_runs import LanguageRun
+from experiments.report.language_texts import judged
+from experiments.report.statistics import Estimate, difference, estimate
 
 
 def planted(selector, values, n=10, tokens=100, equal="tokens"):
@@ -29,6 +27,18 @@ def planted(selector, values, n=10, tokens=100, equal="tokens"):
     ]  # fmt: skip
 
 
+def of_rows(rows):
+    run = object.__new__(LanguageRun)
+    run.rows = rows
+    return run
+
+
+def cells(text):
+    """Head and lines of a table in Markdown."""
+    head, _, *lines = (line[2:-2].split(" | ") for line in text.splitlines())
+    return head, lines
+
+
 def test_rows_of_two_points_are_no_curve_point():
     with pytest.raises(ValueError, match="4 rows of 2 replicates: choose one point"):
         difference(planted("a", [1.0, 2.0]) * 2, planted("b", [1.0, 2.0]), "held_out_nll")
@@ -36,7 +46,7 @@ def test_rows_of_two_points_are_no_curve_point():
 
 def test_differences_are_paired():
     a, b = planted("a", [1.0, 2.0, 4.0]), planted("b", [1.5, 2.5, 4.5])
-    assert difference(a, b, "held_out_nll") == pytest.approx((-0.5, 0))
+    assert difference(a, b, "held_out_nll")[:2] == pytest.approx((-0.5, 0))
     assert two_level(a, b) == pytest.approx((-0.5, -0.5))  # nats a token, long row or short
 
 
@@ -50,10 +60,10 @@ def test_judged_texts_are_counted_by_the_model_that_wrote_them():
             "win_rate_clustered": share, "half_ties": share,
         },
     }  # fmt: skip
-    head, lines = judged(json.dumps([entry]), pairs_a_model=3)
+    head, lines = cells(judged([entry], pairs_a_model=3))
     told = lines[0][head.index("the same over models")]
     shares = (1 + 0.5) / 3, 2 / 2  # of the first three pairs and of the readable ones of the rest
-    assert told == "{:.2f} ± {:.2f}".format(*estimate(shares))
+    assert told == "{:.2f} ± {:.2f}".format(*estimate(shares)[:2])
     assert len(head) == len(lines[0])
 
 
@@ -74,12 +84,11 @@ def test_an_exchange_is_told_by_common_rows_and_by_its_loss():
         )
         for row in planted("a", values)
     ]
-    head, lines = LanguageTables(rows).exchanged("proxy", None, "p", "pool", 10)
+    head, lines = cells(of_rows(rows).exchanged("proxy", None, "p", "pool", 10))
     assert head[1:] == ["clean"]
-    assert lines == [["a", f"0.50; +0.2000 ± {0.1 * 12.7062:.4f}"]]
-    assert LanguageTables(rows[:2]).exchanged("proxy", None, "p", "pool", 10)[1] == [
-        ["a", "not run"]
-    ]
+    assert lines == [["a", f"0.50; +0.200 ± {0.1 * 12.7062:.3f}"]]
+    alone = of_rows(rows[:2]).exchanged("proxy", None, "p", "pool", 10)
+    assert cells(alone)[1] == [["a", "not run"]]
 
 
 def test_tokens_to_match_are_interpolated_in_log_tokens():
@@ -107,28 +116,27 @@ def test_length_and_content_add_up_to_the_advantage():
 def test_tables_show_what_was_not_run():
     rows = planted("uniform", [3.0, 3.2]) + planted("a", [2.9, 3.0])
     rows += planted("uniform", [2.0], n=40) + planted("b", [2.5], n=40)
-    tables = LanguageTables(rows)
-    head, lines = tables.main()
+    run = of_rows(rows)
+    head, lines = cells(run.losses())
     assert head[1:] == ["equal tokens, n = 10", "equal tokens, n = 40"]
-    assert lines[1] == ["a", "-0.1500 ± 0.6353", "not run"]
-    assert lines[2][1] == "not run"
-    assert tables.variants("equal", 10)[1][1] == ["a", "-0.1000"]
-    assert tables.lengths()[1][1][2] == "not run"
-    assert tables.matches("equal", "tokens", 10)[1][1] == ["b", "not run"]
-    head, lines = tables.matches_by_n("tokens", [10, 40])
+    assert lines[1] == ["a", "-0.150 ± 0.635", "not run"]
+    assert lines[2] == ["b", "not run", "+0.500 (one replicate)"]
+    assert cells(run.variants("equal", 10))[1][0][0] == "a"
+    assert cells(run.lengths())[1][1][2] == "not run"
+    assert cells(run.matches("equal", 10))[1][1] == ["b", "not run"]
+    head, lines = cells(run.matches_by_n("tokens", [10, 40]))
     assert head[1:] == ["equal tokens, n = 10", "equal tokens, n = 40"]
     assert lines[0][2] == lines[1][1] == "not run"
-    assert tables.main()[1][2] == ["b", "not run", "+0.5000 (one replicate)"]
-    assert tables.against(["uniform"], "equal", "tokens", 40)[1][0][2] == "not run"
+    assert cells(run.losses_by("equal", 40, "a"))[1][0] == ["uniform", "not run"]
 
 
 def test_fractions_are_compared_with_the_whole_pool():
     rows = planted("uniform", [3.0, 3.4]) + planted("uniform", [2.0, 2.2], n=40, tokens=400)
     rows += planted("a", [2.5, 2.9], equal="examples")
-    head, lines = LanguageTables(rows).fractions(40)
+    head, lines = cells(of_rows(rows).fractions(40))
     assert head[1:] == ["25% of the tokens", "25% of the examples"]
-    assert lines[0][1:] == ["+1.1000 ± 1.2706", "not run"]
-    assert lines[1][1:] == ["not run", "+0.6000 ± 1.2706"]
+    assert lines[0][1:] == ["+1.100 ± 1.271", "not run"]
+    assert lines[1][1:] == ["not run", "+0.600 ± 1.271"]
 
 
 def test_figures_of_a_run_are_drawn(tmp_path):
@@ -141,8 +149,7 @@ def test_figures_of_a_run_are_drawn(tmp_path):
     assert [line.get_label() for line in axes.containers] == ["uniform", "a"]
     assert axes.containers[1].lines[0].get_xdata().tolist() == [200]
     figures.save(figure, tmp_path / "curves.png")
-    tables = LanguageTables(rows)
-    bars = figures.parts(tables.parts(10)).axes[0].patches
+    bars = parts(of_rows(rows).parts(10)).axes[0].patches
     length, content = (bar.get_width() for bar in bars)
     assert length + content == pytest.approx(0.55)
     assert length == pytest.approx(0.5)

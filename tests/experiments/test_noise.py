@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from experiments.language import noise as command
-from experiments.report.statistics import holm, noise, paired, replicates_for
+from experiments.report.statistics import holm, noise, replicates_for
 
 
 def planted(training=0.02, replicate=0.05, n=400, trainings=3, seed=0):
@@ -46,21 +46,6 @@ def test_so_many_replicates_have_an_interval_below_the_difference():
         half = [stats.t.ppf(0.975, k - 1) * sd / np.sqrt(k) for k in (n - 1, n) if k > 1]
         assert half[-1] < 0.02 and (n == 2 or half[0] >= 0.02)
     assert replicates_for(0.02, 10.0) is None
-
-
-def test_a_paired_difference_is_students_and_none_below_five_replicates():
-    rows = planted(n=12)
-    uniform, fisher = rows[::2], rows[1::2]
-    found = paired(fisher, uniform[::-1], "held_out_nll")
-    a, b = ([row["held_out_nll"] for row in some] for some in (fisher, uniform))
-    expected = stats.ttest_rel(a, b)
-    low, high = expected.confidence_interval()  # pyright: ignore
-    assert found.mean == pytest.approx((low + high) / 2)
-    assert found.half == pytest.approx((high - low) / 2)
-    assert found.p == pytest.approx(expected.pvalue)  # pyright: ignore
-    few = paired(fisher[:4], uniform, "held_out_nll")
-    assert few.replicates == 4 and np.isfinite(few.mean) and np.isnan([few.half, few.p]).all()
-    assert np.isnan(paired([], uniform, "held_out_nll").mean)
 
 
 def test_holms_values_are_those_of_its_definition():

@@ -259,6 +259,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
         "selected_rows": K,
         "selected_tokens": K * M,
         "log_det": expected.log_det,
+        "out_sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
     assert manifest["notes"] == []
     equal = manifest["uniform_log_det"]

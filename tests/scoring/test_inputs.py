@@ -57,7 +57,9 @@ def test_inputs_are_those_of_the_full_softmax(problem, monkeypatch):
         np.testing.assert_allclose(got, values, rtol=1e-5, err_msg=name)
         some, values = np.array([2, 0]), np.asarray(values)
         of_tokens = np.concatenate([np.arange(*hidden.offsets[i : i + 2]) for i in some])
-        cut = values[some if np.ndim(values) == 1 and len(values) == len(rows) else of_tokens]
+        cut = np.asarray(values)[
+            some if np.ndim(values) == 1 and len(values) == len(rows) else of_tokens
+        ]
         part = inputs.of(name, some)
         part = part.toarray() if name == "probabilities" else part
         np.testing.assert_allclose(part, cut, rtol=1e-5, err_msg=name)

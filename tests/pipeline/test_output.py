@@ -1,0 +1,188 @@
+"""Outputs that are there whole or not at all, one run at a time."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import fisher_jax as fj
+from fisher_jax.pipeline import Output
+from fisher_jax.report import FILES
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.locks import only_writer, signals_held
+from tests.helpers.cli import (
+    EARLIER,
+    K,
+    leave_earlier_results,
+    manifest_of,
+    read_rows,
+    snapshot,
+    write_embeddings,
+)
+
+
+@pytest.fixture
+def earlier(out):
+    """Outputs of an earlier run, with another's file in the report's folder."""
+    leave_earlier_results(out)
+    return out.with_name(out.name + ".report")
+
+
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_a_rename_comes_too_late(number, others, run, ready, out, earlier, monkeypatch):
+    if others:  # then files move one by one
+        (earlier / "mine.txt").write_text("mine")
+    moved = []
+
+    def signalled(real):
+        def move(path, target):
+            moved.append(path)
+            signal.raise_signal(number)
+            return real(path, target)
+
+        return move
+
+    monkeypatch.setattr(Path, "rename", signalled(Path.rename))
+    monkeypatch.setattr(Path, "replace", signalled(Path.replace))
+    code, messages = run(*ready, "-o", out, "--n-samples", K, "--overwrite")
+    assert code == 0 and "interrupted" not in messages
+    assert len(moved) == (len(FILES) + 1 if others else 3)  # the earlier folder goes, ours comes
+    assert len(read_rows(out)) == K
+    assert all((earlier / name).read_bytes() != EARLIER for name in FILES)
+    assert (earlier / "mine.txt").exists() == others
+
+
+def test_the_manifest_knows_the_output(run, ready, out):
+    assert run(*ready, "-o", out, "--n-samples", K)[0] == 0
+    assert manifest_of(out)["result"]["out_sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def test_a_report_of_its_own_folder_is_replaced_by_a_rename(run, ready, out, earlier):
+    before = earlier.stat().st_ino
+    assert run(*ready, "-o", out, "--n-samples", K, "--overwrite")[0] == 0
+    assert earlier.stat().st_ino != before and {p.name for p in earlier.iterdir()} == {*FILES}
+    (earlier / "mine.txt").write_text("mine")
+    before = earlier.stat().st_ino
+    assert run(*ready, "-o", out, "--n-samples", K, "--overwrite")[0] == 0
+    assert earlier.stat().st_ino == before and (earlier / "mine.txt").read_text() == "mine"
+
+
+def test_a_library_s_caller_gets_the_signal_afterwards(out, tmp_path):
+    choice = fj.choose(embeddings=write_embeddings(tmp_path / "emb.safetensors"), n_samples=K)
+    real = Output.check_earlier
+    checked = []
+
+    def check(output):
+        checked.append(output)
+        if len(checked) == 3:  # the last
+            signal.raise_signal(signal.SIGINT)
+        real(output)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Output, "check_earlier", check)
+        with pytest.raises(KeyboardInterrupt):
+            choice.write(out)
+    assert len(checked) == 3 and len(read_rows(out)) == K
+
+
+def test_held_signals_come_once_and_handlers_are_there_again():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with signals_held():
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert len(seen) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def hold(path, has_it, may_end):
+    with only_writer(path):
+        has_it.set()
+        may_end.wait(60)
+
+
+@pytest.mark.parametrize("what", ["out", "report"])
+def test_two_runs_do_not_write_one_output(what, refused, ready, out, tmp_path):
+    path = out if what == "out" else tmp_path / "report"
+    has_it, may_end = (multiprocessing.get_context("spawn").Event() for _ in "ab")
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold, args=(path, has_it, may_end)
+    )
+    process.start()
+    try:
+        assert has_it.wait(60)
+        argv = [*ready, "-o", out, "--report-dir", tmp_path / "report", "--n-samples", K]
+        refused(argv, [f"another run is writing {path}: wait for it"])
+    finally:
+        may_end.set()
+        process.join()
+    assert not [*tmp_path.rglob("*.lock")]
+
+
+def test_what_a_killed_run_left_is_removed(run, ready, out, tmp_path):
+    report = out.with_name(out.name + ".report")
+    left = [out.with_name(f".{out.name}.abcdefgh.tmp"), out.with_name(f".{out.name}.lock")]
+    left[0].write_bytes(EARLIER)
+    left[1].write_bytes(b"")
+    folder = report.with_name(f".{report.name}.a_cdefg1.tmp")
+    folder.mkdir()
+    (folder / "gain.png").write_bytes(EARLIER)
+    others = [out.with_name(f".{out.name}.tmp"), out.with_name(".another.abcdefgh.tmp")]
+    for path in others:
+        path.write_bytes(EARLIER)
+    assert run(*ready, "-o", out, "--n-samples", K)[0] == 0
+    assert {*out.parent.iterdir()} == {out, report, *others}
+
+
+@pytest.mark.parametrize("what", ["pool", "embeddings"])
+def test_a_source_that_changes_while_it_is_read_is_told(
+    what, run, ready, out, tmp_path, monkeypatch
+):
+    import fisher_jax.pipeline.ready as reading
+    import fisher_jax.pipeline.sources as sources
+
+    pool = tmp_path / "p.jsonl"
+    pool.write_text("".join(json.dumps({"x": i}) + "\n" for i in range(8)))
+    module, name = (sources, "read_pool") if what == "pool" else (reading, "read_embeddings")
+    real = getattr(module, name)
+
+    def growing(path, *args, **options):
+        read = real(path, *args, **options)
+        with path.open("ab") as file:
+            file.write(b" ")
+        return read
+
+    monkeypatch.setattr(module, name, growing)
+    code, messages = run(pool, *ready, "-o", out, "--n-samples", K)
+    assert code == 2 and "changed while it was read" in messages
+    assert [*out.parent.iterdir()] == []
+
+
+def test_a_report_in_a_folder_whose_parent_is_not_ours_is_written(run, ready, out, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    report = tmp_path / "theirs" / "report"
+    report.mkdir(parents=True)
+    report.parent.chmod(0o555)
+    try:
+        assert run(*ready, "-o", out, "--report-dir", report, "--n-samples", K)[0] == 0
+    finally:
+        report.parent.chmod(0o755)
+
+
+def test_no_output_is_refused_before_it_is_reserved(tmp_path):
+    choice = fj.choose(embeddings=write_embeddings(tmp_path / "emb.safetensors"), n_samples=K)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="does not exist: make it first"):
+        choice.write(tmp_path / "none" / "chosen.jsonl")
+    assert snapshot(tmp_path) == before
