@@ -114,7 +114,7 @@ def test_copies_that_stay_are_counted(tmp_path, run, llama):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
     code, messages = run(pool, "-o", tmp_path / "o.jsonl", "--model", llama, "--n-samples", 1)
     assert code == 0
-    assert "2 rows repeat an earlier one: --deduplicate exact" in messages
+    assert "2 rows repeat an earlier one: exact deduplication" in messages
     assert "2 rows repeat an earlier one" in page_of(tmp_path / "o.jsonl")
 
 
