@@ -1,5 +1,6 @@
 """Kills: every program is ended at each of its renames and at random moments, and started again."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -231,14 +232,11 @@ def grows(left: State, undisturbed: Undisturbed) -> bool:
     return undisturbed.after["results.jsonl"].startswith(left.get("results.jsonl", b""))
 
 
-class endpoint:  # noqa: N801
+@contextlib.contextmanager
+def endpoint() -> Iterator[Server]:
     """A server on this machine that answers as judges do."""
-
-    def __enter__(self) -> Server:
-        self.server = Server(shorter)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self.server
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+    server = Server(shorter)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

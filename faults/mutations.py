@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     """
 
     name: str
-    write: Callable[[Path], None]
+    write: Callable[[Path], object]
     damaged: list[str]
     read: Callable[[Path], object]
 
@@ -76,9 +76,9 @@ def read_block(trial: Trial, name: str, seed: int, begin: int, work: Path) -> No
 
 def main() -> None:
     """A reader's work."""
-    name, seed, begin, end, folder = (*sys.argv[1:2], *map(int, sys.argv[2:5]), Path(sys.argv[5]))
+    name, folder = sys.argv[1], Path(sys.argv[5])
+    seed, begin, end = map(int, sys.argv[2:5])
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _hangs)
     kind, told, place = KINDS[name](), folder / "told", folder / "files"
     place.mkdir()
     kind.write(place)
@@ -107,6 +107,7 @@ def fault_of(kind: Kind, place: Path) -> str | None:
     """What is wrong about how a damaged folder is read; None where it is read or told in a line."""
     from fisher_jax.util.errors import UserError
 
+    signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
     try:
         kind.read(place)
@@ -134,7 +135,7 @@ def embeddings() -> Kind:
 
     return Kind(
         "embeddings",
-        lambda folder: write_embeddings(folder / "emb.safetensors") and None,
+        lambda folder: write_embeddings(folder / "emb.safetensors"),
         ["emb.safetensors"],
         lambda folder: read_embeddings(folder / "emb.safetensors"),
     )
@@ -232,9 +233,8 @@ def transcript() -> Kind:
     lines = [{"key": str(i), "answer": f"a {i}", "top": {"a": -1.0}} for i in range(4)]
     return Kind(
         "transcripts",
-        lambda folder: (
-            (folder / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            and None
+        lambda folder: (folder / "t.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
         ),
         ["t.jsonl"],
         lambda folder: read_transcript(folder / "t.jsonl"),

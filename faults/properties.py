@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -67,12 +68,11 @@ def falsify(trial: Trial, seed: int, examples: int, given: dict[str, st.SearchSt
         max_examples=examples,
         deadline=None,
         database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
     )(hypothesis.seed(seed)(found))
-    tried = trial.tried
     with trial.attempt(test.__name__):
         found()
-    trial.tried = max(trial.tried - 1, tried + 1)
+    trial.tried -= 1  # every example has counted itself
 
 
 def _counted(trial: Trial, test):
@@ -86,8 +86,9 @@ def _counted(trial: Trial, test):
 def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -> None:
     """Every pick is a best one, every gain is right, lazy and naive are one."""
     n, longest, dim = shape
+    tokens = budget * longest
 
-    def picks_are_best(draw_seed, scale, ridge, dtype, method, copies, zeros, zipf):
+    def picks_are_best(draw_seed, scale, ridge, dtype, method, by_tokens, copies, zeros, zipf):
         rng = np.random.default_rng(draw_seed)
         lengths = np.random.default_rng(0).integers(1, longest + 1, n)  # one compilation
         rows = [rng.standard_normal((m, dim)) * (1 + np.arange(dim)) ** -zipf for m in lengths]
@@ -102,11 +103,13 @@ def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -
         mean = squares.sum() / lengths.sum()
         try:
             emb = fj.TokenEmbeddings.from_list(rows)
-            found = fj.select(emb, n_samples=budget, ridge=ridge * max(mean, 1e-300), method=method)
+            whole: dict[str, Any] = {"token_budget": tokens} if by_tokens else {"n_samples": budget}
+            found = fj.select(emb, **whole, ridge=ridge * max(mean, 1e-300), method=method)
         except ValueError as error:
             hypothesis.assume("overflow" not in str(error) and mean > 0)
             raise
-        check_sequence(rows, found, ridge * max(mean, 1e-300), dtype)
+        ridge *= max(mean, 1e-300)
+        check_sequence(rows, found, ridge, dtype, tokens if by_tokens else None)
 
     falsify(
         trial,
@@ -119,6 +122,7 @@ def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -
             "ridge": st.floats(-12, 12).map(lambda p: 10.0**p),
             "dtype": st.sampled_from([np.float32, np.float64]),
             "method": st.sampled_from(["lazy", "naive"]),
+            "by_tokens": st.booleans(),
             "copies": st.integers(0, n),
             "zeros": st.integers(0, n // 2),
             "zipf": st.floats(0, 2),
@@ -127,24 +131,40 @@ def selects(trial: Trial, seed: int, shape: tuple[int, int, int], budget: int) -
     )
 
 
-def check_sequence(rows: list[np.ndarray], found: fj.Selection, ridge: float, dtype: type) -> None:
-    """Each pick has the largest gain that is left, or ties with it; each gain is its own."""
+def check_sequence(
+    rows: list[np.ndarray],
+    found: fj.Selection,
+    ridge: float,
+    dtype: type,
+    token_budget: int | None = None,
+) -> None:
+    """Each pick has the largest gain that is left, a token if tokens are paid, or ties with it.
+
+    Each gain is its own, and of equal rows the first comes first.
+    """
     wide = [np.asarray(x, np.float64) / np.sqrt(ridge) for x in rows]  # f needs X / sqrt(ridge)
+    costs = np.ones(len(rows)) if token_budget is None else np.array([len(x) for x in rows], float)
+    left = len(found.ranking) if token_budget is None else token_budget
+    is_open = np.ones(len(rows), bool)
     chosen: list[int] = []
     for pick, gain in zip(found.ranking.tolist(), found.gains.tolist(), strict=True):
+        assert is_open[pick] and costs[pick] <= left, f"row {pick} twice, or it does not fit"
         v = information(wide, chosen, 1.0)
         gains = np.array([log_det(v + x.T @ x) - log_det(v) for x in wide])
         noise = 1e-13 * wide[0].shape[1] * max(1.0, abs(log_det(v)))  # of the reference
-        gains[chosen] = -np.inf
-        best = gains.max()
-        assert pick not in chosen, f"row {pick} twice"
-        assert gains[pick] >= best * (1 - CLOSE[dtype]) - noise, (
-            f"row {pick} adds {gains[pick]}, row {gains.argmax()} {best}"
+        worth = np.where(is_open & (costs <= left), gains / costs, -np.inf)
+        assert worth[pick] >= worth.max() * (1 - CLOSE[dtype]) - noise, (
+            f"row {pick} is worth {worth[pick]}, row {worth.argmax()} {worth.max()}"
         )
         assert abs(gain - gains[pick]) <= GAIN[dtype] * gains[pick] + noise, (
             f"row {pick}: gain {gain}, not {gains[pick]}"
         )
+        earlier = [i for i in np.flatnonzero(is_open[:pick]) if np.array_equal(rows[i], rows[pick])]
+        assert not earlier, f"row {pick} before its equal {earlier}"
         chosen.append(pick)
+        is_open[pick] = False
+        left -= costs[pick]
+    assert token_budget is None or not (is_open & (costs <= left)).any(), "what fits was left"
 
 
 def rows_return(trial: Trial, seed: int) -> None:

@@ -1,6 +1,7 @@
 """Results of the suite: a line a case, from which it goes on and of which the table is made."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +19,14 @@ class Result(NamedTuple):
     seconds: float
 
 
-def run_case(campaign: str, case: Case, clock) -> Result:
+def run_case(campaign: str, case: Case, clock: Callable[[], float]) -> Result:
     """Its result; what it raises itself is a fault too."""
     trial, begin = Trial(), clock()
-    before = trial.tried
     with trial.attempt(case.name):
         case.run(trial)
-        trial.tried -= 1  # the case itself is no trial
-    trial.tried = max(trial.tried, before + 1)
-    return Result(
-        campaign, case.kind, case.name, trial.tried, trial.faults, round(clock() - begin, 2)
-    )
+    tried = max(1, trial.tried - 1)  # less the case itself
+    seconds = round(clock() - begin, 2)
+    return Result(campaign, case.kind, case.name, tried, trial.faults, seconds)
 
 
 def append(path: Path, result: Result) -> None:

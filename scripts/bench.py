@@ -16,12 +16,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 import fisher_jax as fj
 from experiments.softmax.algorithms import algorithm_1, algorithm_2
-from fisher_jax.report.page import plt
 from fisher_jax.util.files import replacing
 from fisher_jax.util.provenance import provenance
 from scripts.measuring import clock, median_clock, real_pool, synthetic_pool
@@ -183,7 +183,8 @@ def growth(*, quick: bool) -> dict:
     for k in tqdm(budgets, desc="growth with n"):
         fj.select(emb, n_samples=k)
         by_budget.append(median_clock(lambda k=k: fj.select(emb, n_samples=k)))
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
     slopes = []
     for axis, x, y, label in (
         (axes[0], sizes, by_size, "pool N (n = 500, D = 128)"),

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -52,7 +53,7 @@ class LocalJudge:
         if module.logit_cap is None:
             difference_N = last_NxD @ (digits_2xD[1] - digits_2xD[0])
         else:
-            logits_Nx2 = np.asarray(capped(last_NxD @ digits_2xD.T, module.logit_cap))
+            logits_Nx2 = np.asarray(capped(jnp.asarray(last_NxD @ digits_2xD.T), module.logit_cap))
             difference_N = logits_Nx2[:, 1] - logits_Nx2[:, 0]
         probability_N = 0.5 * (1 + np.tanh(difference_N / 2))
         choices = [2 if p > 0.5 else 1 for p in probability_N]

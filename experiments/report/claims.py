@@ -308,10 +308,8 @@ def proxy(r: Any) -> Claim:
     n = r.options.budgets[0]
     points = {
         f"`{name}` on {pool}": difference(
-            *(
-                r.of(selector=name, pool=pool, equal="tokens", n=n, proxy=who)
-                for who in (of_other, of_self)
-            ),
+            r.of(selector=name, pool=pool, equal="tokens", n=n, proxy=of_other),
+            r.of(selector=name, pool=pool, equal="tokens", n=n, proxy=of_self),
             "held_out_nll",
         )
         for pool in r.values("pool")

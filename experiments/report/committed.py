@@ -97,10 +97,9 @@ def has_streams(facts: Row) -> bool:
 
 def _missing(run: Kept) -> int:
     """How many settings of the grid have no rows."""
-    grid = OmegaConf.to_container(OmegaConf.create(run.options)["grid"])
-    assert isinstance(grid, dict)
+    options: Any = OmegaConf.to_container(OmegaConf.create(run.options))
     done = [row["setting"] for row in run.rows]
-    return sum(setting not in done for setting in settings(grid))
+    return sum(setting not in done for setting in settings(options["grid"]))
 
 
 def _facts_of_jobs(sweep: Path) -> Row:

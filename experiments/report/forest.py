@@ -1,6 +1,6 @@
 """Estimates with their 95% intervals, a line a selector: forest plots, and bars of two parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def forest(
     return figure
 
 
-def parts(of_selector: dict[str, Sequence[Estimate]]) -> Figure:
+def parts(of_selector: Mapping[str, Sequence[Estimate]]) -> Figure:
     """The advantage at equal examples as length part and content part, a bar each a selector."""
     figure = Figure(figsize=(6.4, 0.55 * len(of_selector) + 1.2), layout="constrained")
     axes = figure.subplots()

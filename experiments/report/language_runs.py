@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,13 +57,13 @@ class LanguageRun(Run):
         )
 
     def less(
-        self, selector: str, opponent: str = "uniform", metric: str = NLL, **point: object
+        self, selector: str, opponent: str = "uniform", metric: str = NLL, **point: Any
     ) -> Estimate:
         """A selector's loss less an opponent's within replicates, nats a token."""
         rows, others = (self.of(selector=name, **point) for name in (selector, opponent))
         return difference(rows, others, metric)
 
-    def told(self, selector: str, opponent: str = "uniform", **point: object) -> Compared:
+    def told(self, selector: str, opponent: str = "uniform", **point: Any) -> Compared:
         """The same, for prose."""
         return nats(self.less(selector, opponent, **point))
 

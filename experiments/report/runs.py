@@ -1,6 +1,7 @@
 """A kept run as its page shows it: by what it was made, its figures, its tables."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -140,7 +141,7 @@ class Run:
         """A selector's mean error at one point."""
         return estimate(r[metric] for r in self.of(selector=selector, **point))
 
-    def slope(self, selector: str, metric: str, x: str = "n", **where: object) -> Estimate:
+    def slope(self, selector: str, metric: str, x: str = "n", **where: Any) -> Estimate:
         """Slope of a selector's log error against log x."""
         return slope(self.of(selector=selector, **where), x, metric)
 
@@ -217,7 +218,7 @@ class Run:
         label, references = "slope of log error in log n", {"theory": theory, "paper": paper}
         return self.picture(forest(panels, label, references, 2, tested=False), "slopes", label)
 
-    def slopes_by(self, key: str, selectors: list[str], equal: str, **where: object) -> str:
+    def slopes_by(self, key: str, selectors: list[str], equal: str, **where: Any) -> str:
         """Slope of the log maximum error against log n, a column a value of an option."""
         columns = self.values(key)
         lines = [

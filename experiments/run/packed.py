@@ -52,8 +52,8 @@ def pack(rows: Sequence[Row], path: Path, **constant: str) -> None:
             temporary,
             compression="zstd",
             compression_level=19,
-            use_dictionary=[c.name for c in table.schema if c.name not in split],
-            use_byte_stream_split=split,
+            use_dictionary=[c.name for c in table.schema if c.name not in split],  # pyright: ignore[reportArgumentType]
+            use_byte_stream_split=split,  # pyright: ignore[reportArgumentType]
         )
 
 

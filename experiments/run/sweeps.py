@@ -86,6 +86,6 @@ def _draw(row: Row) -> Any:
 
 def _facts_of(jobs: list[Path]) -> Row:
     facts = [read_facts(job / PROVENANCE) for job in jobs]
-    seconds = [own.get("seconds") for own in facts]
+    seconds = [own["seconds"] for own in facts if own.get("seconds") is not None]
     whole = {k: v for k, v in facts[-1].items() if k != "seconds"}
-    return whole if None in seconds else whole | {"seconds": round(sum(seconds), 1)}
+    return whole if len(seconds) < len(facts) else whole | {"seconds": round(sum(seconds), 1)}

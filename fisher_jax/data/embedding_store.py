@@ -82,7 +82,12 @@ class EmbeddingStore:
         of_keys = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
         of_tokens = np.einsum("td,td->t", tokens, tokens, dtype=np.float64)
         squares = np.add.reduceat(of_tokens, emb.offsets[:-1])
-        content = dict(zip(TENSORS, (tokens, emb.offsets, squares, of_keys), strict=True))
+        content: dict[str, np.ndarray] = {
+            "tokens": tokens,
+            "offsets": emb.offsets,
+            "squares": squares,
+            "keys": of_keys,
+        }
         path = self.folder / f"{hashlib.sha256(of_keys.tobytes()).hexdigest()[:32]}.safetensors"
         with replacing(path) as temporary:
             save_file(content, temporary, {"sha256": _digest(content.values())})

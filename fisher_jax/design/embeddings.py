@@ -260,7 +260,7 @@ def as_embeddings(emb: object, name: str = "emb") -> TokenEmbeddings:
         return emb
     if isinstance(emb, list | tuple):
         return TokenEmbeddings.from_list(emb)
-    if np.ndim(emb) == 2 and hasattr(emb, "dtype"):
+    if hasattr(emb, "dtype") and np.ndim(np.asarray(emb)) == 2:
         return TokenEmbeddings.from_matrix(np.asarray(emb))
     raise UserError(
         f"{name} must be TokenEmbeddings, a matrix (N, D), or a list of (M, D) arrays or of "

@@ -169,7 +169,7 @@ def room_told(path: Path, written: Path) -> Iterator[None]:
         free = shutil.disk_usage(nearest_folder(written)).free
         raise OSError(
             error.errno,
-            f"{os.strerror(error.errno)}: {path} can't be written: {size / 1e6:.1f} MB of it were, "
+            f"{error.strerror}: {path} can't be written: {size / 1e6:.1f} MB of it were, "
             f"and {free / 1e6:.1f} MB are free; make room or name another place, and run again",
         ) from None
 

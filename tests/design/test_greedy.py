@@ -50,7 +50,7 @@ def test_more_tokens_than_int32_counts_are_refused():
 
 def test_what_a_tpu_has_not_is_refused_by_name(monkeypatch):
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5], 8))
-    monkeypatch.setattr("fisher_jax.design.selection.jax.default_backend", lambda: "tpu")
+    monkeypatch.setattr("jax.default_backend", lambda: "tpu")
     fj.select(emb, token_budget=20)
     with pytest.raises(ValueError, match="a TPU has no float64"):
         fj.select(emb, n_samples=3, ridge=1e-6)

@@ -15,6 +15,7 @@ from faults.case import Case, Trial
 from faults.mutator import damaged, damaged_json
 from faults.processes import Disturbance, ended, renames
 from faults.results import Result, read, run_case, table
+from fisher_jax.util.errors import UserError
 
 
 def fails(trial):
@@ -25,7 +26,7 @@ def fails(trial):
 
 def test_a_case_counts_what_it_tried_and_tells_each_fault():
     result = run_case("c", Case("kind", "name", fails), iter([1.0, 3.5]).__next__)
-    assert result.tried == 3 and result.seconds == 2.5
+    assert result.tried == 2 and result.seconds == 2.5
     assert result.faults[0] == "wrong" and "RuntimeError: worse" in result.faults[1]
     assert run_case("c", Case("kind", "name", lambda t: None), lambda: 0.0).faults == []
 
@@ -141,3 +142,14 @@ def test_the_command_of_the_suite_names_its_options():
         [sys.executable, "-m", "faults", "--help"], cwd=root, capture_output=True, text=True
     )
     assert shown.returncode == 0 and "--full" in shown.stdout
+
+
+@pytest.mark.parametrize("name", mutations.KINDS)
+def test_sound_files_are_read_and_damaged_ones_told(name, tmp_path):
+    kind = mutations.KINDS[name]()
+    kind.write(tmp_path)
+    kind.read(tmp_path)
+    for file in kind.damaged:
+        (tmp_path / file).write_bytes(b"\x00\xff")
+    with pytest.raises(UserError):
+        kind.read(tmp_path)

@@ -1,6 +1,6 @@
 """The tokenizer that a GGUF's metadata describe, built without torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import (
@@ -168,7 +168,7 @@ def _sentencepiece(file: Metadata, tokens: list[str], types: list[int]) -> Token
             fuse_unk=True,
         )
     )
-    spaces = [normalizers.Replace(" ", _SPACE)]
+    spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", _SPACE)]
     texts = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if file.field("tokenizer.ggml.add_space_prefix", True):
         spaces.insert(0, normalizers.Prepend(_SPACE))
@@ -188,7 +188,7 @@ def _byte_level(file: Metadata, tokens: list[str], cut: Cut) -> Tokenizer:
     return tokenizer
 
 
-def _vocabulary(tokens: list[str]) -> Mapping[str, int]:
+def _vocabulary(tokens: list[str]) -> dict[str, int]:
     return {token: i for i, token in enumerate(tokens)}
 
 
