@@ -130,7 +130,7 @@ def fault_of(kind: Kind, place: Path) -> str | None:
 
 def embeddings() -> Kind:
     """Ready embeddings."""
-    from fisher_jax.data.pool_file import read_embeddings
+    from fisher_jax.data.embeddings_file import read_embeddings
     from tests.helpers.cli import write_embeddings
 
     return Kind(
@@ -160,7 +160,7 @@ def jsonl() -> Kind:
 
     def read(folder: Path) -> None:
         for path in sorted(folder.iterdir()):
-            read_pool(path, is_written=True)
+            read_pool(path)
 
     return Kind("pools, JSONL", write, ["rows.jsonl", "chats.jsonl"], read)
 
@@ -185,7 +185,7 @@ def parquet() -> Kind:
     )
 
     def read(folder: Path) -> None:
-        read_pool(folder / "pool.parquet", is_written=True).records(range(10))
+        read_pool(folder / "pool.parquet").content.records(range(10))
 
     return Kind(
         "pools, Parquet",

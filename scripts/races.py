@@ -116,7 +116,7 @@ def training_race(sequences: int = 8, length: int = 64) -> dict:
     model = load_model("smollm2-135m")
     rng = np.random.default_rng(0)
     ids = rng.integers(model.module.config.vocab, size=(sequences, length + 1)).astype(np.int32)
-    rows = TokenizedRows(list(ids), np.ones(sequences, np.int64), np.zeros(sequences, bool))
+    rows = TokenizedRows.after([*ids])
     run_torch = torch_step(torch_twin(), ids)
 
     ours_s, theirs_s, last = [], [], [0.0]

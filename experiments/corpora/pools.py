@@ -23,8 +23,8 @@ from experiments.corpora.corruptions import (
     shuffled,
     words_of,
 )
-from fisher_jax.data import PoolError, Row
-from fisher_jax.data.duplicates import normalized, text_of
+from fisher_jax.data import Example, PoolError
+from fisher_jax.data.duplicates import normalized
 from fisher_jax.util.checks import check_seed
 
 KINDS = ("clean", "duplicates", "imbalance", "noise")
@@ -35,7 +35,7 @@ MIN_SOURCES = 10
 MINORITY = 0.08  # of the rows of `imbalance` are of the second corpus
 NOISY = 0.2  # of the rows of `noise` are spoilt, a third in each way
 
-_SPOIL: dict[str, Callable[[Row, np.random.Generator], Row]] = {
+_SPOIL: dict[str, Callable[[Example, np.random.Generator], Example]] = {
     "boilerplate": boilerplate,
     "shuffled": shuffled,
     "ocr": scanned,
@@ -51,10 +51,10 @@ class Pool(NamedTuple):
     are two, validation and test hold half of each, the corpus' own rows first.
     """
 
-    rows: list[Row]
+    rows: list[Example]
     kind: np.ndarray
-    validation: list[Row]
-    test: list[Row]
+    validation: list[Example]
+    test: list[Example]
     test_domain: np.ndarray
     facts: dict[str, Any]
 
@@ -220,9 +220,10 @@ def _passages(corpus: str, path: str | None) -> list[tuple[Passage, str]]:
     return [(passage, normalized(passage.row)) for passage in read_corpus(corpus, path)]
 
 
-def hash_rows(rows: Sequence[Row]) -> str:
+def hash_rows(rows: Sequence[Example]) -> str:
     """SHA-256 of the rows in their order."""
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+    plain = [row.completion if row.prompt is None else row[1::-1] for row in rows]
+    return hashlib.sha256(json.dumps(plain, ensure_ascii=False).encode()).hexdigest()
 
 
 def _distinct(passages: Sequence[tuple[Passage, str]], seen: set[str]) -> list[Passage]:
@@ -242,19 +243,19 @@ def _first(passages: list[Passage], n: int, what: str, argument: str) -> list[Pa
 
 
 def _copies(
-    own: list[Row], corpus: list[Row], n: int, n_pool: int, rng: np.random.Generator
-) -> list[tuple[Row, str]]:
+    own: list[Example], corpus: list[Example], n: int, n_pool: int, rng: np.random.Generator
+) -> list[tuple[Example, str]]:
     """n copies of a few rows, labelled: the first half exact, the others near and distinct."""
     n_sources = max(MIN_SOURCES, round(SOURCES * n_pool))
-    sources = [row for row in own if len(text_of(row).split()) >= MIN_EDITED_WORDS][:n_sources]
+    sources = [row for row in own if len(row.text().split()) >= MIN_EDITED_WORDS][:n_sources]
     if len(sources) < n_sources:
         raise PoolError(
             f"n_pool: {len(sources)} of the {len(own)} clean rows have {MIN_EDITED_WORDS} words "
             f"or more, copies are made of {n_sources}: ask for more rows"
         )
-    words = words_of([text_of(row) for row in corpus])
+    words = words_of([row.text() for row in corpus])
     seen = {normalized(row) for row in own}
-    copies: list[tuple[Row, str]] = []
+    copies: list[tuple[Example, str]] = []
     for i in range(n):
         source = sources[i % n_sources]
         if i < n - n // 2:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.judging.judge import Answer, JudgeError, Question, parse_answer
-from fisher_jax.data import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models import LanguageModel, capped, forward, last_states, tokenize
 from fisher_jax.scoring import Endpoint, labels_of, row_means, token_scores
 from fisher_jax.util.progress import OnProgress
@@ -104,7 +104,7 @@ class LikelihoodJudge:
         Raises:
             ValueError: see `mean_log_likelihoods`.
         """
-        rows = [PromptCompletion(q.prompt, text) for q in questions for text in q.continuations]
+        rows = [Example(text, q.prompt) for q in questions for text in q.continuations]
         unique = list(dict.fromkeys(rows))  # each text once, whatever the order it is shown in
 
         def report(done: int) -> None:
@@ -122,25 +122,25 @@ class LikelihoodJudge:
 
 def mean_log_likelihoods(
     model: LanguageModel,
-    rows: Sequence[PromptCompletion],
+    rows: Sequence[Example],
     batch_tokens: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
     """`(1 / M) sum_j log p(y_j | prompt, y_<j)` over the completion's M tokens, in nats.
 
-    Prompt and completion are tokenised apart and joined, as for embeddings. A completion without
+    Prompt and completion have the tokens of the joint text, without an end. A completion without
     tokens to predict has minus infinity: it loses to any other.
 
     Raises:
         JudgeError: a row longer than the model's context.
         ValueError: batch_tokens below 1.
     """
-    tokenized = tokenize(model, rows)
+    tokenized = tokenize(model, rows, eos=False)
     if tokenized.cut.any():
         i = int(np.argmax(tokenized.cut))
         raise JudgeError(
-            f"text {i} ({rows[i].prompt[:40]!r}...) is longer than {model.context} tokens, the "
-            f"context of {model.name}: shorten the texts or take another judge"
+            f"text {i} ({str(rows[i].prompt)[:40]!r}...) is longer than {model.context} tokens, "
+            f"the context of {model.name}: shorten the texts or take another judge"
         )
     score_N = np.full(len(rows), -math.inf)
     (scored,) = np.nonzero(tokenized.counted)

@@ -96,7 +96,7 @@ def picks(options: Options) -> Row:
             "length_quantiles": [float(q) for q in np.quantile(facts.tokens[chosen], QUANTILES)],
             "order_and_length": rank_correlation(-np.arange(len(chosen)), facts.tokens[chosen]),
             "log_det": evaluate(emb, chosen).log_det,
-            "texts": [str(prepared.pool.rows[i]) for i in chosen[:SHOWN]],
+            "texts": [prepared.pool.rows[i].preview() for i in chosen[:SHOWN]],
         }
     for name, values in (("gain", facts.alone), ("gain_per_token", facts.alone / facts.tokens)):
         found[f"{name}_and_length"] = rank_correlation(values, facts.tokens)
@@ -107,16 +107,15 @@ def facts_of(prepared: Prepared) -> Facts:
     """See `Facts`."""
     candidates = prepared.candidates
     (emb, _), rows = candidates.features_of("tokens"), prepared.rows
-    learnt = [ids[first:] for ids, first in zip(rows.ids, rows.first, strict=True)]
-    having = np.bincount(np.concatenate([np.unique(ids) for ids in learnt]))
+    having = np.bincount(np.concatenate([np.unique(ids) for ids in rows.labels]))
     norms = np.einsum("td,td->t", emb.tokens, emb.tokens)
     alone = np.empty(len(emb))
     for i in range(len(emb)):
         alone[i] = np.linalg.slogdet(np.eye(emb.lengths[i]) + emb[i] @ emb[i].T)[1]
     return Facts(
         tokens=emb.lengths,
-        rare=np.array([np.mean(having[ids] == 1) for ids in learnt]),
-        repeats=np.array([1 - len(np.unique(ids)) / len(ids) for ids in learnt]),
+        rare=np.array([np.mean(having[ids] == 1) for ids in rows.labels]),
+        repeats=np.array([1 - len(np.unique(ids)) / len(ids) for ids in rows.labels]),
         loss=candidates.inputs["losses"],
         energy=row_means(norms, emb.offsets),
         alone=alone,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from experiments.corpora.pools import HELD_OUT, Pool, make_pool
 from experiments.language.options import Options
 from experiments.language.variants import Candidates
-from fisher_jax.data import Row as DataRow
+from fisher_jax.data import Example
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import LanguageModel, TokenizedRows, tokenize
 from fisher_jax.scoring import labels_of
@@ -139,23 +139,20 @@ def first_layers(model: LanguageModel, share: float) -> LanguageModel:
 def predicted_bytes(model: LanguageModel, rows: TokenizedRows) -> int:
     """UTF-8 bytes of the text that the counted positions predict."""
     decode: Any = model.tokenizer
-    texts = (decode.decode(ids[at:]) for ids, at in zip(rows.ids, rows.first, strict=True))
+    texts = (decode.decode(labels) for labels in rows.labels)
     return sum(len(text.encode()) for text in texts)
 
 
-def as_cut(model: LanguageModel, rows: list[DataRow], tokenized: TokenizedRows) -> list[DataRow]:
+def as_cut(model: LanguageModel, rows: list[Example], tokenized: TokenizedRows) -> list[Example]:
     """The rows with no more text than the model sees."""
     decode: Any = model.tokenizer
     whole = tokenize(model, rows)
     cut = list(rows)
     for i, (ids, all_ids) in enumerate(zip(tokenized.ids, whole.ids, strict=True)):
         if len(ids) < len(all_ids):
-            row, first = rows[i], tokenized.first[i]
-            cut[i] = (
-                decode.decode(ids, skip_special_tokens=True)
-                if isinstance(row, str)
-                else row._replace(completion=decode.decode(ids[first:], skip_special_tokens=True))
-            )
+            seen = ids if rows[i].prompt is None else tokenized.labels[i]
+            text = decode.decode(seen, skip_special_tokens=True)
+            cut[i] = rows[i]._replace(completion=text)
     return cut
 
 

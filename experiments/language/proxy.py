@@ -17,7 +17,6 @@ from tqdm import tqdm
 from experiments.corpora.corpora import read_corpus
 from experiments.run.harness import reporting
 from fisher_jax.command.compiled import keep_compiled
-from fisher_jax.data.duplicates import text_of
 from fisher_jax.models import LanguageModel, tokenize
 from fisher_jax.models.families.gpt2 import GPT2, GPT2Config
 from fisher_jax.models.files.export import save_folder
@@ -45,7 +44,7 @@ def main() -> None:
     with reporting("experiments.language.proxy"):
         if args.folder.exists():
             raise UserError(f"{args.folder} exists: name a new folder")
-        texts = [text_of(passage.row) for passage in read_corpus(args.corpus, args.path)]
+        texts = [passage.row.text() for passage in read_corpus(args.corpus, args.path)]
         save_folder(trained(args.corpus, texts, CONFIG, OPTIONS), args.folder)
     print(args.folder, file=sys.stderr)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from fisher_jax.data import Row
+from fisher_jax.data import Example
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher
 from fisher_jax.models import LanguageModel
@@ -108,7 +108,7 @@ class Candidates:
 
     def __init__(
         self,
-        rows: list[Row],
+        rows: list[Example],
         hidden: TokenEmbeddings,
         head: np.ndarray,
         labels: Int[np.ndarray, "T"],

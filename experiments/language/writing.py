@@ -3,18 +3,18 @@
 import numpy as np
 
 from experiments.language.options import Options
-from fisher_jax.data import Row as DataRow
+from fisher_jax.data import Example
 from fisher_jax.models import LanguageModel
 from fisher_jax.models.generate import generate
 
 
-def prompts_of(test: list[DataRow], options: Options) -> list[str]:
+def prompts_of(test: list[Example], options: Options) -> list[str]:
     """The first words of the first test sentences of twice as many; a question's prompt whole."""
     prompts = []
     for row in test:
-        if not isinstance(row, str):
-            prompts.append(row.prompt)
-        elif len(words := row.split()) >= 2 * options.prompt_words:
+        if row.prompt is not None:
+            prompts.append(str(row.prompt))
+        elif len(words := row.text().split()) >= 2 * options.prompt_words:
             prompts.append(" ".join(words[: options.prompt_words]))
     return prompts[: options.n_prompts]
 

@@ -4,8 +4,9 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from fisher_jax.data.shapes import FORMATS
 from fisher_jax.pipeline.request import OFFERED, choices_of, default_of
 from fisher_jax.selectors import listing
 from fisher_jax.util.checks import did_you_mean
@@ -54,6 +55,16 @@ def _selector(text: str) -> str:
     return text
 
 
+class _Names(argparse.Action):
+    """No name, one, or a tuple of several."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        several = None if not values else values[0] if len(values) == 1 else tuple(values)
+        setattr(namespace, self.dest, several)
+
+
 class _Listing(argparse.Action):
     """Prints the table of selectors and ends, as --help does."""
 
@@ -83,10 +94,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "pool",
         metavar="POOL",
-        nargs="?",
-        type=_path,
-        help=".jsonl (an object a line), .parquet or .txt (a row a line); may be left "
-        "out with --embeddings",
+        nargs="*",
+        action=_Names,
+        type=_name,
+        help=".jsonl, .json, .csv, .tsv, .parquet or .txt (a row a line), also .gz, .bz2, .xz or "
+        ".zst; a pattern, a folder, - for standard input, an address (https://, s3://, hf://), a "
+        "data set on the hub (owner/name); several are joined; may be left out with --embeddings",
     )
     p.add_argument(
         "-o",
@@ -94,7 +107,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="OUT",
         type=_path,
         required=True,
-        help="the chosen rows, .jsonl or .parquet; its folder must exist",
+        help="the chosen rows: .jsonl, .json or .parquet, or a new folder for datasets' "
+        "load_from_disk; the folder above it must exist",
     )
 
     budget = p.add_argument_group("budget, exactly one")
@@ -131,12 +145,36 @@ def parser() -> argparse.ArgumentParser:
         "and offsets (N + 1)",
     )
     text.add_argument(
-        "--text-column",
+        "--format",
+        metavar="NAME",
+        choices=FORMATS,
+        help="shape of the rows of POOL and --targets (default: the first of %(choices)s whose "
+        "columns are there); all but text and prompt-completion of strings are chats, written by "
+        "the model's chat template",
+    )
+    text.add_argument(
+        "--text-column", metavar="NAME", type=_name, help="column with the text, instead"
+    )
+    text.add_argument(
+        "--messages-column", metavar="NAME", type=_name, help="column with chats, instead"
+    )
+    text.add_argument(
+        "--prompt-column",
         metavar="NAME",
         type=_name,
-        help="column with the text, of POOL and of --targets (default: text, else messages, else "
-        "prompt + completion, of which only the completion counts); lists of messages with role "
-        "and content are written by the model's chat template",
+        help="column with prompts, of which nothing counts; goes with --completion-column",
+    )
+    text.add_argument(
+        "--completion-column", metavar="NAME", type=_name, help="column with what completes them"
+    )
+    text.add_argument(
+        "--split", metavar="NAME", type=_name, help="of a data set (default: train, or the only)"
+    )
+    text.add_argument("--subset", metavar="NAME", type=_name, help="of a data set on the hub")
+    text.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out rows that can't be used, and list them in the manifest",
     )
     text.add_argument(
         "--max-length",
@@ -176,8 +214,15 @@ def parser() -> argparse.ArgumentParser:
         "--positions",
         choices=choices_of("positions"),
         default=default_of("positions"),
-        help="of prompt + completion rows, select by the embeddings that predict the completion, "
-        "or by those of the prompt, which no label has influenced (default: %(default)s)",
+        help="select by the embeddings that predict the completion (of chats the assistant's "
+        "turns, of texts all), by all, or by those of the prompt, which no label has influenced "
+        "(default: %(default)s)",
+    )
+    text.add_argument(
+        "--eos",
+        action=argparse.BooleanOptionalAction,
+        default=default_of("eos"),
+        help="learn the end of every row, or of none (default: of prompt + completion rows)",
     )
 
     design = p.add_argument_group("design")
@@ -245,6 +290,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=_path,
         help="report, figures, ranking and manifest (default: OUT.report/)",
+    )
+    output.add_argument(
+        "--preview",
+        metavar="N",
+        type=int,
+        default=0,
+        help="show the first N rows as the model sees them, what counts between brackets",
+    )
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what is to come (rows, tokens, memory, time) and stop",
     )
     output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
     output.add_argument("--version", action="version", version=f"{NAME} {version_of('fisher-jax')}")

@@ -8,8 +8,11 @@ from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.messages import Bars
-from fisher_jax.data.pool_file import check_columns_fit
+from fisher_jax.data.output import check_columns_fit
+from fisher_jax.models import shown
 from fisher_jax.pipeline import Clock, Output, Request, finish, prepare
+from fisher_jax.pipeline.ready import ReadyPool
+from fisher_jax.pipeline.text import TextPool
 
 
 def work(args: argparse.Namespace) -> None:
@@ -31,9 +34,22 @@ def work(args: argparse.Namespace) -> None:
         prepared = prepare(request, clock)
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
-        _say(" ".join(filter(None, [str(prepared.plan), *prepared.notes, prepared.calls])))
+        told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
+        _say(" ".join(filter(None, told)))
+        _preview(prepared, args.preview)
+        if args.dry_run:
+            return
         line = finish(prepared, clock).write_to(output, show, interruption.finishing)
     _say(line, name=output.out)
+
+
+def _preview(prepared: TextPool | ReadyPool, n: int) -> None:
+    """The first rows as the model sees them, what counts between ⟦ and ⟧."""
+    if isinstance(prepared, TextPool):
+        rows = prepared.usable
+        for i in range(min(n, len(rows.at))):
+            where = prepared.file.where(int(rows.at[i]))
+            print(f"{where}: {shown(prepared.model, rows.tokens, i)}", file=sys.stderr)
 
 
 def _say(line: str, name: object = NAME) -> None:

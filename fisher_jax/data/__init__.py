@@ -3,12 +3,14 @@
 What is read and written stays readable; how a file's lines become rows may change.
 """
 
-from fisher_jax.data.rows import Chat, PoolError, PromptCompletion, Row, row_of
+from fisher_jax.data.example import Example, Message, PoolError
+from fisher_jax.data.shapes import Columns, example_of, examples_of
 
 __all__ = [
-    "Chat",
+    "Columns",
+    "Example",
+    "Message",
     "PoolError",
-    "PromptCompletion",
-    "Row",
-    "row_of",
+    "example_of",
+    "examples_of",
 ]

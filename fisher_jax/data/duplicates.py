@@ -1,5 +1,6 @@
 """Copies of a row among a pool's rows: equal texts, and near duplicates by MinHash."""
 
+import json
 import sys
 import zlib
 from collections.abc import Sequence
@@ -8,28 +9,21 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.data.rows import Chat, PoolError, Row
+from fisher_jax.data.example import Example, PoolError
+from fisher_jax.data.shapes import example_of, examples_of
 from fisher_jax.util.progress import OnProgress
 
 _N_PERMUTATIONS = 128
 _SHINGLE = 3
 
 
-def text_of(row: Row | Chat, system: bool = True) -> str:
-    """A row as one text; of a chat what is said, with or without the system's message."""
-    if isinstance(row, Chat):
-        messages = [*row.prompt, *row.completion]
-        return "\n".join(m["content"] for m in messages if system or m["role"] != "system")
-    return row if isinstance(row, str) else f"{row.prompt}\n{row.completion}"
-
-
-def normalized(row: Row | Chat, system: bool = True) -> str:
-    """What makes two rows the same: `text_of` without case and kinds of white space."""
-    return " ".join(text_of(row, system).casefold().split())
+def normalized(row: str | Example) -> str:
+    """A row's text without case and kinds of white space, by which copies are told."""
+    return _plain(example_of(row).text())
 
 
 def unique(
-    rows: Sequence[Row | Chat],
+    rows: Sequence[str | Example],
     copies: Literal["none", "exact", "near"],
     on_progress: OnProgress | None = None,
 ) -> Int[np.ndarray, "n"]:
@@ -44,16 +38,19 @@ def unique(
     return deduplicate_near(rows, on_progress=on_progress)
 
 
-def deduplicate_exact(rows: Sequence[Row | Chat]) -> Int[np.ndarray, "n"]:
-    """Indices of the first of all rows with one `normalized` text, ascending."""
-    first: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        first.setdefault(normalized(row), i)
+def deduplicate_exact(rows: Sequence[str | Example]) -> Int[np.ndarray, "n"]:
+    """Indices of the first of all rows that are equal but for case and white space, ascending.
+
+    Equal are who says what, where the completion begins, the calls of tools and the tools.
+    """
+    first: dict[Any, int] = {}
+    for i, row in enumerate(examples_of(rows)):
+        first.setdefault(_key(row), i)
     return np.asarray(list(first.values()), np.int64)
 
 
 def deduplicate_near(
-    rows: Sequence[Row | Chat],
+    rows: Sequence[str | Example],
     threshold: float | int = 0.7,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -67,7 +64,7 @@ def deduplicate_near(
     locality-sensitive hashing proposes pairs, whose similarity is then computed exactly.
 
     Args:
-        rows: texts, prompts and completions, or chats.
+        rows: texts, prompts with completions, or chats.
         threshold: between 0 and 1, exclusive of 0.
         seed: of the permutations.
         on_progress: called with the number of rows done.
@@ -81,7 +78,7 @@ def deduplicate_near(
     from datasketch import MinHash, MinHashLSH  # an extra
 
     first: dict[frozenset[str], int] = {}  # rows with the same shingles are compared as one
-    for i, row in enumerate(rows):
+    for i, row in enumerate(examples_of(rows)):
         first.setdefault(_shingles(row), i)
     index = MinHashLSH(threshold=max(0.1, threshold - 0.2), num_perm=_N_PERMUTATIONS)
     shingles, places = [*first], [*first.values()]
@@ -125,8 +122,20 @@ def check_near() -> None:
         ) from None
 
 
-def _shingles(row: Row | Chat) -> frozenset[str]:
-    whole = normalized(row, system=False)  # which many rows may share
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _key(row: Example) -> Any:
+    said = [(role, _plain(text)) for role, text in row.parts()]
+    if not row.is_chat and row.prompt is None:
+        return said[0][1]
+    begin = None if row.prompt is None else len(row.prompt) if row.is_chat else 1
+    return begin, *said, json.dumps([row.tools, row.options], default=str)
+
+
+def _shingles(row: Example) -> frozenset[str]:
+    whole = _plain(row.text(system=False))  # a system message may be shared by many rows
     text = " ".join("".join(c if c.isalnum() else " " for c in whole).split()) or whole
     return frozenset(
         sys.intern(text[i : i + _SHINGLE]) for i in range(max(1, len(text) - _SHINGLE + 1))

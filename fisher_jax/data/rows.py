@@ -1,72 +1,98 @@
-"""Rows of a pool: texts, prompts with completions, chats."""
+"""A pool's examples while its files are read, and the rows that can't be used."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from fisher_jax.util.errors import UserError
+from fisher_jax.data.example import Example, PoolError
+from fisher_jax.data.shapes import Columns, Shape, check_columns
 
-
-class PoolError(UserError):
-    """A pool that can't be used; the message names file, line, reason and remedy."""
-
-
-class PromptCompletion(NamedTuple):
-    """A row of which only the completion is learnt."""
-
-    prompt: str
-    completion: str
+RANKS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 
 
-Row = str | PromptCompletion
+class Rows:
+    """What a format tells of each row, and what becomes of it.
 
+    Args:
+        columns: what the user says of them.
+        needs_text: False where no row's text is looked at.
+        skip_bad: keep a list of rows that can't be used, instead of refusing the first.
 
-class Chat(NamedTuple):
-    """A row of messages (`role`, `content`); with a completion, only that is learnt."""
-
-    prompt: Sequence[dict[str, Any]]
-    completion: Sequence[dict[str, Any]] = ()
-
-
-def row_of(values: Sequence[Any], columns: Sequence[str], where: str) -> Row | Chat:
-    """The row that the values of one column, or of two, make.
-
-    Raises:
-        PoolError: neither strings nor lists of messages.
+    Attributes:
+        examples: one a row that is kept; empty where no text is needed.
+        shapes: of the files so far, without repetition.
+        bad: a line for each row that can't be used.
+        replaced: columns of an earlier selection, which the next one replaces.
     """
-    if all(isinstance(value, list) for value in values):
-        chats = zip(values, columns, strict=True)
-        return Chat(*(_messages(value, f"{where}: column {column!r}") for value, column in chats))
-    for value, column in zip(values, columns, strict=True):
-        if not isinstance(value, str):
-            got = "null" if value is None else f"a {type(value).__name__}"
-            raise PoolError(
-                f"{where}: column {column!r} holds {got}, not a string: mend or "
-                "remove the row, or name another with --text-column"
+
+    def __init__(
+        self, columns: Columns | None = None, needs_text: bool = True, skip_bad: bool = False
+    ) -> None:
+        self.columns, self.needs_text, self.skip_bad = columns or Columns(), needs_text, skip_bad
+        self.examples: list[Example] = []
+        self.shapes: dict[str, None] = {}
+        self.bad: list[str] = []
+        self.replaced: set[str] = set()
+        self._name, self._unit = "", ""
+        self._shape: Shape | None = None
+
+    def begin(self, name: str, unit: str) -> None:
+        """The next file, whose first row decides its shape; its rows are called `unit`."""
+        self._name, self._unit, self._shape = name, unit, None
+
+    def shape_of(self, names: Collection[str], where: str) -> Shape | None:
+        """The file's shape, by the names of its columns or of its first row's.
+
+        Raises:
+            PoolError: no shape that is known.
+        """
+        self.replaced.update({*RANKS} & {*names})
+        if self.needs_text:
+            try:
+                self._shape = self.columns.shape_of(names)
+            except PoolError as error:
+                raise PoolError(f"{where} {error}") from None
+            self.shapes.setdefault(str(self._shape))
+        return self._shape
+
+    def add(self, record: Any, number: int) -> bool:
+        """A row, with its number in the file. Is it kept?
+
+        Raises:
+            PoolError: it can't be used, and such rows may not be skipped.
+        """
+        if not isinstance(record, Mapping):
+            what = f"is {type(record).__name__}, not a JSON object with columns"
+            return self.refuse(number, what)
+        shape = self._shape
+        if shape is None:
+            shape = self.shape_of(record, self._where(number))
+            if shape is None:
+                return True
+        try:
+            self.examples.append(shape.example(record))
+            return True
+        except KeyError:
+            try:
+                check_columns(shape, record)
+            except PoolError as error:
+                return self.refuse(number, str(error))
+            raise
+        except ValueError as error:
+            return self.refuse(
+                number, f"column {error}: mend or remove the row, or pass --skip-bad", ": "
             )
-        _check_characters(value, f"{where}: column {column!r}")
-    return values[0] if len(columns) == 1 else PromptCompletion(*values)
 
+    def refuse(self, number: int, what: str, between: str = " ") -> bool:
+        """A row that can't be used, which is never kept.
 
-def _messages(value: list[Any], where: str) -> list[dict[str, Any]]:
-    """A list of messages, without what Parquet fills in for fields that they lack."""
-    for message in value:
-        named = message if isinstance(message, dict) else {}
-        for key in ("role", "content"):
-            if not isinstance(named.get(key), str):
-                raise PoolError(
-                    f"{where} holds a message without a string {key!r}: a chat is a list of "
-                    "objects with role and content; mend or remove the row"
-                )
-            _check_characters(named[key], where)
-    if not value:
-        raise PoolError(f"{where} holds no message: mend or remove the row")
-    return [{k: v for k, v in message.items() if v is not None} for message in value]
+        Raises:
+            PoolError: it may not be skipped.
+        """
+        message = f"{self._where(number)}{between}{what}"
+        if not self.skip_bad:
+            raise PoolError(message)
+        self.bad.append(message)
+        return False
 
-
-def _check_characters(text: str, where: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise PoolError(
-            f"{where} holds half a character (a lone surrogate): mend or remove the row"
-        ) from None
+    def _where(self, number: int) -> str:
+        return f"{self._name}, {self._unit} {number}"

@@ -5,15 +5,17 @@ Results for a seed stay as they are; how the work is cut into batches and compil
 
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.decoder import Decoder, capped, packed_rows, project, stack
-from fisher_jax.models.embed import TokenizedRows, forward, last_states, standardize, tokenize
+from fisher_jax.models.embed import forward, last_states, standardize
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import DTYPES, LanguageModel, file_sha256, load_model
+from fisher_jax.models.tokenize import Positions, TokenizedRows, shown, tokenize
 
 __all__ = [
     "DTYPES",
     "Decoder",
     "LanguageModel",
     "ModelError",
+    "Positions",
     "TokenizedRows",
     "activation_bytes",
     "capped",
@@ -23,6 +25,7 @@ __all__ = [
     "load_model",
     "packed_rows",
     "project",
+    "shown",
     "stack",
     "standardize",
     "tokenize",

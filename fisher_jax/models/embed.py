@@ -2,21 +2,21 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from fisher_jax.data import Chat, PoolError, PromptCompletion, Row, row_of
+from fisher_jax.data import Example, PoolError, examples_of
 from fisher_jax.design import TokenEmbeddings, aligned, check_squares, ladder
 from fisher_jax.models.activations import activation_bytes
-from fisher_jax.models.chat import written
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import LanguageModel, load_model
+from fisher_jax.models.tokenize import Positions, TokenizedRows, tokenize
 from fisher_jax.util.dispatch import ahead
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here, within_memory
@@ -26,34 +26,10 @@ MAX_BUCKETS = 10
 LENGTH_STEP = 4  # padded lengths are multiples of this
 
 Normalize = Literal["rms", "unit", "none"]
-Positions = Literal["completion", "prompt"]
-
-
-class TokenizedRows(NamedTuple):
-    """Rows as token ids. Of row i the tokens `first[i]:` are predicted and count; was it cut?"""
-
-    ids: list[Int[np.ndarray, "M"]]
-    first: Int[np.ndarray, "N"]
-    cut: Bool[np.ndarray, "N"]
-
-    @property
-    def counted(self) -> Int[np.ndarray, "N"]:
-        """Embeddings a row has; 0 where there is nothing to predict."""
-        lengths = np.asarray([len(ids) for ids in self.ids], np.int64)
-        return np.maximum(lengths - self.first, 0)
-
-    def take(self, rows: np.ndarray) -> "TokenizedRows":
-        """Some of the rows."""
-        return TokenizedRows([self.ids[i] for i in rows], self.first[rows], self.cut[rows])
-
-    @property
-    def offsets(self) -> Int[np.ndarray, "_"]:
-        """(N + 1,): row i's embeddings are `offsets[i] : offsets[i + 1]`."""
-        return np.concatenate([[0], np.cumsum(self.counted)])
 
 
 def embed(
-    texts: Sequence[str | Mapping[str, Any]],
+    texts: Sequence[str | Mapping[str, Any] | Example],
     model: str | os.PathLike[str] | LanguageModel = "smollm2-135m",
     *,
     max_length: int | None = None,
@@ -62,19 +38,18 @@ def embed(
     normalize: Normalize = "rms",
     center: bool = False,
     positions: Positions = "completion",
+    eos: bool | None = None,
     on_progress: OnProgress | None = None,
 ) -> TokenEmbeddings:
     """The pre-logit embeddings of rows of text.
 
-    A row's tokens are what the model's tokenizer gives with its own defaults. Position j counts
-    when it predicts a token of the row, so a row of m tokens has m - 1 embeddings. Prompt and
-    completion are tokenised apart and joined, and only positions that predict a token of the
-    completion count.
+    Position j counts when it predicts a token that is learnt: of a text of m tokens m - 1, of a
+    prompt and a completion those of the completion, of a chat those of the assistant's turns, see
+    `fisher_jax.models.tokenize.tokenize`.
 
     Args:
-        texts: strings, or mappings with `text`, or `prompt` and `completion` strings; chats as
-            lists of messages in their place, or as `messages`, see
-            `fisher_jax.models.chat.written`.
+        texts: strings, or mappings in any of the shapes of `fisher_jax.data.shapes`: `text`,
+            `prompt` and `completion`, `messages`, Alpaca's, ShareGPT's, ...
         model: a name or path as `fisher_jax.models.load.load_model` takes it, or a loaded model.
         max_length: tokens a row may have, longer ones are cut; default the model's context.
         batch_tokens: of a forward pass, padding included, see `forward`.
@@ -82,8 +57,9 @@ def embed(
         normalize: "rms" divides all by the root mean squared norm of the pool's embeddings,
             "unit" each by its own norm.
         center: subtract the pool's mean embedding first.
-        positions: "prompt" takes the embeddings of the prompt's tokens instead, which no token of
-            the completion has influenced; for rows with a prompt.
+        positions: "all" counts all tokens; "prompt" takes those of the prompt instead, which no
+            token of the completion has influenced; for rows with a prompt.
+        eos: whether the end of a row is learnt, see `tokenize`.
         on_progress: called with the number of rows done.
 
     Raises:
@@ -93,79 +69,18 @@ def embed(
     _check_normalize(normalize)
     by_name = isinstance(model, (str, os.PathLike))
     language_model = load_model(os.fspath(model), dtype) if by_name else model
-    rows = [_as_row(text, i) for i, text in enumerate(texts)]
-    tokenized = tokenize(language_model, rows, max_length, positions, "texts: row {}".format)
+    try:
+        rows = examples_of(texts)
+    except PoolError as error:
+        raise PoolError(f"texts: {error}") from None
+    where = "texts: row {}".format
+    tokenized = tokenize(language_model, rows, max_length, positions, where, eos=eos)
     empty = np.flatnonzero(tokenized.counted == 0)
     if len(rows) == 0 or len(empty):
         at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
         raise UserError(f"texts: {at}")
     tokens = forward(language_model, tokenized, batch_tokens, on_progress)
     return TokenEmbeddings(standardize(tokens, normalize, center), tokenized.offsets)
-
-
-def tokenize(
-    model: LanguageModel,
-    rows: Sequence[Row | Chat],
-    max_length: int | None = None,
-    positions: Positions = "completion",
-    where: Callable[[int], str] = "row {}".format,
-) -> TokenizedRows:
-    """Token ids of the rows, cut to `max_length` (default: the model's context).
-
-    Chats are first `written` by the model's template; `where` names row i in messages. Of rows with
-    a completion, `positions` decides which count: those that predict it, or those of the prompt,
-    the last of which predicts the completion's first token.
-
-    Raises:
-        ValueError: a max_length that the model can't take; prompt positions of rows without one;
-            a token that the model doesn't know.
-    """
-    if positions not in ("completion", "prompt"):
-        raise UserError(f"positions must be 'completion' or 'prompt', got {positions!r}")
-    texts = written(model, rows, where)
-    plain = next((i for i, row in enumerate(texts) if isinstance(row, str)), None)
-    if positions == "prompt" and plain is not None:
-        raise UserError(
-            f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"
-        )
-    limit = model.context if max_length is None else max_length
-    if not isinstance(limit, int | np.integer) or not 2 <= limit <= model.context:
-        raise UserError(
-            f"max_length must be from 2 to {model.context}, the context of {model.name}, "
-            f"got {limit}"
-        )
-    is_chat = [isinstance(row, Chat) for row in rows]
-    prompts = [row if isinstance(row, str) else row.prompt for row in texts]
-    completions = [row.completion for row in texts if isinstance(row, PromptCompletion)]
-
-    def encode(texts: list[str], special: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        return model.tokenizer(texts, add_special_tokens=special)["input_ids"]
-
-    completion_ids = iter(encode(completions, special=False))
-    of_kind = [[p for p, c in zip(prompts, is_chat, strict=True) if c == chat] for chat in (0, 1)]
-    # a chat template brings its own special tokens
-    heads = [iter(encode(of_kind[chat], special=not chat)) for chat in (0, 1)]
-    ids, first, cut = [], [], []
-    for row, chat in zip(texts, is_chat, strict=True):
-        head = next(heads[chat])
-        whole, begin = head, 1
-        if not isinstance(row, str):
-            whole = head + next(completion_ids)
-        cut.append(len(whole) > limit)
-        if positions == "prompt":
-            whole = whole[: len(head) + 1]
-        elif not isinstance(row, str):
-            begin = max(1, len(head))
-        ids.append(np.asarray(whole[:limit], np.int32))
-        first.append(begin)
-        if (highest := max(whole, default=0)) >= model.module.config.vocab:
-            raise UserError(
-                f"{where(len(ids) - 1)} has token {highest}, outside the vocabulary of "
-                f"{model.name}: its tokenizer is not the model's own, mend that folder"
-            )
-    return TokenizedRows(ids, np.asarray(first, np.int64), np.asarray(cut, bool))
 
 
 def forward(
@@ -214,7 +129,7 @@ def forward(
             counts_BxT = np.zeros((size, length), bool)
             for slot, i in enumerate(chosen):
                 ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
-                counts_BxT[slot, rows.first[i] - 1 : fed[i]] = True
+                counts_BxT[slot, : fed[i]] = rows.learnt[i][1:]
             yield chosen, *_counted(_hidden(graph, weights, ids_BxT), np.flatnonzero(counts_BxT))
 
     done = int(np.sum(fed < 1))
@@ -273,8 +188,7 @@ def last_states(
 ) -> Float[np.ndarray, "N D"]:
     """The embedding after each prompt's last token, which predicts what follows it."""
     ids = [np.asarray([*prompt, 0], np.int32) for prompt in prompts]  # the last one is not fed
-    first = np.asarray([len(prompt) for prompt in prompts], np.int64)
-    rows = TokenizedRows(ids, first, np.zeros(len(ids), bool))
+    rows = TokenizedRows.after(ids, np.asarray([len(prompt) for prompt in prompts], np.int64))
     return forward(model, rows, batch_tokens, on_progress)
 
 
@@ -336,15 +250,3 @@ def check_rows(texts: object) -> None:
 def _check_normalize(normalize: str) -> None:
     if normalize not in ("rms", "unit", "none"):
         raise UserError(f"normalize must be 'rms', 'unit' or 'none', got {normalize!r}")
-
-
-def _as_row(text: str | Mapping[str, Any], i: int) -> Row | Chat:
-    where = f"texts: row {i}"
-    if isinstance(text, str):
-        return row_of([text], ["text"], where)
-    for columns in (["text"], ["messages"], ["prompt", "completion"]):
-        if isinstance(text, Mapping) and {*columns} <= {*text}:
-            return row_of([text[column] for column in columns], columns, where)
-    raise PoolError(
-        f"{where} is neither a string nor a mapping with text, messages, or prompt and completion"
-    )

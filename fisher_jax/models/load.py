@@ -67,22 +67,58 @@ class LanguageModel(NamedTuple):
         """A user's message by the chat template, up to where the answer begins; see `render`."""
         return self.render([{"role": "user", "content": text}], is_asked=True)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], is_asked: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        is_asked: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
         """Messages (`role`, `content`) by the chat template, which brings its own special tokens.
 
-        With `is_asked` up to where the answer begins.
+        With `is_asked` up to where the answer begins; tools and options are told to the template.
 
         Raises:
             ModelError: a template that can't be filled in.
         """
+        return self._rendered(messages, tools, options, add_generation_prompt=is_asked)[0]
+
+    def generated(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[tuple[int, int]]:
+        """Where what the template marks as `{% generation %}` begins and ends in `render`'s text.
+
+        Raises:
+            ModelError: as `render`.
+        """
+        return self._rendered(messages, tools, options, return_assistant_tokens_mask=True)[1]
+
+    def _rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        options: Mapping[str, Any] | None,
+        **how: bool,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         tokenizer: Any = self.tokenizer
         try:
-            return tokenizer.apply_chat_template(
-                [*messages], tokenize=False, add_generation_prompt=is_asked
+            rendered: Any = render_jinja_template(
+                [[{k: v for k, v in m.items() if v is not None} for m in messages]],
+                None if tools is None else [dict(tool) for tool in tools],
+                chat_template=tokenizer.get_chat_template(tools=tools),
+                **{**tokenizer.special_tokens_map, **(options or {}), **how},
             )
+            text, spans = rendered[0][0], rendered[1]
+            text.encode("utf-8")  # a lone surrogate is no text
         except Exception as error:  # a template is a program of its own
             reason = one_line(error)
             raise ModelError(f"{self.name}: its chat template fails ({reason}): mend it") from None
+        return text, [(begin, end) for begin, end in (spans[0] if spans else ())]
 
     @property
     def n_parameters(self) -> int:

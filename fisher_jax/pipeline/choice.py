@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from fisher_jax.data.pool_file import write_selection
+from fisher_jax.data.output import write_selection
 from fisher_jax.design import Selection, TokenEmbeddings
 from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.clock import Clock, OnStep

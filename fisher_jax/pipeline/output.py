@@ -10,7 +10,8 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-from fisher_jax.pipeline.request import Request, path_of
+from fisher_jax.data.output import WRITERS
+from fisher_jax.pipeline.request import Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import (
@@ -22,7 +23,6 @@ from fisher_jax.util.files import (
 from fisher_jax.util.locks import only_writer, signals_held
 
 Hold = Callable[[], AbstractContextManager[None]]
-SUFFIXES = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Output:
     """The file of the chosen rows and the folder of their report.
 
     Attributes:
-        out: .jsonl or .parquet.
+        out: .jsonl, .json or .parquet; without an ending a folder of the package datasets.
         report_dir: gets the files of `report.FILES`, and keeps others.
         overwrite: replace what is there.
     """
@@ -58,12 +58,14 @@ class Output:
             UserError: with another place to write to.
         """
         out, report_dir = self.out, self.report_dir
-        if out.suffix not in SUFFIXES:
-            raise UserError(f"`out` must end in .jsonl or .parquet, got {out}")
+        if out.suffix not in WRITERS:
+            raise UserError(
+                f"`out` must end in .jsonl, .json or .parquet, or be a new folder, got {out}"
+            )
         if not out.parent.is_dir():
             raise UserError(f"the folder {out.parent} of `out` does not exist: make it first")
         sources = [request.pool, request.embeddings, request.targets]
-        read = [path for source in sources if (path := path_of(source)) is not None]
+        read = [Path(name) for source in sources for name in names_of(source)]
         for path in read:
             if path.exists() and out.exists() and out.samefile(path):
                 raise UserError(f"`out` {out} is {path}, which is read: name another file")
@@ -135,7 +137,8 @@ class Output:
             UserError: an output has come meanwhile.
         """
         with contextlib.ExitStack() as last:
-            file = last.enter_context(replacing(self.out))
+            place = replacing if self.out.suffix else replacing_files
+            file = last.enter_context(place(self.out))
             folder = last.enter_context(replacing_files(self.report_dir, FILES))
             yield file, folder
             with hold():

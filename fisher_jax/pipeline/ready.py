@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fisher_jax.data.pool_file import PoolFile, read_embeddings
+from fisher_jax.data.embeddings_file import read_embeddings
+from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import file_sha256, standardize
 from fisher_jax.pipeline.clock import Clock
@@ -25,6 +26,7 @@ class ReadyPool(NamedTuple):
     plan: Plan
     notes: list[str]
     facts: dict[str, Any]
+    reading: str = ""  # no text is read
     calls: str = ""  # nothing is asked
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
@@ -58,7 +60,7 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
             facts = {"embeddings": str(path), "embeddings_sha256": file_sha256(path)}
     file = None
     if request.pool is not None:
-        file = read_rows(request.pool, "pool", needs_text=False, is_written=True)
+        file = read_rows(request.pool, "pool", request, needs_text=False)
         if len(file) != len(emb):
             raise UserError(
                 f"{path or 'embeddings'} has {len(emb)} examples, {file.path} has "

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from fisher_jax.design import TokenEmbeddings
     from fisher_jax.models import LanguageModel
 
-Rows = str | os.PathLike[str] | Iterable[str | Mapping[str, Any]]  # a file's path, or the rows
+# a file's path or a data set's name, a tuple of them, or the rows
+Rows = str | os.PathLike[str] | tuple[str, ...] | Iterable[str | Mapping[str, Any]]
 OFFERED = [rule for rule in SELECTORS.values() if not rule.planted]
 _OF_TEXT = (
-    *("max_length", "text_column", "targets", "positions", "deduplicate"),
-    *("on_empty", "batch_tokens", "dtype"),
+    *("max_length", "targets", "positions", "deduplicate", "on_empty", "batch_tokens", "dtype"),
+    *("format", "text_column", "messages_column", "prompt_column", "completion_column", "eos"),
 )
 
 
@@ -30,8 +31,9 @@ class Request:
     Names of options stand in backticks in messages; a command writes them as its own.
 
     Attributes:
-        pool: path of a .jsonl, .parquet or .txt file, or rows: strings, or mappings as `embed`
-            takes them. It may be left out with `embeddings`.
+        pool: what `fisher_jax.data.pool_file.read_pool` takes: a file, pattern, folder, address,
+            data set's name, "-", or a tuple of several; or rows: a list of strings, or of mappings,
+            or a `datasets.Dataset`. It may be left out with `embeddings`.
         model: embeds the rows: a name or path as `load_model` takes it, or a loaded model.
         embeddings: ready ones instead of a model: a safetensors file with `tokens` (T, D) and
             `offsets` (N + 1,), or `TokenEmbeddings`.
@@ -41,14 +43,23 @@ class Request:
         selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
             gain per token with one in tokens.
         targets: rows like those that the tuned model will meet, as `pool`.
-        text_column: of `pool` and `targets`, with the text.
+        format: shape of the rows of `pool` and `targets`, a name in `data.shapes.FORMATS`; None
+            goes by the columns that are there.
+        text_column: of them, with the text, or with messages.
+        messages_column: with messages.
+        prompt_column: with prompts; goes with `completion_column`.
+        completion_column: with what completes them.
+        split: of a data set of the package datasets, such as train.
+        subset: of a data set on the hub, its configuration.
+        skip_bad: leave out rows that can't be used, and list them.
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
         deduplicate: leave out copies of an earlier row first.
         batch_tokens: of a forward pass; None is what suits the device.
         dtype: of a model given by name.
-        positions: of rows with a prompt, the tokens to select by: those that predict the
-            completion, or those of the prompt.
+        positions: the tokens to select by: of rows with a prompt those that predict the completion
+            (of chats the assistant's turns), all, or those of the prompt.
+        eos: whether a row's end is learnt: None adds it to completions, True to texts too.
         endpoint: base URL of an OpenAI-compatible endpoint that `ask_llm` asks.
         endpoint_model: the model there.
         answers: file that keeps the endpoint's answers, so that none is paid for twice.
@@ -69,13 +80,21 @@ class Request:
     token_budget: int | None = None
     selector: str | None = None
     targets: Rows | None = None
+    format: str | None = None
     text_column: str | None = None
+    messages_column: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    skip_bad: bool = False
     max_length: int | None = None
     on_empty: Literal["error", "skip"] = "error"
     deduplicate: Literal["none", "exact", "near"] = "none"
     batch_tokens: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    positions: Literal["completion", "prompt"] = "completion"
+    positions: Literal["completion", "all", "prompt"] = "completion"
+    eos: bool | None = None
     endpoint: str | None = None
     endpoint_model: str | None = None
     answers: str | os.PathLike[str] | None = None
@@ -153,6 +172,23 @@ def path_of(source: object) -> Path | None:
     return Path(source) if isinstance(source, (str, os.PathLike)) else None
 
 
+def names_of(source: object) -> list[str]:
+    """Files and data sets that a request names, none where it holds the rows."""
+    several = source if isinstance(source, tuple) else (source,)
+    return [os.fspath(of) for of in several if isinstance(of, (str, os.PathLike))]
+
+
+def is_plain(source: object) -> bool:
+    """Whether a source is plain text, which has no columns."""
+    return any(".txt" in Path(name).suffixes[-2:] for name in names_of(source))
+
+
+def without_columns(request: Request) -> Request:
+    """The request for a file that has none."""
+    names = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
+    return dataclasses.replace(request, **dict.fromkeys(names))
+
+
 def choices_of(name: str) -> tuple[str, ...]:
     """Values of an option that is one of a few words."""
     return get_args(Request.__annotations__[name])
@@ -166,6 +202,8 @@ def default_of(name: str) -> Any:
 def _as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, tuple):
+        return [_as_json(of) for of in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     named = getattr(value, "name", None)

@@ -18,10 +18,11 @@ from fisher_jax.models import (
     standardize,
     tokenize,
 )
+from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.plan import Plan, check_enough, plan
 from fisher_jax.pipeline.pool import EmbeddedPool
-from fisher_jax.pipeline.request import Request, path_of
+from fisher_jax.pipeline.request import Request, is_plain, path_of, without_columns
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, Endpoint, Inputs, ask_questions, labels_of
@@ -59,6 +60,13 @@ class TextPool(NamedTuple):
     plan: Plan
     notes: list[str]
     endpoint: Endpoint | None
+
+    @property
+    def reading(self) -> str:
+        """As what the rows were read, and which share of their tokens counts, in a sentence."""
+        tokens = self.usable.tokens
+        share = tokens.counted.sum() / max(1, sum(map(len, tokens.ids)))
+        return f"Read as {self.file.shape}: {share:.0%} of the tokens count."
 
     @property
     def calls(self) -> str:
@@ -121,9 +129,12 @@ def read_text(request: Request, clock: Clock) -> TextPool:
         of_task = None if task is None else usable(request, model, task, np.arange(len(task)))
         costs = rows.tokens.counted
         if request.positions == "prompt":
-            costs = np.maximum(tokenize(model, rows.texts, request.max_length).counted, 1)
+            costs = np.maximum(
+                tokenize(model, rows.texts, request.max_length, eos=request.eos).counted, 1
+            )
     limit, n_copies = request.max_length or model.context, len(pool) - len(kept)
-    notes = _notes_on_copies(request.deduplicate, n_copies, rows) + rows.notes(limit)
+    notes = _notes_on_rows(pool, model, rows)
+    notes += _notes_on_copies(request.deduplicate, n_copies, rows) + rows.notes(limit)
     n_fed = sum(map(len, rows.tokens.ids))
     if of_task is not None:
         notes += of_task.notes(limit, " of the task")
@@ -139,18 +150,16 @@ def read_text(request: Request, clock: Clock) -> TextPool:
 
 
 def _read(request: Request) -> tuple[PoolFile, PoolFile | None]:
-    """The pool and the task; plain text has no column, so then the column is the other's."""
+    """The pool and the task; plain text has no column, so then the columns are the other's."""
     assert request.pool is not None
-    columns = [
-        None if (path := path_of(source)) and path.suffix.lower() == ".txt" else request.text_column
-        for source in (request.pool, request.targets)
-    ]
-    if request.targets is None:
-        columns[0] = request.text_column
-    pool = read_rows(request.pool, "pool", columns[0], is_written=True)
+    pool_request = request
+    if request.targets is not None and is_plain(request.pool):
+        pool_request = without_columns(request)
+    pool = read_rows(request.pool, "pool", pool_request)
     task = None
     if request.targets is not None:
-        task = read_rows(request.targets, "targets", columns[1])
+        task_request = without_columns(request) if is_plain(request.targets) else request
+        task = read_rows(request.targets, "targets", task_request)
     if request.selector == "ifd":
         _check_prompts(pool, "`selector=ifd`")
     if request.positions == "prompt":
@@ -207,6 +216,23 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
         on_progress=clock.counting("scoring", total, unit),
     )
     return {name: inputs[name] for name in needs}
+
+
+def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[str]:
+    """Sentences on what could not be used, or is replaced or left out by the template."""
+    notes = []
+    if file.bad:
+        first = "; ".join(file.bad[:3])
+        more = "; ..." if len(file.bad) > 3 else ""
+        notes.append(f"{counted(len(file.bad), 'bad row')} left out ({first}{more}).")
+    if file.replaced:
+        notes.append(f"Columns {', '.join(file.replaced)} of an earlier selection are replaced.")
+    n_tools = sum(row.tools is not None for row in rows.texts)
+    if n_tools and not writes_tools(model):
+        notes.append(
+            f"{counted(n_tools, 'row')} with tools: {model.name}'s chat template leaves them out."
+        )
+    return notes
 
 
 def _notes_on_copies(deduplicate: str, n_copies: int, rows: Usable) -> list[str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.data import Chat, Row
+from fisher_jax.data import Example
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.models import LanguageModel, TokenizedRows, tokenize
 from fisher_jax.pipeline.request import Request
@@ -26,7 +26,7 @@ class Usable(NamedTuple):
     """
 
     at: Int[np.ndarray, "n"]
-    texts: list[Row | Chat]
+    texts: list[Example]
     tokens: TokenizedRows
     n_skipped: int
     lacks: str
@@ -59,11 +59,16 @@ def usable(
     assert file.rows is not None
     texts = [file.rows[i] for i in at]
     tokens = tokenize(
-        model, texts, request.max_length, request.positions, lambda i: file.where(int(at[i]))
+        model,
+        texts,
+        request.max_length,
+        request.positions,
+        lambda i: file.where(int(at[i])),
+        eos=request.eos,
     )
     is_empty, lacks = tokens.counted == 0, "no token to predict"
     if request.selector == "ifd":
-        prompts = np.array([not isinstance(row, str) and bool(row.prompt) for row in texts])
+        prompts = np.array([bool(row.prompt or (row.is_chat and row.has_prompt)) for row in texts])
         is_empty |= ~prompts | (completions_alone(model, tokens).counted == 0)
         lacks = "no prompt or no token to predict without it"
     empty, some = np.flatnonzero(is_empty), np.flatnonzero(~is_empty)

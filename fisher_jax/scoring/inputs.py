@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.data import Chat, Row
+from fisher_jax.data import Example
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import LanguageModel
 from fisher_jax.scoring.endpoint import Endpoint
@@ -45,7 +45,7 @@ class Inputs:
         hidden: TokenEmbeddings,
         head_LxD: Float[Array | np.ndarray, "L D"],
         labels_T: Int[np.ndarray, "T"],
-        rows: Sequence[Row | Chat] = (),
+        rows: Sequence[str | Example] = (),
         model: LanguageModel | None = None,
         max_length: int | None = None,
         batch_tokens: int | None = None,

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fisher_jax.data import Chat, PromptCompletion, Row
-from fisher_jax.data.duplicates import text_of
+from fisher_jax.data import Example, examples_of
 from fisher_jax.models import LanguageModel, TokenizedRows, forward, last_states, tokenize
 from fisher_jax.scoring.endpoint import Endpoint, EndpointError
 from fisher_jax.scoring.scores import by_chunks, labels_of, logits, row_means, token_scores
@@ -34,7 +33,7 @@ OPTIONS:
 
 def ask_llm(
     model: LanguageModel,
-    rows: Sequence[Row | Chat],
+    rows: Sequence[str | Example],
     yes_words: Sequence[str] = YES_WORDS,
     *,
     prompt: str = ASK_LLM_PROMPT,
@@ -83,7 +82,7 @@ def ask_llm(
 
 def ask_llm_endpoint(
     endpoint: Endpoint,
-    rows: Sequence[Row | Chat],
+    rows: Sequence[str | Example],
     yes_words: Sequence[str] = YES_WORDS,
     *,
     prompt: str = ASK_LLM_PROMPT,
@@ -121,7 +120,7 @@ def ask_llm_endpoint(
     return quality
 
 
-def ask_questions(rows: Sequence[Row | Chat], prompt: str = ASK_LLM_PROMPT) -> list[str]:
+def ask_questions(rows: Sequence[str | Example], prompt: str = ASK_LLM_PROMPT) -> list[str]:
     """What Ask-LLM asks about each row.
 
     Raises:
@@ -146,7 +145,7 @@ def yes_ids(model: LanguageModel, words: Sequence[str] = YES_WORDS) -> Int[np.nd
 
 def ifd(
     model: LanguageModel,
-    rows: Sequence[Row | Chat],
+    rows: Sequence[str | Example],
     *,
     max_length: int | None = None,
     batch_tokens: int | None = None,
@@ -169,9 +168,8 @@ def ifd(
     """
     if len(rows) == 0:
         raise UserError("rows is empty: there is nothing to compare")
-    for i, row in enumerate(rows):
-        lacks = isinstance(row, str) or not row.prompt
-        if lacks or (isinstance(row, Chat) and not row.completion):
+    for i, row in enumerate(examples_of(rows)):
+        if not (row.prompt or (row.is_chat and row.has_prompt)):
             raise UserError(
                 f"row {i} has no prompt: IFD compares a completion with and without its prompt, "
                 "it is for prompt + completion rows"
@@ -184,7 +182,9 @@ def ifd(
             f"row {empty[0]} has nothing to predict in its completion: leave it out, "
             "or raise max_length"
         )
-    given = given._replace(first=given.first + given.counted - alone.counted)
+    late = [learnt & (np.cumsum(learnt) > 1) for learnt in given.learnt]
+    if not np.array_equal(given.counted, alone.counted):  # nothing predicts the first one alone
+        given = given._replace(learnt=late)
     offsets = alone.offsets
     with_prompt, without = (
         row_means(_losses(model, tokenized, batch_tokens, on_progress), offsets)
@@ -196,14 +196,8 @@ def ifd(
 def completions_alone(model: LanguageModel, given: TokenizedRows) -> TokenizedRows:
     """Rows without their prompts: special tokens and the completion, as IFD compares them."""
     opening = np.asarray(model.tokenizer("", add_special_tokens=True)["input_ids"], np.int32)
-    return TokenizedRows(
-        [
-            np.concatenate([opening, ids[first:]])
-            for ids, first in zip(given.ids, given.first, strict=True)
-        ],
-        np.full(len(given.ids), max(1, len(opening)), np.int64),
-        given.cut,
-    )
+    ids = [np.concatenate([opening, labels]) for labels in given.labels]
+    return TokenizedRows.after(ids, max(1, len(opening)))._replace(cut=given.cut)
 
 
 def _losses(
@@ -217,10 +211,10 @@ def _losses(
     return token_scores(module.head, states_TxD, labels_of(rows), cap=module.logit_cap).nll_T
 
 
-def _texts(rows: Sequence[Row | Chat]) -> list[str]:
+def _texts(rows: Sequence[str | Example]) -> list[str]:
     return [
-        row.prompt + row.completion if isinstance(row, PromptCompletion) else text_of(row, False)
-        for row in rows
+        row.text(system=False) if row.is_chat else f"{row.prompt or ''}{row.completion}"
+        for row in examples_of(rows)
     ]
 
 

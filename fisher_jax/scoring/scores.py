@@ -102,8 +102,7 @@ def top_probabilities(
 
 def labels_of(rows: TokenizedRows) -> Int[np.ndarray, "T"]:
     """The label of every counted position, in the order of `embed.forward`'s embeddings."""
-    labels = [ids[first:] for ids, first in zip(rows.ids, rows.first, strict=True)]
-    return np.concatenate([np.empty(0, np.int32), *labels])
+    return np.concatenate([np.empty(0, np.int32), *rows.labels])
 
 
 def row_means(

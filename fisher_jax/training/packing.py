@@ -139,8 +139,8 @@ def packed_states(
     for places, on_device in ahead(begun()):
         hidden = np.asarray(on_device)
         for i, sequence, begin in places:
-            own = slice(begin + rows.first[i] - 1, begin + len(rows.ids[i]) - 1)
-            tokens_TxD[offsets[i] : offsets[i + 1]] = hidden[sequence, own]
+            states = hidden[sequence, begin : begin + len(rows.ids[i]) - 1]
+            tokens_TxD[offsets[i] : offsets[i + 1]] = states[rows.learnt[i][1:]]
         done += len(places)
         if on_progress is not None:
             on_progress(done)
@@ -224,7 +224,5 @@ def _batch(
         at = np.s_[sequence, begin : begin + len(tokens) - 1]
         ids[at], labels[at] = tokens[:-1], tokens[1:]
         positions[at], segments[at] = np.arange(len(tokens) - 1), segment
-        counts[sequence, begin + rows.first[i] - 1 : begin + len(tokens) - 1] = (
-            1 if weights is None else weights[i]
-        )
+        counts[at] = rows.learnt[i][1:] * (1 if weights is None else weights[i])
     return Batch(*(x.reshape(shape) for x in (ids, positions, segments, labels, counts)))

@@ -47,7 +47,7 @@ def parts(job: Job) -> Parts:
 def ours(method: str, dtype: str, shape: tuple[int, int]) -> Numbers:
     """Steps of `finetune`: AdamW, clipping."""
     ids = random_ids(*shape)
-    rows = TokenizedRows(list(ids), np.ones(len(ids), np.int64), np.zeros(len(ids), bool))
+    rows = TokenizedRows.after([*ids])
     options = TrainOptions(
         method,  # pyright: ignore[reportArgumentType]
         learning_rate=1e-5,

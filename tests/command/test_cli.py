@@ -96,7 +96,7 @@ def test_long_rows_are_cut_and_counted(run, llama, out, tmp_path):
 
 
 def test_a_row_counts_once_and_one_row_is_no_rows(run, llama, out, tmp_path):
-    rows = [{"prompt": "q a", "completion": text} for text in texts(words=M)]
+    rows = [{"prompt": "q a ", "completion": text} for text in texts(words=M)]
     rows[2]["completion"] += " x y z"  # cut
     rows[5]["prompt"] = " ".join(["q"] * (M + 3))  # cut to its prompt, so with nothing to predict
     pool = write_rows(tmp_path / "p.jsonl", rows)
@@ -121,7 +121,7 @@ def test_lengths_that_the_model_cannot_take_are_refused(limit, refused, llama, o
 
 
 def test_only_completions_count(run, refused, llama, out, tmp_path):
-    rows = [{"completion": text, "prompt": "q a"} for text in texts(words=M)]
+    rows = [{"completion": text, "prompt": "q a "} for text in texts(words=M)]
     pool = write_rows(tmp_path / "p.jsonl", rows)
     argv = [pool, "-o", out, "--model", llama, "--n-samples", K]
     words = [pool, f"{N} row(s)", "line 1, line 2", "--on-empty skip"]
@@ -137,7 +137,7 @@ def test_only_completions_count(run, refused, llama, out, tmp_path):
 
 def test_prompts_can_be_selected_by_and_completions_are_paid(run, refused, llama, out, tmp_path):
     rows = [
-        {"prompt": text, "completion": "x y z"[: 1 + 2 * (i % 3)]}
+        {"prompt": f"{text} ", "completion": "x y z"[: 1 + 2 * (i % 3)]}
         for i, text in enumerate(texts(words=M))
     ]
     pool = write_rows(tmp_path / "p.jsonl", rows)

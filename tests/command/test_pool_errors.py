@@ -1,5 +1,7 @@
 """Pools that `fisher-select` refuses: one line, code 2, and every file as it was."""
 
+import gzip
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,7 +42,11 @@ POOLS = {
         GOOD * 6 + b'{"text": "a"\n' + GOOD,
         ["line 7 is not JSON (", ", column 13)", "mend or remove"],
     ),
-    "blank line": ("p.jsonl", GOOD * 2 + b"\n" + GOOD, ["line 3", "not JSON", "remove the line"]),
+    "blank line": (
+        "p.jsonl",
+        GOOD * 2 + b"\n{\n" + GOOD,
+        ["line 4", "not JSON", "remove the line"],
+    ),
     "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
     "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
     "no text at first": (
@@ -59,29 +65,25 @@ POOLS = {
         ["line 2", "no column 'completion'"],
     ),
     "number": ("p.jsonl", GOOD + b'{"text": 3}\n', ["line 2", "'text'", "int", "mend or remove"]),
-    "null": ("p.jsonl", GOOD + b'{"text": null}\n', ["line 2", "'text'", "null"]),
     "NaN": ("p.jsonl", GOOD + b'{"text": "a b", "x": NaN}\n', ["line 2", "NaN", "mend or remove"]),
     "half a character": (
         "p.jsonl",
         GOOD + b'{"text": "a \\ud800"}\n',
         ["line 2", "lone surrogate", "mend or remove"],
     ),
-    "rank column": (
-        "p.jsonl",
-        GOOD + b'{"text": "a b", "fisher_rank": 1}\n',
-        ["line 2", "already has a column fisher_rank", "rename it"],
-    ),
-    "gain column": (
-        "p.parquet",
-        parquet(text=["a b"], fisher_gain=[1.0]),
-        ["already has a column fisher_gain", "rename it"],
-    ),
+    "truncated": ("p.jsonl.gz", gzip.compress(GOOD * 9)[:-9], ["can't be unpacked", "get it anew"]),
+    "broken array": ("p.json", b'[{"text": "a"},\n{"text"}]', ["line 2", "not JSON", "the array"]),
+    "values": ("p.csv", b"text,x\na,1\nb,2,3\n", ["row 1", "has 3 values, not 2"]),
     "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),
     "zero bytes": ("p.jsonl", b"\x00" * 64, ["line 1", "zero byte", "binary"]),
-    "CSV": ("p.csv", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
+    "other": ("p.doc", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
     "not Parquet": ("p.parquet", GOOD, ["not readable as Parquet", "write it anew"]),
     "no rows": ("p.parquet", parquet(text=pa.array([], pa.string())), ["is empty"]),
-    "Parquet null": ("p.parquet", parquet(text=["a b", None]), ["row 1", "null"]),
+    "Parquet type": (
+        "p.parquet",
+        parquet(text=[1, None]),
+        ["row 0", "not a list", "mend"],
+    ),
     "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
     "Parquet names": ("p.parquet", twice(), ["several columns 'text'", "rename or drop one"]),
     "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
@@ -101,7 +103,7 @@ def test_a_pool_that_cannot_be_read_is_refused(name, refused, out, tmp_path):
 def test_a_missing_pool_and_a_missing_column_are_refused(refused, out, tmp_path):
     rest = ["-o", out, "--model", "none", "--n-samples", "1"]
     refused([tmp_path / "p.jsonl", *rest], [tmp_path / "p.jsonl", "no file", "name a .jsonl"])
-    refused([tmp_path, *rest], [tmp_path, "is a folder: name one file"])
+    refused([tmp_path, *rest], [tmp_path, "is a folder without"])
     pool = tmp_path / "p.jsonl"
     pool.write_bytes(GOOD)
     words = [f"{pool}, line 1", "no column 'nope'", "it has 'text'", "--text-column"]

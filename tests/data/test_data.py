@@ -13,7 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from fisher_jax.command.main import main
-from fisher_jax.data.pool_file import read_embeddings, read_pool
+from fisher_jax.data import Columns, Example
+from fisher_jax.data.embeddings_file import read_embeddings
+from fisher_jax.data.pool_file import read_pool
 from fisher_jax.util.files import replacing, replacing_files
 
 N, M, D, K = 8, 4, 8, 3  # one shape: each other is a compilation
@@ -82,8 +84,8 @@ def test_line_ends_and_byte_order_marks_are_no_part_of_a_row(end, last, mark, tm
         pool = tmp_path / name
         pool.write_bytes(mark + (end.join(lines) + ends).encode())
         file = read_pool(pool)
-        assert file.rows == texts
-        assert file.content == lines
+        assert file.rows == [Example(text) for text in texts]
+        assert file.content.lines == lines
         assert file.where(2) == f"{pool}, line 3"
 
 
@@ -249,16 +251,16 @@ def test_text_columns(tmp_path):
     pool = tmp_path / "p.jsonl"
     row = {"text": "t", "prompt": "p", "completion": "c", "body": "b"}
     pool.write_text(json.dumps(row))
-    assert read_pool(pool).rows == ["t"]
-    assert read_pool(pool, "body").rows == ["b"]
+    assert read_pool(pool).rows == [Example("t")]
+    assert read_pool(pool, Columns(text="body")).rows == [Example("b")]
     del row["text"]
     pool.write_text(json.dumps(row))
-    assert read_pool(pool).rows == [("p", "c")]
+    assert read_pool(pool).rows == [Example("c", "p")]
     assert read_pool(pool).preview(0) == "p → c"
-    assert read_pool(pool, "prompt").rows == ["p"]
+    assert read_pool(pool, Columns(text="prompt")).rows == [Example("p")]
     table = tmp_path / "p.parquet"
     pq.write_table(pa.table({name: [value] for name, value in row.items()}), table)
-    assert read_pool(table).rows == [("p", "c")]
+    assert read_pool(table).rows == [Example("c", "p")]
     assert read_pool(table).where(0) == f"{table}, row 0"
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from fisher_jax.data import Example, PoolError
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
-from fisher_jax.data.rows import PoolError, PromptCompletion
 from tests.helpers.cli import (
     K,
     manifest_of,
@@ -24,9 +24,32 @@ has_datasketch = pytest.mark.skipif(
 
 
 def test_exact_duplicates_ignore_case_and_white_space():
-    rows = ["One two.", "three", " one\n TWO.", "Three", "one two", PromptCompletion("one", "two.")]
-    assert deduplicate_exact(rows).tolist() == [0, 1, 4]
+    rows = ["One two.", "three", " one\n TWO.", "Three", "one two", Example("two.", "one")]
+    assert deduplicate_exact(rows).tolist() == [0, 1, 4, 5]
     assert deduplicate_exact([]).tolist() == []
+
+
+def calls(name):
+    told = [{"function": {"name": name}}]
+    asks = {"role": "user", "content": "Do it"}
+    return Example([asks, {"role": "assistant", "content": None, "tool_calls": told}])
+
+
+def said(*roles):
+    return Example([{"role": role, "content": "Hi"} for role in roles])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [calls("lights_on"), calls("lights_off")],
+        [Example("three", "one two"), Example("two three", "one")],
+        [said("user", "assistant"), said("assistant", "user")],
+        [said("user"), said("user")._replace(tools=[{"name": "lights_on"}])],
+    ],
+)
+def test_rows_that_differ_in_anything_that_counts_are_no_exact_copies(rows):
+    assert deduplicate_exact([*rows, *rows]).tolist() == [0, 1]
 
 
 @has_datasketch
@@ -91,7 +114,7 @@ def test_copies_that_stay_are_counted(tmp_path, run, llama):
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
     code, messages = run(pool, "-o", tmp_path / "o.jsonl", "--model", llama, "--n-samples", 1)
     assert code == 0
-    assert "2 rows repeat an earlier one: --deduplicate exact" in messages
+    assert "2 rows repeat an earlier one: exact deduplication" in messages
     assert "2 rows repeat an earlier one" in page_of(tmp_path / "o.jsonl")
 
 

@@ -22,7 +22,7 @@ from experiments.corpora.corpora import (
     split_sentences,
     stories,
 )
-from fisher_jax.data.rows import PoolError, PromptCompletion
+from fisher_jax.data import Example, PoolError
 from scripts import shakespeare as script
 
 PLAY = r"""# A Play
@@ -156,8 +156,11 @@ def test_speeches_go_without_names_into_one_block_each():
         "Let us kill him now.",
         "What, will you not follow?",
     ]
-    assert [p.row for p in speeches(SPEECHES)] == said
-    assert [p.row for p in speeches(SPEECHES, 1)][1:3] == ["And then: speak on!", "Speak, speak."]
+    assert [p.row.text() for p in speeches(SPEECHES)] == said
+    assert [p.row.text() for p in speeches(SPEECHES, 1)][1:3] == [
+        "And then: speak on!",
+        "Speak, speak.",
+    ]
     many = speeches(SPEECHES * 200)
     counts = Counter(p.group for p in many)
     assert len(counts) == 40 and set(counts.values()) == {15}
@@ -168,12 +171,12 @@ def test_speeches_go_without_names_into_one_block_each():
 def test_stories_are_split_into_prose_sentences():
     first, second = "A SCANDAL IN SOME PLACE", "THE RED-HEADED LEAGUE’S END"
     assert stories(BOOK, 3) == [
-        Passage("To Mr. Holmes she is the woman, and Dr. J. H. Watson knew.", first),
-        Passage("“Was it so?” said I.", first),
-        Passage("“It was so indeed.”", first),
-        Passage("He sat down.", first),
-        Passage("“MY DEAR MR. HOLMES,—You did it very well.", first),
-        Passage("I had called upon my friend.", second),
+        Passage(Example("To Mr. Holmes she is the woman, and Dr. J. H. Watson knew."), first),
+        Passage(Example("“Was it so?” said I."), first),
+        Passage(Example("“It was so indeed.”"), first),
+        Passage(Example("He sat down."), first),
+        Passage(Example("“MY DEAR MR. HOLMES,—You did it very well."), first),
+        Passage(Example("I had called upon my friend."), second),
     ]
     assert len(stories(BOOK)) == 4
 
@@ -229,8 +232,8 @@ def server(tmp_path, monkeypatch):
 
 
 def test_a_corpus_is_downloaded_once(server):
-    expected = [Passage(PromptCompletion("1 + 1?", "2\n#### 2"), "train")] * 2
-    expected += [Passage(PromptCompletion("1 + 2?", "#### 3"), "test")]
+    expected = [Passage(Example("2\n#### 2", "1 + 1?"), "train")] * 2
+    expected += [Passage(Example("#### 3", "1 + 2?"), "test")]
     assert read_corpus("gsm8k") == expected
     assert Quiet.n_requests == 2
     assert read_corpus("gsm8k") == expected
@@ -308,12 +311,12 @@ def test_files_that_are_no_corpus_are_plain_pools(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(80)))
     found = read_corpus(str(path))
-    assert [p.row for p in found] == [f"row {i}" for i in range(80)]
+    assert [p.row.text() for p in found] == [f"row {i}" for i in range(80)]
     assert [p.group for p in found] == [f"block {i // 2:02d}" for i in range(80)]
     path.write_text('{"prompt": "a", "completion": "b"}\n')
-    assert read_corpus(str(path)) == [Passage(PromptCompletion("a", "b"), "block 00")]
+    assert read_corpus(str(path)) == [Passage(Example("b", "a"), "block 00")]
     path.write_text('{"text": "a", "fisher_rank": 0}\n')  # a selection
-    assert read_corpus(str(path)) == [Passage("a", "block 00")]
+    assert read_corpus(str(path)) == [Passage(Example("a"), "block 00")]
 
 
 @pytest.mark.parametrize(
@@ -341,7 +344,7 @@ def test_the_files_are_read_whole(name, n_rows, n_groups):
     assert Path(os.environ[corpora.DATA_FOLDER]).is_dir()
     rows = read_corpus(name)
     assert len(rows) == n_rows and len({p.group for p in rows}) == n_groups
-    texts = [p.row for p in rows if isinstance(p.row, str)]
+    texts = [p.row.text() for p in rows if p.row.prompt is None]
     assert not [text for text in texts if "_" in text or "  " in text or ":\n" in text]
 
 

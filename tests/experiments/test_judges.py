@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments.judging.judge import JudgeError, Naming, Pair, judge_pairs, questions_of, tally
 from experiments.judging.judges import LikelihoodJudge, LocalJudge, mean_log_likelihoods
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models.load import load_model
 from tests.helpers.pairs import PAIR, PAIRS
 from tests.helpers.word_folder import CONTEXT, save_folder
@@ -112,13 +112,13 @@ def test_a_tokenizer_without_digits_is_refused(model):
 
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
 def test_likelihood_is_the_mean_over_the_continuations_tokens(model, batch_tokens):
-    rows = [PromptCompletion(pair.prompt, text) for pair in PAIRS for text in pair[1:]]
-    rows.append(PromptCompletion("", "to be"))
+    rows = [Example(text, pair.prompt) for pair in PAIRS for text in pair[1:]]
+    rows.append(Example("to be", ""))
     seen = []
     scores = mean_log_likelihoods(model, rows, batch_tokens, seen.append)
     assert seen[-1] == len(rows)
     for row, score in zip(rows, scores, strict=True):
-        ids = model.tokenizer(row.prompt + " " + row.completion)["input_ids"]
+        ids = model.tokenizer(row.prompt + row.completion)["input_ids"]
         n = len(row.completion.split())
         log_TxL = np.asarray(jax.nn.log_softmax(full_logits(model, ids, CONTEXT)))
         expected = np.mean([log_TxL[t - 1, ids[t]] for t in range(len(ids) - n, len(ids))])
@@ -157,7 +157,7 @@ def test_an_empty_continuation_loses(model):
 
 
 def test_a_text_longer_than_the_context_is_named(model):
-    rows = [PromptCompletion("to", " be" * n) for n in (3, CONTEXT - 2, CONTEXT - 1)]
+    rows = [Example(" be" * n, "to") for n in (3, CONTEXT - 2, CONTEXT - 1)]
     assert np.isfinite(mean_log_likelihoods(model, rows[:2])).all()  # the whole context
     with pytest.raises(JudgeError, match=rf"text 2 \('to'...\) is longer than {CONTEXT} tokens"):
         mean_log_likelihoods(model, rows)

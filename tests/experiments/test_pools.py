@@ -13,8 +13,8 @@ from experiments.corpora.pools import (
     make_pool,
     split_corpus,
 )
+from fisher_jax.data import Example, PoolError
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near, normalized
-from fisher_jax.data.rows import PoolError, PromptCompletion
 
 SIZES = {"n_pool": 300, "n_validation": 41, "n_test": 61}
 NOUNS = """anchor basket candle desert engine feather garden hammer island jacket kettle ladder
@@ -43,14 +43,14 @@ def passages(corpus, n_groups=12, n_rows=100):
     for group in range(n_groups):
         rows = [sentence() for _ in range(n_rows)]
         rows += common + [row.upper().replace(" ", "  ") for row in rows[: n_rows // 10]]
-        found += [Passage(row, f"story {group}") for row in rows]
+        found += [Passage(Example(row), f"story {group}") for row in rows]
     return found
 
 
 @functools.lru_cache
 def questions():
     return [
-        Passage(PromptCompletion(f"{p.row} How many?", f"{i} + 1 =\n#### {i + 1}"), part)
+        Passage(Example(f"{i} + 1 =\n#### {i + 1}", f"{p.row.text()} How many?"), part)
         for part, n_groups in (("train", 6), ("test", 2))
         for i, p in enumerate(passages(part, n_groups))
     ]
@@ -157,10 +157,14 @@ def test_every_kind_has_its_shares(kind, counts):
     assert len(set(np.flatnonzero(pool.kind == "own")) & set(range(150))) < counts["own"]  # mixed
     two = kind == "imbalance"
     assert pool.test_domain.tolist() == ([0] * 31 + [1] * 30 if two else [0] * 61)
-    assert ["sherlock" in row.lower() for row in pool.test] == (pool.test_domain == 1).tolist()
-    assert sum("sherlock" in row.lower() for row in pool.validation) == (20 if two else 0)
+    assert ["sherlock" in row.text().lower() for row in pool.test] == (
+        pool.test_domain == 1
+    ).tolist()
+    assert sum("sherlock" in row.text().lower() for row in pool.validation) == (20 if two else 0)
     if two:
-        assert ["sherlock" in row.lower() for row in pool.rows] == (pool.kind == "second").tolist()
+        assert ["sherlock" in row.text().lower() for row in pool.rows] == (
+            pool.kind == "second"
+        ).tolist()
 
 
 def test_copies_are_of_few_rows_and_half_are_edited():
@@ -172,7 +176,9 @@ def test_copies_are_of_few_rows_and_half_are_edited():
     edited = {normalized(row) for row in of["near_duplicate"]}
     assert len(edited) == 105 and not edited & own
     for row in of["near_duplicate"]:
-        nearest = max(SequenceMatcher(None, row.split(), e.split()).ratio() for e in exact)
+        nearest = max(
+            SequenceMatcher(None, row.text().split(), e.text().split()).ratio() for e in exact
+        )
         assert nearest > 0.6
     assert len(deduplicate_exact(pool.rows)) == 195
 
@@ -192,19 +198,19 @@ def test_noise_replaces_rows_of_the_clean_pool(corpus):
 def test_spoilt_rows_are_spoilt_as_said():
     rng = np.random.default_rng(0)
     text = "The modern clerk turned over every yellow leaf of his returned manuscript."
-    assert (
-        sorted(shuffled(text, rng).split()) == sorted(text.split()) != shuffled(text, rng).split()
-    )
-    scans = [scanned(text, rng) for _ in range(200)]
+    row = Example(text)
+    mixed = [shuffled(row, rng).text().split() for _ in range(2)]
+    assert sorted(mixed[0]) == sorted(text.split()) != mixed[1]
+    scans = [scanned(row, rng).text() for _ in range(200)]
     share = [1 - SequenceMatcher(None, text, s, autojunk=False).ratio() for s in scans]
     assert 0.08 < np.mean(share) < 0.22
     assert any("modem" in s for s in scans) and any("- " in s for s in scans)
     assert any(s.count(" ") < text.count(" ") for s in scans)
-    assert scanned(text, rng, rate=1.0).isascii()
-    pages = {boilerplate(text, rng) for _ in range(50)}
+    assert scanned(row, rng, rate=1.0).text().isascii()
+    pages = {boilerplate(row, rng).text() for _ in range(50)}
     assert len(pages) > 30 and not any("{" in page or "clerk" in page for page in pages)
     with pytest.raises(ValueError, match="too short: 'one'"):
-        shuffled("one", rng)
+        shuffled(Example("one"), rng)
 
 
 def test_near_duplicates_are_light_edits():
@@ -213,11 +219,11 @@ def test_near_duplicates_are_light_edits():
     words = words_of([text, "We asked Horatio about wonderful things."])
     assert words.names == ["Alice", "Horatio"]
     assert "wonderful" in words.common and "When" not in words.common
-    edits = [near_duplicate(text, words, rng) for _ in range(200)]
+    edits = [near_duplicate(Example(text), words, rng).text() for _ in range(200)]
     assert np.mean([e != text for e in edits]) > 0.9
     assert all(abs(len(e.split()) - len(text.split())) <= 2 for e in edits)
     assert any("Horatio" in e for e in edits) and any("wonderful" in e for e in edits)
-    row = near_duplicate(PromptCompletion(text, "The answer."), words, rng)
+    row = near_duplicate(Example("The answer.", text), words, rng)
     assert row.completion == "The answer."
 
 
@@ -255,6 +261,6 @@ def test_pools_that_cannot_be_are_refused(options, message):
 
 
 def test_a_corpus_of_one_group_is_refused(monkeypatch):
-    monkeypatch.setattr(pools, "read_corpus", lambda name, path: [Passage("a", "x")])
+    monkeypatch.setattr(pools, "read_corpus", lambda name, path: [Passage(Example("a"), "x")])
     with pytest.raises(PoolError, match="one has 1 group"):
         split_corpus("one", 1, 1, 0)

@@ -7,7 +7,7 @@ from flax import nnx
 
 from experiments.language.preparation import first_layers
 from experiments.language.variants import VARIANTS, Candidates
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.scoring import quality
@@ -63,7 +63,7 @@ def test_variants_that_read_the_rows_again_rank_by_the_models_word(candidates, m
     model = load_model(str(model_folder))
     rng = np.random.default_rng(1)
     words = [w for w in model.tokenizer.get_vocab() if w != "<unk>"]
-    rows = [PromptCompletion(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
+    rows = [Example(*(" ".join(rng.choice(words, 5)) for _ in "pc")) for _ in range(30)]
     labels = np.zeros(len(candidates.hidden.tokens), int)
     reading = Candidates(
         rows, candidates.hidden, np.zeros((1, 8)), labels, candidates.targets, model

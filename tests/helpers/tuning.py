@@ -18,7 +18,7 @@ def random_rows(n=20, most=14, seed=0, prompt=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2 + prompt, most, n)
     ids = [rng.integers(VOCAB, size=k).astype(np.int32) for k in lengths]
-    return TokenizedRows(ids, np.full(n, 1 + prompt), np.zeros(n, bool))
+    return TokenizedRows.after(ids, 1 + prompt)
 
 
 def options(**changes):
@@ -39,8 +39,8 @@ def nll_by_hand(model, rows):
     for k, ids in enumerate(rows.ids):
         padded[k, : len(ids)] = ids
     hidden_NxTxD = np.asarray(apart(model.module, jnp.asarray(padded)), np.float64)
-    for hidden, ids, first in zip(hidden_NxTxD, rows.ids, rows.first, strict=True):
+    for hidden, ids, learnt in zip(hidden_NxTxD, rows.ids, rows.learnt, strict=True):
         logits = hidden[: len(ids) - 1] @ head.T
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        total -= log_p[np.arange(len(ids) - 1), ids[1:]][first - 1 :].sum()
+        total -= log_p[np.arange(len(ids) - 1), ids[1:]][learnt[1:]].sum()
     return total

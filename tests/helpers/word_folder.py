@@ -21,9 +21,9 @@ TEXTS = [
     "the question is whether to be",
 ]
 PAIRS = [
-    {"prompt": "to be or not", "completion": "to be"},
+    {"prompt": "to be or not", "completion": " to be"},
     {"prompt": "", "completion": "that is the question"},
-    {"prompt": "whether", "completion": "tis nobler in the mind"},
+    {"prompt": "whether", "completion": " tis nobler in the mind"},
 ]
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from experiments.corpora.corpora import shakespeare
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models.decoder import RotaryConfig, RotaryDecoder
 from fisher_jax.models.load import LanguageModel
 
@@ -23,9 +23,9 @@ VOCAB = ["[UNK]", "[BOS]", *WORDS]
 CONTEXT = 40
 TEXTS = ["to be or not to be", "that", "whether tis nobler in the mind", "in question"]
 PAIRS = [
-    PromptCompletion("to be or not", "to be that is"),
-    PromptCompletion("that is the question", "whether tis nobler in the mind"),
-    PromptCompletion("in", "the mind"),
+    Example(" to be that is", "to be or not"),
+    Example(" whether tis nobler in the mind", "that is the question"),
+    Example(" the mind", "in"),
 ]
 
 

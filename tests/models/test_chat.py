@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near, text_of
+from fisher_jax.data import Columns, Example
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.data.pool_file import read_pool
-from fisher_jax.data.rows import Chat, PromptCompletion
 from fisher_jax.models.chat import written
-from fisher_jax.models.embed import tokenize
+from fisher_jax.models.tokenize import shown, tokenize
 from fisher_jax.scoring.quality import ask_questions
 from tests.helpers.cli import N, page_of, read_rows, texts, write_rows
 from tests.helpers.word_model import language_model
@@ -22,39 +22,130 @@ ASKS = {"role": "user", "content": "Which day is it?"}
 SAYS = {"role": "assistant", "content": "Monday."}
 TELLS = {"role": "system", "content": "Be brief."}
 WORDS = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-WHERE = "row {}".format
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 def ids_of(model, messages, **options):
     return model.tokenizer.apply_chat_template(messages, return_dict=False, **options)
 
 
-def test_messages_are_the_templates_tokens_and_all_count(smollm2):
-    chat = [TELLS, ASKS, SAYS, ASKS]
-    (row,) = written(smollm2, [Chat(chat)], WHERE)
-    tokens = tokenize(smollm2, [row])
+@pytest.fixture
+def model(smollm2, monkeypatch):
+    """SmolLM2 with a template of the test's."""
+
+    def with_template(template):
+        monkeypatch.setattr(smollm2.tokenizer, "chat_template", template)
+        return smollm2
+
+    return with_template
+
+
+def marked(model, row, **options):
+    """The row's tokens as text, what is learnt between brackets."""
+    return shown(model, tokenize(model, [row], **options), 0)
+
+
+def test_messages_are_the_templates_tokens_and_the_assistants_count(smollm2):
+    chat = [TELLS, ASKS, SAYS, ASKS, SAYS | {"content": "Still Monday."}]
+    tokens = tokenize(smollm2, [Example(chat)])
     assert tokens.ids[0].tolist() == ids_of(smollm2, chat)
-    assert tokens.counted.tolist() == [len(tokens.ids[0]) - 1]
+    said = [smollm2.tokenizer.decode(labels) for labels in tokens.labels]
+    assert said == ["Monday.<|im_end|>\nStill Monday.<|im_end|>\n"]
+    everything = tokenize(smollm2, [Example(chat)], positions="all")
+    assert everything.counted.tolist() == [len(tokens.ids[0]) - 1]
+    before = tokenize(smollm2, [Example(chat)], positions="prompt")
+    asked = ids_of(smollm2, [TELLS, ASKS], add_generation_prompt=True)
+    assert before.ids[0].tolist()[:-1] == asked
 
 
 def test_of_a_prompt_and_a_completion_the_answer_counts(smollm2):
-    (row,) = written(smollm2, [Chat([TELLS, ASKS], [SAYS])], WHERE)
-    tokens = tokenize(smollm2, [row])
+    tokens = tokenize(smollm2, [Example([SAYS], [TELLS, ASKS])])
     asked = ids_of(smollm2, [TELLS, ASKS], add_generation_prompt=True)
     assert tokens.ids[0].tolist() == ids_of(smollm2, [TELLS, ASKS, SAYS])
-    assert tokens.ids[0][: len(asked)].tolist() == asked and tokens.first.tolist() == [len(asked)]
-    assert smollm2.tokenizer.decode(tokens.ids[0][len(asked) :]) == "Monday.<|im_end|>\n"
+    assert tokens.ids[0][: len(asked)].tolist() == asked
+    assert smollm2.tokenizer.decode(tokens.labels[0]) == "Monday.<|im_end|>\n"
+
+
+def test_a_chat_without_an_answer_is_learnt_whole(smollm2):
+    tokens = tokenize(smollm2, [Example([ASKS]), Example([])])
+    assert tokens.counted.tolist() == [len(ids_of(smollm2, [ASKS])) - 1, 0]
 
 
 def test_a_completion_may_go_on_from_an_answer():
-    chat = Chat([{"role": "assistant", "content": "to be"}], [{"role": "user", "content": "or"}])
-    assert written(language_model(template=WORDS), [chat], WHERE) == [("to be ", "or ")]
+    row = Example([{"role": "user", "content": "or"}], [{"role": "assistant", "content": "to be"}])
+    model = language_model(template=WORDS)
+    assert written(model, row, "row 0").text == "to be or "
+    assert shown(model, tokenize(model, [row]), 0) == "to be⟦or⟧"
+
+
+MARKED = CHATML.replace(
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}",
+    "{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}{% generation %}"
+    "{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}"
+    "{{ '<|im_end|>\n' }}",
+)
+# the last answer gets an empty thought, as Qwen 3 has it
+THINKS = CHATML.replace(
+    "m['content'] + '<|im_end|>",
+    "('<think>\n</think>' if m['role'] == 'assistant' and loop.last else '') "
+    "+ m['content'] + '<|im_end|>",
+)
+TURNS = [ASKS, SAYS, ASKS, SAYS]
+
+
+@pytest.mark.parametrize(
+    ("template", "learnt"),
+    [
+        (CHATML, ["Monday.<|im_end|>\n", "Monday.<|im_end|>\n"]),
+        (MARKED, ["Monday.", "Monday."]),
+        (THINKS, ["Monday.<|im_end|>\n", "<think>\n</think>Monday.<|im_end|>\n"]),
+    ],
+)
+def test_answers_are_located_with_marks_and_without(model, template, learnt):
+    text = marked(model(template), Example(TURNS))
+    parts = text.split("⟦")
+    assert [part.split("⟧")[0] for part in parts[1:]] == learnt
+    assert "".join(parts).replace("⟧", "") == written(model(template), Example(TURNS), "").text
+
+
+@pytest.mark.parametrize("row", [Example([SAYS], [ASKS]), Example([ASKS, SAYS])])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x y z' }}",  # says nothing of the chat
+        CHATML.replace("m['content'] +", "m['content'].split('.')[-1] +"),  # drops the answer
+    ],
+)
+def test_a_template_that_leaves_out_what_is_learnt_is_refused(model, template, row):
+    with pytest.raises(ValueError, match=r"row 0: the chat template of .* leaves out .*'Monday"):
+        tokenize(model(template), [row])
+
+
+def test_a_template_that_wants_parts_gets_them(model):
+    wants = (
+        "{% for m in messages %}{{ m['role'] + ':' }}{% for p in m['content'] %}"
+        "{{ p['text'] }}{% endfor %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    assert marked(model(wants), Example([ASKS, SAYS])) == (
+        "user:Which day is it?\nassistant:⟦Monday.\n<|im_end|>⟧"  # the end, as nothing closes it
+    )
 
 
 def test_a_template_that_writes_prompts_otherwise_is_refused():
     moves = "{% for m in messages %}{{ m['content'] if loop.last else 'no' }} {% endfor %}"
     with pytest.raises(ValueError, match=r"^row 0: the chat template of tiny writes the prompt"):
-        written(language_model(template=moves), [Chat([ASKS], [SAYS])], WHERE)
+        tokenize(language_model(template=moves), [Example([SAYS], [ASKS])])
+
+
+def test_the_template_is_told_of_tools_and_options(model):
+    template = "{{ tools | tojson if tools else '' }}{{ mood }}" + CHATML
+    row = Example([ASKS, SAYS], tools=[{"name": "clock"}], options={"mood": "glad"})
+    text = written(model(template), row, "row 0").text
+    assert text.startswith('[{"name": "clock"}]glad<|im_start|>user')
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
@@ -65,25 +156,22 @@ def test_a_chat_has_the_special_tokens_of_its_template_alone(adds_bos):
         model.tokenizer.add_special_tokens({"bos_token": "[BOS]"})
         to_be = model.tokenizer("to be", add_special_tokens=False)["input_ids"]
         bos = [1] * bool(begins)
-        got = tokenize(model, [Chat(chat), "to be", Chat(chat, chat), PromptCompletion("to", "be")])
+        rows = [Example(chat), "to be", Example(chat, chat), Example(" be", "to")]
+        got = tokenize(model, rows)
         text = [1] * adds_bos + to_be
         expected = [[*bos, *to_be], text, [*bos, *to_be, *to_be], text]
         assert [ids.tolist() for ids in got.ids] == expected
-        assert got.first.tolist() == [1, 1, len(bos) + 2, adds_bos + 1]
-
-
-def test_other_rows_stay_as_they_are():
-    rows = ["to be", PromptCompletion("to", "be")]
-    assert written(language_model(), rows, WHERE) == rows
+        counts = [len(bos) + 1, adds_bos + 1, 2, 1]
+        assert got.counted.tolist() == counts
 
 
 def test_a_model_or_template_that_cannot_is_refused_by_row():
-    rows = ["to be", Chat([ASKS])]
+    rows = ["to be", Example([ASKS])]
     with pytest.raises(ValueError, match=r"^row 1 is a chat, and tiny has no chat template: name"):
-        written(language_model(), rows, WHERE)
+        tokenize(language_model(), rows)
     picky = language_model(template="{{ raise_exception('roles must alternate') }}")
     with pytest.raises(ValueError, match=r"^row 1: tiny: .*roles must alternate.*remove the row$"):
-        written(picky, rows, WHERE)
+        tokenize(picky, rows)
 
 
 ROWS = [
@@ -91,7 +179,7 @@ ROWS = [
     {"prompt": [ASKS], "completion": [SAYS], "id": 2},
     {"dialogue": [SAYS | {"name": "x"}], "id": 3},
 ]
-CHATS = [Chat([ASKS, SAYS]), Chat([ASKS], [SAYS]), Chat([SAYS | {"name": "x"}])]
+CHATS = [Example([ASKS, SAYS]), Example([SAYS], [ASKS]), Example([SAYS | {"name": "x"}])]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -103,33 +191,28 @@ def test_files_hold_chats_where_others_hold_strings(tmp_path, row, chat, suffix)
     else:
         pq.write_table(pa.Table.from_pylist([row]), pool)
     column = "dialogue" if "dialogue" in row else None
-    (got,) = read_pool(pool, column).rows
-    assert isinstance(got, Chat) and [[*part] for part in got] == [[*part] for part in chat]
+    assert read_pool(pool, Columns(messages=column)).rows == [chat]
 
 
 def test_fields_that_other_messages_have_are_not_null_in_parquet(tmp_path):
     pool = tmp_path / "pool.parquet"
     pq.write_table(pa.Table.from_pylist([{"messages": [ASKS, SAYS | {"name": "x"}]}]), pool)
-    assert read_pool(pool).rows == [Chat([ASKS, SAYS | {"name": "x"}])]
+    assert read_pool(pool).rows == [Example([ASKS, SAYS | {"name": "x"}])]
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"messages": []}, "'messages' holds no message"),
-        ({"messages": ["hello"]}, "without a string 'role'"),
-        ({"messages": [{"from": "human", "value": "hi"}]}, "without a string 'role': a chat is"),
+        ({"messages": [3]}, "without a string 'role'"),
+        ({"messages": [{"from": "narrator", "value": "hi"}]}, "a message from 'narrator'"),
         ({"messages": [{"role": "user", "content": None}]}, "without a string 'content'"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
-        ({"messages": "hello", "id": None}, None),
+        ({"messages": "hello", "id": None}, "a string, not a list of messages"),
         ({"prompt": "a", "completion": [SAYS]}, "'completion' holds a list, not a string"),
     ],
 )
 def test_a_broken_chat_is_named(tmp_path, row, said):
     pool = write_rows(tmp_path / "pool.jsonl", [row])
-    if said is None:  # a string is a text
-        assert read_pool(pool).rows == ["hello"]
-        return
     with pytest.raises(ValueError, match=rf"pool.jsonl, line 1: column .*{said}.*row"):
         read_pool(pool)
 
@@ -138,8 +221,8 @@ def test_python_takes_chats(smollm2):
     rows = [{"messages": [ASKS, SAYS]}, {"prompt": [ASKS], "completion": [SAYS]}, "A plain text."]
     emb = fj.embed(rows, smollm2)
     answer = len(smollm2.tokenizer("Monday.<|im_end|>\n")["input_ids"])
-    assert emb.lengths[1] == answer < emb.lengths[0] == len(ids_of(smollm2, [ASKS, SAYS])) - 1
-    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with text"):
+    assert emb.lengths[0] == emb.lengths[1] == answer
+    with pytest.raises(ValueError, match=r"texts: row 1 has no column 'text'.* it has 'message'"):
         fj.embed(["a text", {"message": []}], smollm2)
 
 
@@ -163,7 +246,8 @@ def test_the_command_chooses_chats_and_keeps_their_columns(run, out, llama, tmp_
         assert {"messages": row["messages"]} in rows and row["fisher_gain"] >= 0
     (first, *_) = read_rows(out)
     assert "\n".join(f"{m['role']}: {m['content']}" for m in first["messages"]) in page_of(out)
-    plain = write_rows(tmp_path / "plain.jsonl", [{"text": f"{text[:3]} {text} "} for text in said])
+    pairs = [{"prompt": f"{text[:3]} ", "completion": f"{text} "} for text in said]
+    plain = write_rows(tmp_path / "plain.jsonl", pairs)
     code, messages = run(plain, "-o", tmp_path / "b.jsonl", "--model", folder, "--n-samples", N)
     assert code == 0, messages
     gains = [[row["fisher_gain"] for row in read_rows(p)] for p in (out, tmp_path / "b.jsonl")]
@@ -178,14 +262,16 @@ def test_copies_and_questions_are_of_what_is_said():
         "brief, and never say more than what was asked of you by whoever is asking.",
     }
     first, second = (
-        Chat([told, {"role": "user", "content": asked}], [{"role": "assistant", "content": said}])
+        Example(
+            [{"role": "assistant", "content": said}], [told, {"role": "user", "content": asked}]
+        )
         for asked, said in (("What is 7 times 8?", "56"), ("Name a red fruit.", "Apple"))
     )
-    again = Chat([*first.prompt, *first.completion])
-    assert deduplicate_near([text_of(row) for row in (first, second)]).tolist() == [0]
-    plain = Chat(first.prompt[1:], first.completion)
+    again = Example([*first.prompt, *first.completion])
+    assert deduplicate_near([row.text() for row in (first, second)]).tolist() == [0]
+    plain = first._replace(prompt=first.prompt[1:])
     assert deduplicate_exact([first, plain]).tolist() == [0, 1]
-    assert deduplicate_exact([first, second, again]).tolist() == [0, 1]
+    assert deduplicate_exact([first, second, first]).tolist() == [0, 1]
     assert deduplicate_near([first, second, again]).tolist() == [0, 1]
     assert ask_questions([first], "Good? {text}") == ["Good? What is 7 times 8?\n56"]
 

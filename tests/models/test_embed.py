@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from flax import nnx
 
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models import embed as embed_module
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.decoder import RotaryDecoder
-from fisher_jax.models.embed import check_rows, embed, forward, tokenize
+from fisher_jax.models.embed import check_rows, embed, forward
 from fisher_jax.models.load import load_model
+from fisher_jax.models.tokenize import shown, tokenize
 from tests.helpers.word_folder import CONTEXT, DIM, PAIRS, SPECIAL, TEXTS, WORDS, save_folder
 
 
@@ -72,33 +73,66 @@ def test_only_completion_tokens_of_a_pair_are_predicted(model):
 
 
 def test_tokens_are_the_tokenizers_own_with_its_special_ones(bos_model):
-    rows = tokenize(bos_model, ["to be", PromptCompletion("to be", "or not"), "or"])
+    rows = tokenize(bos_model, ["to be", Example(" or not", "to be"), "or"])
     assert [ids.tolist() for ids in rows.ids] == [
         [1, *ids_of("to be")],
         [1, *ids_of("to be or not")],  # none before the completion
         [1, *ids_of("or")],
     ]
-    assert rows.first.tolist() == [1, 3, 1]
+    assert [label.tolist() for label in rows.labels] == [ids_of("to be"), ids_of("or not"), [2 + 2]]
     assert rows.counted.tolist() == [2, 2, 1]
-    embeddings = embed(["to be", {"prompt": "to be", "completion": "or not"}], bos_model)
+    embeddings = embed(["to be", {"prompt": "to be", "completion": " or not"}], bos_model)
     np.testing.assert_array_equal(embeddings.lengths, [2, 2])
 
 
 def test_an_empty_prompt_after_a_special_token_predicts_the_whole_completion(bos_model):
-    rows = tokenize(bos_model, [PromptCompletion("", "to be or")])
+    rows = tokenize(bos_model, [Example("to be or", "")])
     assert rows.ids[0].tolist() == [1, *ids_of("to be or")]
     assert rows.counted.tolist() == [3]
 
 
-def test_prompt_and_completion_are_tokenised_apart(model):
-    rows = tokenize(model, [PromptCompletion("to be", "ornot"), PromptCompletion("to", "be")])
-    assert rows.ids[0].tolist() == [*ids_of("to be"), 0]  # an unknown word, joined to nothing
-    joined = tokenize(model, [PromptCompletion("to b", "e")])
-    assert joined.ids[0].tolist() == [*ids_of("to"), 0, 0]  # not "to be"
+def test_prompt_and_completion_have_the_tokens_of_the_joint_text(model):
+    rows = tokenize(model, [Example("e or", "to b"), Example(" be", "to")])
+    assert [ids.tolist() for ids in rows.ids] == [ids_of("to be or"), ids_of("to be")]
+    assert [labels.tolist() for labels in rows.labels] == [ids_of("be or"), ids_of("be")]
+
+
+def test_the_end_is_learnt_where_a_completion_has_none(model):
+    tokenizer = model.tokenizer
+    tokenizer.add_special_tokens({"eos_token": "[BOS]"})  # any token does
+    try:
+        rows = ["to be", Example(" be", "to"), Example(" be[BOS]", "to"), Example("", "to")]
+        ends = {
+            how: [ids.tolist().count(1) for ids in tokenize(model, rows, eos=how).ids]
+            for how in (None, True, False)
+        }
+        assert ends == {None: [0, 1, 1, 0], True: [1, 1, 1, 0], False: [0, 0, 1, 0]}
+        assert tokenize(model, rows).counted.tolist() == [1, 2, 2, 0]
+        cut = tokenize(model, [Example(" be or", "to")], 3)
+        assert cut.ids[0].tolist() == ids_of("to be or") and cut.cut.all()
+    finally:
+        tokenizer.eos_token = None
+
+
+def test_a_beginning_that_the_text_brings_is_not_doubled(bos_model):
+    rows = tokenize(bos_model, ["[BOS] to be", "to be"])
+    assert [ids.tolist() for ids in rows.ids] == [[1, *ids_of("to be")]] * 2
+
+
+def test_positions_count_what_they_say(model):
+    pair = Example(" or not", "to be")
+    counted = {
+        positions: tokenize(model, [pair], positions=positions).counted.tolist()
+        for positions in ("completion", "all", "prompt")
+    }
+    assert counted == {"completion": [2], "all": [3], "prompt": [2]}
+    with pytest.raises(ValueError, match="row 0 has no prompt"):
+        tokenize(model, ["to be"], positions="prompt")
+    assert shown(model, tokenize(model, [pair]), 0) == "to be⟦or not⟧"
 
 
 def test_max_length_cuts_rows(model):
-    texts = [TEXTS[0], TEXTS[2], "to be", "in the mind", PromptCompletion("to be", "or not")]
+    texts = [TEXTS[0], TEXTS[2], "to be", "in the mind", Example(" or not", "to be")]
     rows = tokenize(model, texts, 3)
     assert [ids.tolist() for ids in rows.ids] == [
         ids_of("to be or"),
@@ -186,7 +220,7 @@ def test_few_counted_positions_are_gathered_on_the_device(model, monkeypatch, wo
 
     monkeypatch.setattr(embed_module, "_counted", watched)
     ids = (WORDS * 2)[:17]
-    pair = {"prompt": " ".join(ids[:-words]), "completion": " ".join(ids[-words:])}
+    pair = {"prompt": " ".join(ids[:-words]), "completion": " " + " ".join(ids[-words:])}
     got = embed([pair], model, normalize="none")
     expected = states(model, ids_of(" ".join(ids)), 17 - words)
     np.testing.assert_allclose(got.tokens, expected, rtol=0, atol=1e-5)
@@ -235,7 +269,7 @@ def test_order_of_rows_does_not_change_embeddings(model):
         (["to be", "to"], 1),
         (["to be", "to be", ""], 2),
         ([{"prompt": "to be", "completion": ""}, "to be"], 0),
-        (["to be", {"prompt": "to be or not", "completion": "to be"}], 1),  # cut away
+        (["to be", {"prompt": "to be or not", "completion": " to be"}], 1),  # cut away
     ],
 )
 def test_a_row_with_nothing_to_predict_is_named(model, rows, i):
@@ -254,7 +288,7 @@ def test_a_row_of_one_token_has_no_embeddings_and_hurts_no_other(model):
 
 
 def test_a_row_without_a_completion_is_named(model):
-    with pytest.raises(ValueError, match="row 1 is neither a string nor a mapping with text"):
+    with pytest.raises(ValueError, match=r"texts: row 1 has no column 'text', .* it has 'prompt'"):
         embed(["to be", {"prompt": "to be"}], model)
 
 

@@ -141,7 +141,7 @@ def test_transformers_has_the_logits_of_a_model_with_lora_merged(tmp_path, token
     model = random_model(variant, tokenizer)
     rng = np.random.default_rng(0)
     ids_BxT = rng.integers(VOCAB, size=(2, CONTEXT), dtype=np.int32)
-    rows = TokenizedRows(list(ids_BxT), np.ones(2, int), np.zeros(2, bool))
+    rows = TokenizedRows.after([*ids_BxT])
     given = TrainOptions("lora", learning_rate=0.05, epochs=5, rank=2, sequence_length=CONTEXT)
     tuned = finetune(model, rows, given).model
     save_folder(tuned, tmp_path / "saved")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.models.embed import tokenize
 from fisher_jax.models.load import load_model
 from fisher_jax.scoring import quality
@@ -203,7 +203,7 @@ def test_a_task_that_cannot_be_used_is_refused(out, tmp_path, llama, refused):
     argv += ["--selector", "rds", "--targets"]
     refused([*argv, empty], [empty, "1 row(s) have no token to predict (line 2)", "--on-empty"])
     refused([*argv, tmp_path / "no.jsonl"], [tmp_path / "no.jsonl"])
-    prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a b", "completion": "c"}] * K)
+    prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a b ", "completion": "c"}] * K)
     of_prompts = [prompts, *argv[1:], empty, "--positions", "prompt"]
     refused(
         of_prompts,
@@ -219,7 +219,7 @@ def test_rows_without_a_prompt_have_no_ifd(out, tmp_path, llama, refused):
 
 
 def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path, llama, refused):
-    rows = [{"prompt": "a b", "completion": text} for text in texts()]
+    rows = [{"prompt": "a b ", "completion": text} for text in texts()]
     rows[1]["prompt"] = ""
     rows[4]["completion"] = "c"  # without its prompt nothing predicts it
     pool = write_rows(tmp_path / "pool.jsonl", rows)
@@ -228,7 +228,7 @@ def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path
     assert run(*argv, "--on-empty", "skip")[0] == 0
     model = load_model(str(llama))
     kept = [i for i in range(len(rows)) if i not in (1, 4)]
-    values = quality.ifd(model, [PromptCompletion(**rows[i]) for i in kept])
+    values = quality.ifd(model, [Example(**rows[i]) for i in kept])
     order = np.argsort(np.where(values > 1, np.inf, -values), kind="stable")
     n = min(K, int(np.sum(values <= 1)))
     assert n > 0
@@ -237,7 +237,7 @@ def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path
 
 @pytest.mark.parametrize("name", ["perplexity_low", "ask_llm", "sensitivity"])
 def test_prompts_alone_have_no_losses(name, out, tmp_path, llama, refused):
-    rows = [{"prompt": "a b", "completion": text} for text in texts()]
+    rows = [{"prompt": "a b ", "completion": text} for text in texts()]
     argv = [write_rows(tmp_path / "pool.jsonl", rows), "-o", out, "--model", llama]
     argv += ["--n-samples", K, "--selector", name, "--positions", "prompt"]
     refused(argv, [f"--selector {name} looks at completions", "--positions prompt"])

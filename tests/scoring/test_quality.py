@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fisher_jax.data.rows import PromptCompletion
+from fisher_jax.data import Example
 from fisher_jax.scoring import quality
 from fisher_jax.scoring.endpoint import Endpoint, EndpointError
 from tests.helpers.endpoint_server import completion as answered
@@ -50,7 +50,7 @@ def test_ask_llm_is_the_probability_of_yes_row_by_row(kind):
 
 
 def test_ask_llm_joins_a_pair_and_cuts_the_text_and_not_the_question(model):
-    pair = PromptCompletion("to be ", "or not")
+    pair = Example("or not", "to be ")
     got = quality.ask_llm(model, [pair, "to be or not"], prompt=QUESTION)
     assert got[0] == got[1]
     around = len(QUESTION.split()) - 1
@@ -63,7 +63,7 @@ def test_ask_llm_joins_a_pair_and_cuts_the_text_and_not_the_question(model):
 
 
 def test_an_endpoint_is_asked_word_for_word_for_its_first_token(serve, tmp_path):
-    pairs = [*TEXTS[:2], PromptCompletion("to be ", "or not")]
+    pairs = [*TEXTS[:2], Example("or not", "to be ")]
     tops = [{"yes": 0.25, " Yes": 0.5, "no": 0.125}, {"No": 0.9}, {"YES": 0.5, "Yes": 0.4}]
     server, seen = serve(lambda n, body: (200, {}, likely(tops[n]))), []
     endpoint = Endpoint("m", tmp_path / "a.jsonl", server.url, settings=quality.ASK_SETTINGS)
@@ -124,8 +124,8 @@ def test_a_question_without_one_text_is_refused(model, prompt):
 def test_ifd_is_the_ratio_of_mean_losses_row_by_row(adds_bos, model, bos_model):
     model, opening = (bos_model, [1]) if adds_bos else (model, [])
     got = quality.ifd(model, PAIRS, batch_tokens=16)
-    for value, (prompt, completion) in zip(got, PAIRS, strict=True):
-        head, own = opening + ids_of(prompt), ids_of(completion)
+    for value, pair in zip(got, PAIRS, strict=True):
+        head, own = opening + ids_of(pair.prompt), ids_of(pair.completion)
         skipped = 0 if adds_bos else 1  # nothing comes before the first token
         given = mean_loss(next_token(model, head + own), head + own, len(head) + skipped)
         ids = opening + own
@@ -133,7 +133,7 @@ def test_ifd_is_the_ratio_of_mean_losses_row_by_row(adds_bos, model, bos_model):
 
 
 def test_ifd_cuts_a_completion_alike_with_and_without_its_prompt(bos_model):
-    cut = PromptCompletion(PAIRS[1].prompt, "whether tis")
+    cut = Example(" whether tis", PAIRS[1].prompt)
     got = quality.ifd(bos_model, [PAIRS[1]], max_length=7)  # 5 of the prompt
     np.testing.assert_allclose(got, quality.ifd(bos_model, [cut]), rtol=1e-5)
 
@@ -143,9 +143,9 @@ def test_ifd_cuts_a_completion_alike_with_and_without_its_prompt(bos_model):
     [
         ([], "rows is empty"),
         ([PAIRS[0], "to be"], "row 1 has no prompt"),
-        ([PromptCompletion("", "to be")], "row 0 has no prompt"),
-        ([PAIRS[0], PromptCompletion("to be", "")], "row 1 has nothing to predict"),
-        ([PAIRS[0], PromptCompletion("to be", "or")], "row 1 has nothing to predict"),
+        ([Example("to be", "")], "row 0 has no prompt"),
+        ([PAIRS[0], Example("", "to be")], "row 1 has nothing to predict"),
+        ([PAIRS[0], Example(" or", "to be")], "row 1 has nothing to predict"),
     ],
 )
 def test_ifd_refuses_rows_that_have_none(model, rows, message):
@@ -154,7 +154,7 @@ def test_ifd_refuses_rows_that_have_none(model, rows, message):
 
 
 def test_one_token_has_an_ifd_where_something_comes_before_it(bos_model):
-    assert quality.ifd(bos_model, [PromptCompletion("to be", "or")]).shape == (1,)
+    assert quality.ifd(bos_model, [Example(" or", "to be")]).shape == (1,)
 
 
 def test_the_prompt_of_the_paper_holds_the_text_between_its_marks():

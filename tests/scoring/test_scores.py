@@ -128,13 +128,13 @@ def test_top_probabilities_are_the_largest_and_bound_what_is_left_out(problem):
 @pytest.mark.parametrize("rows", [TEXTS[:1] + TEXTS[2:], PAIRS])
 def test_labels_belong_to_the_embeddings_and_their_losses_to_the_rows(model, rows):
     tokenized = tokenize(model, rows)
-    emb = embed([r if isinstance(r, str) else r._asdict() for r in rows], model, normalize="none")
+    emb = embed(rows, model, normalize="none")
     labels = scores.labels_of(tokenized)
     losses = scores.row_means(
         token_scores(model.module.head, emb.tokens, labels).nll_T, emb.offsets
     )
     for i, row in enumerate(rows):
-        prompt, text = ("", row) if isinstance(row, str) else row
+        prompt, text = ("", row) if isinstance(row, str) else (row.prompt, row.completion)
         first = max(1, len(ids_of(prompt)))
         ids = ids_of(f"{prompt} {text}")
         assert labels[emb.offsets[i] : emb.offsets[i + 1]].tolist() == ids[first:]

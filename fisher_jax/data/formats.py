@@ -1,0 +1,291 @@
+"""The formats of pool files: a class each, behind one protocol."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from fisher_jax.data.contents import Content, Lines, Table, Texts, parsed
+from fisher_jax.data.example import PoolError
+from fisher_jax.data.places import Source
+from fisher_jax.data.rows import Rows
+from fisher_jax.util.excerpt import one_line
+
+_BATCH = 4096  # rows of a table that are Python objects at once
+
+
+@runtime_checkable
+class Format(Protocol):
+    """How the bytes of a file are read as rows."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of names of such files."""
+        ...
+
+    def read(self, source: Source, rows: Rows) -> Content:
+        """The file's rows, each told to `rows`, less those that it refuses.
+
+        Raises:
+            PoolError: the file, or a row that may not be skipped, can't be used.
+        """
+        ...
+
+
+class JsonLines:
+    """An object a line; blank lines are left out."""
+
+    suffixes = (".jsonl", ".ndjson")
+
+    def read(self, source: Source, rows: Rows) -> Lines:
+        """See `Format`; a file that begins like an array is one."""
+        text_lines = _lines(source, rows)
+        first = next((line for line in text_lines if line.strip()), "")
+        if first.lstrip().startswith("["):
+            return JsonArray().read_text("\n".join(text_lines), source, rows)
+        rows.begin(source.name, "line")
+        lines, numbers = [], []
+        for number, line in enumerate(text_lines, start=1):
+            if not line or line.isspace():
+                continue
+            try:
+                record = parsed(line)
+            except (ValueError, RecursionError) as error:
+                what = f"is not JSON ({_reason(error)}): mend or remove the line"
+                rows.refuse(number, what)
+                continue
+            if rows.add(record, number):
+                lines.append(line)
+                numbers.append(number)
+        return Lines(source.name, lines, numbers)
+
+
+class JsonArray:
+    """One array of objects, or an object a line."""
+
+    suffixes = (".json",)
+
+    def read(self, source: Source, rows: Rows) -> Lines:
+        """See `Format`."""
+        return JsonLines().read(source, rows)
+
+    def read_text(self, text: str, source: Source, rows: Rows) -> Lines:
+        """The array's objects, each with the number of the line that it begins in."""
+        rows.begin(source.name, "line")
+        lines, numbers = [], []
+        number, before = 1, 0
+        for begin, end in _elements(text, source.name):
+            number += text.count("\n", before, begin)
+            before = begin
+            line = text[begin:end].replace("\n", " ").replace("\r", " ")  # none within strings
+            if rows.add(parsed(line), number):
+                lines.append(line)
+                numbers.append(number)
+        return Lines(source.name, lines, numbers)
+
+
+class PlainText:
+    """A text a line."""
+
+    suffixes = (".txt", ".text")
+
+    def read(self, source: Source, rows: Rows) -> Texts:
+        """See `Format`."""
+        if rows.columns.named:
+            raise PoolError(
+                f"{source.name} is plain text and has no columns: leave --text-column out, and "
+                "what else names columns"
+            )
+        rows.begin(source.name, "line")
+        lines = [
+            (number, line)
+            for number, line in enumerate(_lines(source, rows), start=1)
+            if rows.add({"text": line}, number)
+        ]
+        return Texts(source.name, [line for _, line in lines], [number for number, _ in lines])
+
+
+class Parquet:
+    """A table of Parquet."""
+
+    suffixes = (".parquet", ".pq")
+
+    def read(self, source: Source, rows: Rows) -> Table:
+        """See `Format`."""
+        try:
+            file = pq.ParquetFile(source.file())
+            names = Counter(file.schema_arrow.names)
+            if twice := [name for name, count in names.items() if count > 1]:
+                raise PoolError(
+                    f"{source.name} has several columns {twice[0]!r}: rename or drop one"
+                )
+            table = _without_views(file.read())
+            table.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            raise PoolError(
+                f"{source.name} is not readable as Parquet ({one_line(error)}): write it anew"
+            ) from None
+        return of_table(source.name, table, rows)
+
+
+class Csv:
+    """Values between commas, or tabs, below a line of names; all of them strings."""
+
+    suffixes = (".csv", ".tsv")
+
+    def read(self, source: Source, rows: Rows) -> Table:
+        """See `Format`."""
+        data = source.data().removeprefix(b"\xef\xbb\xbf")
+        if not data.strip():
+            raise PoolError(f"{source.name} is empty: a pool needs at least one row")
+        rows.begin(source.name, "row")
+
+        refused: list[Any] = []
+
+        def refuse(row: Any) -> str:
+            refused.append(row)  # an error here would be lost
+            return "skip"
+
+        parse = pc.ParseOptions(
+            delimiter="\t" if source.suffix == ".tsv" else ",",
+            newlines_in_values=True,
+            invalid_row_handler=refuse,
+        )
+        read = pc.ReadOptions(use_threads=False, block_size=max(1 << 20, len(data) + 1))
+        try:
+            header = pc.ReadOptions(use_threads=False, block_size=1 << 20)
+            names = pc.open_csv(io.BytesIO(data[: 1 << 20]), header, parse).schema.names
+            convert = pc.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
+            )
+            refused.clear()
+            table = pc.read_csv(io.BytesIO(data), read, parse, convert)
+        except pa.ArrowException as error:
+            raise PoolError(
+                f"{source.name} is not readable as CSV ({one_line(error)}): mend or convert it"
+            ) from None
+        for row in refused:
+            what = f"has {row.actual_columns} values, not {row.expected_columns}"
+            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass --skip-bad")
+        return of_table(source.name, table, rows)
+
+
+FORMATS: tuple[Format, ...] = (JsonLines(), JsonArray(), PlainText(), Parquet(), Csv())
+BY_SUFFIX = {suffix: of for of in FORMATS for suffix in of.suffixes}
+
+
+def format_of(source: Source) -> Format:
+    """The format of a file: by its name, without one by its first bytes.
+
+    Raises:
+        PoolError: a name that tells none.
+    """
+    if source.suffix in BY_SUFFIX:
+        return BY_SUFFIX[source.suffix]
+    if source.suffix:
+        raise PoolError(
+            f"{source.name}: its name must end in {', '.join(BY_SUFFIX)}, or in one of these and "
+            ".gz, .bz2, .xz or .zst, to tell its format: rename or convert it"
+        )
+    start = source.data()[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"PAR1"):
+        return Parquet()
+    return JsonLines() if start[:1] in (b"{", b"[") else PlainText()
+
+
+def of_table(name: str, table: pa.Table, rows: Rows) -> Table:
+    """A table's rows, those that can be used."""
+    if table.num_rows == 0:
+        raise PoolError(f"{name} is empty: a pool needs at least one row")
+    rows.begin(name, "row")
+    shape = rows.shape_of(table.column_names, name)
+    if shape is None:
+        return Table(name, table)
+    read = table.select([column for column in shape.reads if column in table.column_names])
+    kept, number = [], 0
+    for batch in read.to_batches(_BATCH):
+        for record in _records(batch, name):
+            if rows.add(record, number):
+                kept.append(number)
+            number += 1
+    content = Table(name, table)
+    return content if len(kept) == len(content) else content.take(kept)
+
+
+def _records(batch: pa.RecordBatch, name: str) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise PoolError(
+            f"{name}: its text can't be read ({one_line(error)}): name another column"
+        ) from None
+
+
+def _elements(text: str, name: str) -> Iterator[tuple[int, int]]:
+    """Where each element of a JSON array begins and ends."""
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    at, closed = _past_space(text, text.index("[") + 1), False
+    try:
+        while not closed and text[at : at + 1] != "]":
+            _, end = decoder.raw_decode(text, at)
+            yield at, end
+            at = _past_space(text, end)
+            closed = text[at : at + 1] == "]"
+            if not closed:
+                if text[at : at + 1] != ",":
+                    raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+                at = _past_space(text, at + 1)
+        if text[at + 1 :].strip():
+            raise json.JSONDecodeError("Extra data", text, at + 1)
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise PoolError(f"{name}{line} is not JSON ({_reason(error)}): mend the array") from None
+
+
+def _past_space(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\n", "\r", "\t") and at < len(text):
+        at += 1
+    return at
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return one_line(error)
+
+
+def _lines(source: Source, rows: Rows) -> list[str]:
+    """The lines of a file of text."""
+    content = source.data().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+    if not content.strip():
+        raise PoolError(f"{source.name} is empty: a pool needs at least one row")
+    lines = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PoolError(
+                f"{source.name}, line {number} is not UTF-8 text ({error.reason}): "
+                "is this a binary file? Convert it to UTF-8"
+            ) from None
+        if "\0" in text:
+            raise PoolError(
+                f"{source.name}, line {number} holds a zero byte: is this a binary file?"
+            )
+        lines.append(text)
+    return lines
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """String and binary views as plain columns: Arrow can't take rows of views."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    for i, field in enumerate(table.schema):
+        if field.type in plain:
+            kind = plain[field.type]
+            table = table.set_column(i, field.with_type(kind), table.column(i).cast(kind))
+    return table

@@ -1,0 +1,283 @@
+"""Pools wherever they lie: packed, several, folders, standard input, addresses, the hub."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fisher_jax.data import Columns, Example, PoolError
+from fisher_jax.data.contents import taken
+from fisher_jax.data.output import check_columns_fit, write_selection
+from fisher_jax.data.pool_file import pool_of, read_pool
+from fisher_jax.data.sets import Part
+from tests.helpers.hub_server import serving
+
+TEXTS = ["one row", "another, é", "a third"]
+EXAMPLES = [Example(text) for text in TEXTS]
+ROWS = [{"text": text, "id": i} for i, text in enumerate(TEXTS)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def parquet(rows=ROWS):
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def zstd(data):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+FILES = {
+    "p.jsonl": LINES,
+    "p.jsonl.gz": gzip.compress(LINES[:20]) + gzip.compress(LINES[20:]),  # as cat joins them
+    "p.jsonl.bz2": bz2.compress(LINES),
+    "p.ndjson.xz": lzma.compress(LINES),
+    "p.jsonl.zst": zstd(LINES),
+    "p.json": json.dumps(ROWS, indent=2).encode(),
+    "one-line.json": json.dumps(ROWS).encode(),
+    "lines.json": LINES,
+    "array.jsonl": b"\xef\xbb\xbf" + json.dumps(ROWS, indent=1).encode(),
+    "p.csv": b'text,id\none row,0\n"another, \xc3\xa9",1\na third,2\n',
+    "p.tsv.gz": gzip.compress("text\tid\none row\t0\nanother, é\t1\na third\t2\n".encode()),
+    "p.parquet": parquet(),
+    "p.parquet.gz": gzip.compress(parquet()),
+    "p.txt": "\n".join(TEXTS).encode(),
+    "p.txt.gz": gzip.compress("\n".join(TEXTS).encode()),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_read_by_their_names(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
+    pool = read_pool(path)
+    assert pool.rows == EXAMPLES
+    assert pool.where(2).startswith(f"{path}, ")
+    if ".txt" not in name:
+        assert [int(row["id"]) for row in pool.content.records([2, 0])] == [2, 0]
+    (line,) = pool.content.json_lines([1], [])
+    assert json.loads(line)["text"] == TEXTS[1]
+
+
+def test_blank_lines_are_left_out_and_numbers_stay_right(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(LINES.replace(b"\n", b"\n \n\n"))
+    pool = read_pool(path)
+    assert pool.rows == EXAMPLES
+    assert [pool.where(i) for i in (0, 2)] == [f"{path}, line 1", f"{path}, line 7"]
+
+
+def test_rows_of_an_array_are_named_by_their_lines(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text('[\n{"text": "a"}, {"text":\n "b"},\n{"text": 3}]')
+    with pytest.raises(PoolError, match=r"p\.json, line 4: column 'text' holds"):
+        read_pool(path)
+    pool = read_pool(path, skip_bad=True)
+    assert pool.content.lines == ['{"text": "a"}', '{"text":  "b"}']
+    assert len(pool.bad) == 1 and pool.where(1) == f"{path}, line 2"
+
+
+def test_several_files_and_patterns_are_one_pool(tmp_path):
+    for i, name in enumerate(("a.jsonl", "b.parquet", "c.txt")):
+        (tmp_path / name).write_bytes((LINES, parquet(), "\n".join(TEXTS).encode())[i])
+    pool = read_pool([tmp_path / "a.jsonl", tmp_path / "b.parquet", tmp_path / "c.txt"])
+    assert pool.rows == EXAMPLES * 3
+    assert [pool.where(i) for i in (1, 3, 8)] == [
+        f"{tmp_path}/a.jsonl, line 2", f"{tmp_path}/b.parquet, row 0", f"{tmp_path}/c.txt, line 3"
+    ]  # fmt: skip
+    got = [json.loads(line)["text"] for line in pool.content.json_lines([8, 0, 4], [])]
+    assert got == [TEXTS[2], TEXTS[0], TEXTS[1]]
+    table = pool.content.table([8, 0, 4], [])
+    assert table.to_pylist() == [{"text": TEXTS[2], "id": None}, ROWS[0], ROWS[1]]
+    (tmp_path / "d.jsonl").write_bytes(LINES)
+    assert read_pool(tmp_path / "*.jsonl").rows == EXAMPLES * 2
+
+
+def test_a_folder_is_its_files_of_one_format(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    for i in range(2):
+        (folder / "data" / f"train-{i:05d}.parquet").write_bytes(parquet(ROWS[i : i + 1]))
+    (folder / "README.txt").write_text("not rows")
+    assert read_pool(folder).rows == EXAMPLES[:2]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.parquet", "p.txt"])
+def test_standard_input_is_told_by_its_bytes(name, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(FILES[name])))
+    pool = read_pool("-")
+    assert pool.rows == EXAMPLES and pool.where(0).startswith("standard input, ")
+
+
+def test_rows_that_cannot_be_used_are_listed(tmp_path):
+    path = tmp_path / "p.jsonl"
+    bad = [b"{", b"[1]", b'{"body": "a"}', b'{"text": 3}', b'{"text": "\\ud800"}']
+    path.write_bytes(b"\n".join([bad[0], *LINES.splitlines(), *bad[1:]]))
+    with pytest.raises(PoolError, match=r"line 1 is not JSON"):
+        read_pool(path)
+    pool = read_pool(path, skip_bad=True)
+    assert pool.rows == EXAMPLES and len(pool.content) == 3
+    assert [line.split(", ")[1][:6] for line in pool.bad] == [f"line {i}" for i in (1, 5, 6, 7, 8)]
+    path.write_bytes(b"{\n{\n")
+    with pytest.raises(PoolError, match=r"has no row that can be used: the first, .*line 1"):
+        read_pool(path, skip_bad=True)
+    table = tmp_path / "p.csv"
+    table.write_bytes(b"text,id\na,0\nb,1,2\nc,3\n")
+    pool = read_pool(table, skip_bad=True)
+    assert [row.completion for row in pool.rows] == ["a", "c"] and "row 1 has 3" in pool.bad[0]
+
+
+def test_null_is_empty(tmp_path):
+    path = tmp_path / "p.jsonl"
+    rows = [{"text": None}, {"text": "a"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_pool(path).rows == [Example(""), Example("a")]
+    path.write_text('{"messages": []}\n{"messages": null}\n')
+    assert read_pool(path).rows == [Example([]), Example([])]
+    path.write_text('{"prompt": "q", "completion": null}\n')
+    assert read_pool(path).rows == [Example("", "q")]
+
+
+def test_a_number_of_thousands_of_digits_is_kept(tmp_path):
+    path = tmp_path / "p.jsonl"
+    line = '{"text": "a", "id": ' + "9" * 5000 + "}"
+    path.write_text(line + "\n")
+    pool = read_pool(path)
+    assert pool.content.json_lines([0], []) == [line]
+    with pytest.raises(PoolError, match=r"can't hold .*write a \.jsonl instead"):
+        check_columns_fit(tmp_path / "out.parquet", pool)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_an_earlier_selection_is_a_pool(tmp_path, suffix):
+    path, out = tmp_path / "p.jsonl", tmp_path / f"first{suffix}"
+    path.write_bytes(LINES)
+    for source, target in ((path, out), (out, tmp_path / "second.jsonl")):
+        pool = read_pool(source)
+        assert pool.replaced == ([] if source == path else ["fisher_gain", "fisher_rank"])
+        write_selection(target, target, pool, np.array([1, 0]), np.array([2.5, 1.5]))
+    got = [json.loads(line) for line in target.read_text().splitlines()]
+    ranks = [{"fisher_rank": 0, "fisher_gain": 2.5}, {"fisher_rank": 1, "fisher_gain": 1.5}]
+    assert got == [ROWS[0] | ranks[0], ROWS[1] | ranks[1]]
+
+
+def test_columns_are_named_where_they_are_not_known(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"ask": "q", "reply": "a", "text": "t", "chat": [{"from": "human"}]}\n')
+    assert read_pool(path, Columns(prompt="ask", completion="reply")).rows == [Example("a", "q")]
+    assert read_pool(path, Columns(text="reply")).rows == [Example("a")]
+    with pytest.raises(PoolError, match=r"line 1: column 'chat' holds a message without"):
+        read_pool(path, Columns(messages="chat"))
+    with pytest.raises(PoolError, match="line 1 has no column 'instruction'"):
+        read_pool(path, Columns(format="alpaca"))
+    for wrong in ({"prompt": "a"}, {"format": "alpaca", "text": "a"}, {"format": "alpacca"}):
+        with pytest.raises(PoolError, match="--"):
+            Columns(**wrong)
+
+
+def test_a_column_of_more_than_two_gibibytes_is_taken_from():
+    """Arrow can't join its chunks, which here are one."""
+    chunk = pa.array(["a" * (250 << 20)])
+    table = pa.table({"html": pa.chunked_array([chunk] * 9), "id": range(9)})
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        table.take([8, 0])
+    got = taken(table, [8, 0])
+    assert got["id"].to_pylist() == [8, 0] and got["html"].nbytes > 500 << 20
+
+
+def test_nulls_in_all_messages_of_a_table_do_no_harm(tmp_path):
+    asks = {"role": "user", "content": "q", "tool_calls": None}
+    path, out = tmp_path / "p.parquet", tmp_path / "out.parquet"
+    says = {"role": "assistant", "content": "a", "tool_calls": None}
+    view = pa.array(["x"], pa.string_view())
+    table = pa.Table.from_pylist([{"messages": [asks, says]}]).append_column("view", view)
+    pq.write_table(table, path)
+    pool = read_pool(path)
+    assert pool.rows[0].messages == [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+    ]
+    write_selection(out, out, pool, np.array([0]), np.array([1.0]))
+    assert read_pool(out).rows == pool.rows
+
+
+# Addresses and the package datasets
+
+
+def test_addresses_are_read():
+    pytest.importorskip("aiohttp", reason="needs: pip install -e '.[data]'")
+    with serving({"": FILES}) as address:
+        for name in ("p.jsonl", "p.jsonl.gz", "p.parquet", "p.csv"):
+            pool = read_pool(f"{address}/{name}?download=true")
+            assert pool.rows == EXAMPLES and pool.where(0).startswith(address)
+        with pytest.raises(PoolError, match=r"/none\.jsonl can't be read .*check the address"):
+            read_pool(f"{address}/none.jsonl")
+
+
+def test_saved_sets_are_read_and_written(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    whole = datasets.Dataset.from_list(ROWS)
+    whole.shuffle(seed=1).save_to_disk(tmp_path / "one")
+    assert sorted(read_pool(tmp_path / "one").rows) == sorted(EXAMPLES)
+    datasets.DatasetDict(train=whole, test=whole.select([1])).save_to_disk(tmp_path / "two")
+    assert read_pool(tmp_path / "two", part=Part("test")).rows == EXAMPLES[1:2]
+    with pytest.raises(PoolError, match="has several splits, it has train, test: pass --split"):
+        read_pool(tmp_path / "two")
+    with pytest.raises(PoolError, match="no split 'dev', it has train, test"):
+        read_pool(tmp_path / "two", part=Part("dev"))
+    pool = pool_of(whole)
+    assert pool.rows == EXAMPLES == pool_of(ROWS).rows == pool_of(TEXTS).rows
+    for name in ("out.jsonl", "out.json", "out.parquet", "out"):
+        out = tmp_path / name
+        write_selection(out, out, pool, np.array([2, 0]), np.array([2.5, 1.5]))
+        kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}.get(out.suffix)
+        loaded = (
+            datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=tmp_path)
+            if kind
+            else datasets.load_from_disk(out)
+        )
+        assert loaded["text"][:] == [TEXTS[2], TEXTS[0]]
+        assert loaded["fisher_gain"][:] == [2.5, 1.5] and loaded["id"][:] == [2, 0]
+
+
+SCRIPT = """
+from fisher_jax.data.pool_file import read_pool
+from fisher_jax.data.sets import Part
+pool = read_pool("someone/rows")
+print(len(pool), pool.shape, pool.rows[0].completion)
+print(len(read_pool("someone/rows", part=Part("test"))))
+for name, part in (("someone/none", None), ("someone/rows", Part("dev"))):
+    try:
+        read_pool(name, part=part)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_sets_on_the_hub_are_read_by_name(tmp_path):
+    pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    files = {"data/train.jsonl": LINES, "data/test.jsonl": LINES[: LINES.index(b"\n") + 1]}
+    with serving({"someone/rows": files}) as address:
+        env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    read, test, none, dev = done.stdout.splitlines()
+    assert read == "3 text (text) one row" and test == "1"
+    assert none.startswith("someone/none can't be read as a data set (")
+    assert dev.startswith("someone/rows ") and "dev" in dev and "--split" in dev
