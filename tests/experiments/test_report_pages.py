@@ -95,7 +95,9 @@ def test_changed_options_are_told(monkeypatch):
 
 def test_the_script_of_the_docs_reads_the_data(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reading_results.md").read_text(), re.S)
+    (script,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/reading_results.md").read_text(), re.S
+    )
     assert len([line for line in script.splitlines() if line]) <= 10
     names = {}
     exec(script, names)  # as a reader runs it
