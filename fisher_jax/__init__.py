@@ -14,9 +14,12 @@ if TYPE_CHECKING:
         remaining_gains,
         select,
     )
+    from fisher_jax.models import load_model
     from fisher_jax.models.embed import embed
+    from fisher_jax.models.generate import generate
     from fisher_jax.pipeline import choose
     from fisher_jax.selectors import SELECTORS
+    from fisher_jax.training.finetune import finetune
 
 __all__ = [
     "SELECTORS",
@@ -27,6 +30,9 @@ __all__ = [
     "choose",
     "embed",
     "evaluate",
+    "finetune",
+    "generate",
+    "load_model",
     "remaining_gains",
     "select",
 ]
@@ -35,8 +41,11 @@ __getattr__ = lazily(
     {
         "fisher_jax.design": "FisherSelector Selection TokenEmbeddings certify evaluate "
         "remaining_gains select",
+        "fisher_jax.models": "load_model",
         "fisher_jax.models.embed": "embed",
+        "fisher_jax.models.generate": "generate",
         "fisher_jax.pipeline": "choose",
         "fisher_jax.selectors": "SELECTORS",
+        "fisher_jax.training.finetune": "finetune",
     },
 )

@@ -62,7 +62,7 @@ def embedding_race() -> dict:
 
     from experiments.corpora.corpora import shakespeare
     from fisher_jax.models import load_model
-    from fisher_jax.models.embed import _hidden
+    from fisher_jax.models.embed import hidden_states
     from fisher_jax.util.platforms import here
 
     model, theirs = load_model("smollm2-135m"), torch_twin()
@@ -82,7 +82,7 @@ def embedding_race() -> dict:
     real = {id(b): int((b > 0).sum()) for b in batches}
 
     def run_jax(b):
-        return np.asarray(_hidden(graph, weights, b))
+        return np.asarray(hidden_states(graph, weights, b))
 
     ratios, ours_s, theirs_s = [], 0.0, 0.0
     for b in tqdm(batches[::6], desc="embedding race"):

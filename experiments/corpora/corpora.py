@@ -106,7 +106,7 @@ def read_corpus(name: str, path: str | None = None) -> list[Passage]:
         return [Passage(Example(row["text"]), row["play"]) for row in shakespeare()]
     if name not in SOURCES:
         return _read_file(name, path)
-    texts = [_source_bytes(name, source, path).decode("utf-8") for source in SOURCES[name]]
+    texts = [source_bytes(name, source, path).decode("utf-8") for source in SOURCES[name]]
     if name == "gsm8k":
         train, test = (_questions(text, s) for text, s in zip(texts, SOURCES[name], strict=True))
         return [Passage(row, "train") for row in train] + [Passage(row, "test") for row in test]
@@ -241,7 +241,7 @@ def _questions(text: str, source: Source) -> list[Example]:
     return rows
 
 
-def _source_bytes(name: str, source: Source, path: str | None) -> bytes:
+def source_bytes(name: str, source: Source, path: str | None) -> bytes:
     """The file's bytes, from where the user says, FISHER_JAX_DATA, the cache, or the network."""
     folder = os.environ.get(DATA_FOLDER)
     if path is not None:

@@ -66,11 +66,19 @@ class EmbeddingStore:
         return len(self._places)
 
     def missing(self, keys: Sequence[bytes]) -> Int[np.ndarray, "n"]:
-        """Which of some examples are not there."""
+        """Places in `keys` of the examples that are not there."""
         return np.asarray([i for i, key in enumerate(keys) if key not in self._places], np.int64)
 
     def add(self, keys: Sequence[bytes], emb: TokenEmbeddings) -> None:
-        """Write examples as one shard."""
+        """Write examples as one shard.
+
+        Args:
+            keys: 32 bytes for each example.
+            emb: the examples.
+
+        Raises:
+            UserError: numbers that the dtype can't hold.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with np.errstate(over="ignore"):
             tokens = emb.tokens.astype(self._dtype, copy=False)
@@ -121,6 +129,10 @@ class EmbeddingStore:
 
 class StoredEmbeddings:
     """Examples of a store, as `fisher_jax.select` streams them: nothing is held but their places.
+
+    Args:
+        shards: files of a store.
+        places: of the examples, in their order.
 
     Attributes:
         lengths: (N,) tokens of each.

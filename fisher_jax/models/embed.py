@@ -130,7 +130,10 @@ def forward(
             for slot, i in enumerate(chosen):
                 ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
                 counts_BxT[slot, : fed[i]] = rows.learnt[i][1:]
-            yield chosen, *_counted(_hidden(graph, weights, ids_BxT), np.flatnonzero(counts_BxT))
+            yield (
+                chosen,
+                *_counted(hidden_states(graph, weights, ids_BxT), np.flatnonzero(counts_BxT)),
+            )
 
     done = int(np.sum(fed < 1))
     for chosen, hidden, counted in ahead(begun()):
@@ -225,7 +228,8 @@ def standardize(
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def _hidden(graph: nnx.GraphDef, weights: nnx.State, ids_BxT: Int[Array, "B T"]) -> Array:
+def hidden_states(graph: nnx.GraphDef, weights: nnx.State, ids_BxT: Int[Array, "B T"]) -> Array:
+    """The forward pass itself: states (B, T, D) that the head multiplies, float32."""
     return nnx.merge(graph, weights)(ids_BxT).astype(jnp.float32)
 
 

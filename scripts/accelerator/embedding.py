@@ -11,7 +11,7 @@ from flax import nnx
 import fisher_jax as fj
 from experiments.corpora.corpora import shakespeare
 from fisher_jax.models import load_model
-from fisher_jax.models.embed import _hidden
+from fisher_jax.models.embed import hidden_states
 from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import MAX_TOKENS, clock, median_clock
 from scripts.twins import has_torch, torch_forward, torch_twin
@@ -44,7 +44,7 @@ def ours(dtype: str, ids_BxT: np.ndarray) -> Numbers:
     """Hidden states copied to the host."""
     graph, weights = nnx.split(model_of(dtype).module)
     begin = time.perf_counter()
-    program = _hidden.lower(graph, weights, ids_BxT).compile()
+    program = hidden_states.lower(graph, weights, ids_BxT).compile()
     seconds = time.perf_counter() - begin
     return {"compile_s": seconds} | rate(lambda: np.asarray(program(weights, ids_BxT)), ids_BxT)
 

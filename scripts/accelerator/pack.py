@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.corpora.corpora import SOURCES, _source_bytes
+from experiments.corpora.corpora import SOURCES, source_bytes
 from fisher_jax.models.load import SMOLLM2_FILE, SMOLLM2_SHA256
 from scripts.accelerator import parts
 from scripts.accelerator.layout import FOLDER, ROOT, facts_of_pack, write_json
@@ -39,7 +39,7 @@ def main() -> None:
         install([PLAYS], folder / "texts")
     for name in TEXTS:
         (source,) = SOURCES[name]
-        (folder / "texts" / source.file).write_bytes(_source_bytes(name, source, None))
+        (folder / "texts" / source.file).write_bytes(source_bytes(name, source, None))
     model = before.get("model", {})
     if model.get("part_mib") != args.part_mib or not parts.are_there(folder, model["parts"]):
         model = pack_model(folder, args.part_mib)

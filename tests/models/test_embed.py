@@ -185,8 +185,8 @@ def test_batches_in_flight_give_the_same_bytes(model, device, monkeypatch):
         events.append("begun")
         return forward_pass(*args)
 
-    forward_pass = embed_module._hidden
-    monkeypatch.setattr(embed_module, "_hidden", begun)
+    forward_pass = embed_module.hidden_states
+    monkeypatch.setattr(embed_module, "hidden_states", begun)
 
     def run():
         events.clear()
@@ -240,13 +240,13 @@ def test_a_length_is_compiled_only_where_it_saves_more(model, device):
 def test_batches_stay_within_an_eighth_of_the_devices_memory(model, monkeypatch, device_memory):
     of_row = 16 * activation_bytes(model.module.config, 16)
     shapes = []
-    forward_pass = embed_module._hidden
+    forward_pass = embed_module.hidden_states
 
     def watched(graph, weights, ids_BxT):
         shapes.append(ids_BxT.shape)
         return forward_pass(graph, weights, ids_BxT)
 
-    monkeypatch.setattr(embed_module, "_hidden", watched)
+    monkeypatch.setattr(embed_module, "hidden_states", watched)
     for rows, eighth in ((6, 6.5 * of_row), (3, 3.5 * of_row), (1, 0.5 * of_row)):
         device_memory(8 * eighth)
         shapes.clear()
