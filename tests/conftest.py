@@ -109,7 +109,7 @@ def device_memory(monkeypatch):
 
     def change(n_bytes):
         card = SimpleNamespace(memory_stats=lambda: {"bytes_limit": n_bytes})
-        monkeypatch.setattr("fisher_jax.util.platforms.jax.local_devices", lambda: [card])
+        monkeypatch.setattr("jax.local_devices", lambda: [card])
 
     return change
 
