@@ -204,6 +204,13 @@ def parser() -> argparse.ArgumentParser:
         f"{PLATFORMS['cpu'].forward_tokens} on a CPU, {PLATFORMS['gpu'].forward_tokens} on a GPU)",
     )
     text.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=_path,
+        help="keep each row's embeddings there (4 bytes a number): other budgets and rules embed "
+        "nothing, a changed pool its new rows, and a killed run goes on (default: none are kept)",
+    )
+    text.add_argument(
         "--dtype",
         choices=choices_of("dtype"),
         default=default_of("dtype"),

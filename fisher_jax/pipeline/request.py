@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Rows = str | os.PathLike[str] | tuple[str, ...] | Iterable[str | Mapping[str, Any]]
 OFFERED = [rule for rule in SELECTORS.values() if not rule.planted]
 _OF_TEXT = (
-    *("max_length", "targets", "positions", "deduplicate", "on_empty", "batch_tokens", "dtype"),
+    *("max_length", "targets", "positions", "deduplicate", "on_empty", "batch_tokens", "cache"),
+    "dtype",
     *("format", "text_column", "messages_column", "prompt_column", "completion_column", "eos"),
 )
 
@@ -55,6 +56,8 @@ class Request:
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
         deduplicate: leave out copies of an earlier row first.
+        cache: folder that keeps the embeddings of each row, so that none is embedded twice and a
+            killed run goes on.
         batch_tokens: of a forward pass; None is what suits the device.
         dtype: of a model given by name.
         positions: the tokens to select by: of rows with a prompt those that predict the completion
@@ -92,6 +95,7 @@ class Request:
     on_empty: Literal["error", "skip"] = "error"
     deduplicate: Literal["none", "exact", "near"] = "none"
     batch_tokens: int | None = None
+    cache: str | os.PathLike[str] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     positions: Literal["completion", "all", "prompt"] = "completion"
     eos: bool | None = None

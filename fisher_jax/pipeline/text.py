@@ -7,19 +7,20 @@ import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.data.duplicates import unique
+from fisher_jax.data.embedding_store import EmbeddingStore
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import (
     LanguageModel,
     TokenizedRows,
     file_sha256,
-    forward,
     load_model,
     standardize,
     tokenize,
 )
 from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.clock import Clock
+from fisher_jax.pipeline.embedding import check_cache, embed_rows, store_of
 from fisher_jax.pipeline.plan import Plan, check_enough, plan
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.request import Request, is_plain, path_of, without_columns
@@ -84,10 +85,18 @@ class TextPool(NamedTuple):
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Embeddings of the rows, centred and scaled, and what the selector needs beside them."""
         request, targets = self.request, None
+        cache = path_of(request.cache)
         with clock.timed("embed"):
-            hidden = _embedded(self, self.usable.tokens, "embedding", clock)
+            store = None if cache is None else store_of(self.model, cache)
+            hidden = _embedded(self, self.usable.tokens, store, "embedding", clock)
             if self.task is not None:
-                targets = _embedded(self, self.task.tokens, "embedding the task", clock)
+                targets = _embedded(self, self.task.tokens, store, "embedding the task", clock)
+        notes = [*self.notes]
+        if store is not None and store.damaged:
+            notes.append(
+                f"{counted(len(store.damaged), 'damaged file')} of the cache left out, first "
+                f"{store.damaged[0]}: rows of them were embedded again."
+            )
         with clock.timed("score"):
             scores = _scores(self, hidden, clock)
             others = () if targets is None else (targets.tokens,)
@@ -96,9 +105,7 @@ class TextPool(NamedTuple):
             scores["targets"] = targets
         emb = TokenEmbeddings(tokens, hidden.offsets)
         rows, n_rows = self.usable.at, len(self.file)
-        return EmbeddedPool(
-            self.file, emb, self.costs, rows, n_rows, self.notes, _facts(self), scores
-        )
+        return EmbeddedPool(self.file, emb, self.costs, rows, n_rows, notes, _facts(self), scores)
 
 
 def read_text(request: Request, clock: Clock) -> TextPool:
@@ -109,6 +116,8 @@ def read_text(request: Request, clock: Clock) -> TextPool:
             for this machine.
     """
     assert request.pool is not None
+    if (cache := path_of(request.cache)) is not None:
+        check_cache(cache)
     endpoint = _endpoint(request)
     with clock.timed("read"):
         pool, task = _read(request)
@@ -190,10 +199,11 @@ def _endpoint(request: Request) -> Endpoint | None:
     return endpoint
 
 
-def _embedded(pool: TextPool, tokens: TokenizedRows, what: str, clock: Clock) -> TokenEmbeddings:
+def _embedded(
+    pool: TextPool, tokens: TokenizedRows, store: EmbeddingStore | None, what: str, clock: Clock
+) -> TokenEmbeddings:
     show = clock.counting(what, len(tokens.ids), "row")
-    states = forward(pool.model, tokens, pool.request.batch_tokens, show)
-    return TokenEmbeddings(states, tokens.offsets)
+    return embed_rows(pool.model, tokens, pool.request.batch_tokens, store, show)
 
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
