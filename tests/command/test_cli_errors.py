@@ -123,7 +123,7 @@ def test_an_output_that_comes_while_we_work_is_kept(run, ready, out, monkeypatch
 
 def test_an_output_that_cannot_be_is_refused(refused, ready, out, tmp_path):
     budget = ["--n-samples", "1", "--overwrite"]
-    words = ["OUT must end in .jsonl or .parquet"]
+    words = ["OUT must end in .jsonl, .json or .parquet, or be a new folder"]
     refused([*ready, "-o", out.with_suffix(".csv"), *budget], words)
     missing = tmp_path / "nowhere" / "chosen.jsonl"
     refused([*ready, "-o", missing, *budget], [missing.parent, "does not exist", "make it first"])

@@ -54,7 +54,7 @@ def test_bad_input_names_the_example_and_the_remedy(tokens, offsets, message):
     [
         ([], "empty"),
         ([np.ones((2, 3)), np.ones((2, 4))], "example 1 has shape"),
-        ([np.ones((2, 3)), np.ones(3)], "example 1 has shape"),
+        ([np.ones((2, 3)), np.ones(4)], "example 1 has shape"),
         ([np.ones((2, 3)), np.ones((0, 3))], "example 1 has no tokens"),
     ],
 )

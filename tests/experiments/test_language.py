@@ -51,7 +51,7 @@ def test_bits_per_byte_are_of_the_predicted_text(model_folder, smoke):
     _, rows = smoke
     own = options(model_folder)
     model, pool = load_model(str(model_folder)), pool_of(own, 0)
-    tokens = [model.tokenizer(text)["input_ids"][: own.max_length] for text in pool.test]
+    tokens = [model.tokenizer(row.text())["input_ids"][: own.max_length] for row in pool.test]
     n_bytes = sum(len(model.tokenizer.decode(ids[1:]).encode()) for ids in tokens)
     n_predicted = sum(len(ids) - 1 for ids in tokens)
     for row in rows:
@@ -384,7 +384,7 @@ def test_picks_say_what_the_selectors_take(model_folder):
     found = picks.picks(given)
     prepared = language.prepare(given, load_model(given.model), pool_of(given, 0), "again")
     facts = picks.facts_of(prepared)
-    tokens = [row.split() for row in prepared.pool.rows]
+    tokens = [row.text().split() for row in prepared.pool.rows]
     unk = prepared.rows.ids[0].dtype.type(0)
     assert facts.tokens.tolist() == [min(len(t), given.max_length) - 1 for t in tokens]
     ids = [row[1:].tolist() for row in prepared.rows.ids]

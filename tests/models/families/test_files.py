@@ -95,7 +95,7 @@ def test_lora_trains_and_is_merged(tokenizer, variant):
     model = LanguageModel(variant, random_module(variant), tokenizer, "", "")
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, 90, 12).astype(np.int32) for _ in range(4)]
-    rows = TokenizedRows(ids, np.ones(4, np.int64), np.zeros(4, bool))
+    rows = TokenizedRows.after(ids)
     options = TrainOptions(learning_rate=0.02, epochs=8, sequences=2, sequence_length=24, rank=4)
     trained = finetune(model, rows, options)
     assert trained.losses[-1] < 0.9 * trained.losses[0]
