@@ -13,7 +13,7 @@ QUICK := tests/util tests/docs/test_numbers.py tests/docs/test_api.py tests/desi
 .PHONY: demo test quick bench figures lint docs faults faults-full
 
 demo: $(SELECTS)
-	$(BIN)/python scripts/shakespeare.py $(DEMO)/pool.jsonl --n 2000 --seed 0
+	$(BIN)/python -m scripts.shakespeare $(DEMO)/pool.jsonl --n 2000 --seed 0
 	$(BIN)/fisher-select $(DEMO)/pool.jsonl -o $(DEMO)/selected.jsonl --model smollm2-135m \
 		--n-samples 200 --report-dir $(DEMO) --overwrite
 
