@@ -1,4 +1,4 @@
-"""Write a pool of Shakespeare's sentences as JSONL: `python -m scripts.shakespeare OUT --n 2000`."""
+"""Write a pool of Shakespeare's sentences as JSONL: `python -m scripts.shakespeare OUT`."""
 
 import argparse
 import json
