@@ -72,7 +72,15 @@ def test_a_report_of_its_own_folder_is_replaced_by_a_rename(run, ready, out, ear
     assert earlier.stat().st_ino == before and (earlier / "mine.txt").read_text() == "mine"
 
 
-def test_a_library_s_caller_gets_the_signal_afterwards(out, tmp_path):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C is a KeyboardInterrupt, also where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_library_s_caller_gets_the_signal_afterwards(out, tmp_path, interruptible):
     choice = fj.choose(embeddings=write_embeddings(tmp_path / "emb.safetensors"), n_samples=K)
     real = Output.check_earlier
     checked = []
