@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ def start(name: str, module_name: str, draw: Draw) -> None:
     command = f"experiments.{name}"
 
     def main(cfg: DictConfig) -> None:
+        logging.getLogger("jax").setLevel(logging.WARNING)  # which devices it missed is no news
         keep_compiled()
         module = importlib.import_module(module_name)  # by name, so that launchers can pickle this
         folder = Path(HydraConfig.get().runtime.output_dir)

@@ -34,6 +34,7 @@ def work(args: argparse.Namespace) -> None:
         prepared = prepare(request, clock)
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
+        output.check_room(prepared.file, prepared.plan.share)
         told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
         _say(" ".join(filter(None, told)))
         _preview(prepared, args.preview)

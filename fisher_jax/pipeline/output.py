@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,7 +11,9 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
+from fisher_jax.data.contents import Table
 from fisher_jax.data.output import WRITERS
+from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.pipeline.request import Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
@@ -23,6 +26,9 @@ from fisher_jax.util.files import (
 from fisher_jax.util.locks import only_writer, signals_held
 
 Hold = Callable[[], AbstractContextManager[None]]
+
+REPORT_BYTES = 100_000  # of figures and a page; more with long rows
+SAMPLE_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,33 @@ class Output:
                     f"can't write {name} into {folder} ({error.strerror}): choose another place "
                     "or name"
                 ) from None
+
+    def check_room(self, file: PoolFile | None, share: float) -> None:
+        """Refuse a disk that can't hold this share of the rows, and their report.
+
+        Rows are measured on a sample; half of that must be free, for tables, which are compressed,
+        an eighth.
+
+        Raises:
+            UserError: with what is needed, what is free, and where.
+        """
+        needed = REPORT_BYTES
+        if file is not None:
+            sample = range(0, len(file), -(-len(file) // SAMPLE_ROWS))
+            if isinstance(file.content, Table):
+                size = file.content.table(sample, file.replaced).nbytes
+            else:
+                lines = file.content.json_lines(sample, file.replaced)
+                size = sum(len(line.encode()) for line in lines)
+            size /= 8 if self.out.suffix in ("", ".parquet") else 2
+            needed += int(size / len(sample) * len(file) * share)
+        for path in (self.out, self.report_dir):
+            folder = nearest_folder(path.parent)
+            if (free := shutil.disk_usage(folder).free) < needed:
+                raise UserError(
+                    f"{path} and its report need at least {needed / 1e6:.1f} MB, and "
+                    f"{free / 1e6:.1f} MB are free in {folder}: make room or name another place"
+                )
 
     def check_earlier(self) -> None:
         """Refuse to replace what is there, unless that was asked for.

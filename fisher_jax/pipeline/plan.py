@@ -23,6 +23,7 @@ class Plan(NamedTuple):
         rows: to choose from.
         tokens: that they have to learn.
         total: the budget, in rows or in tokens, of which the rows have no more.
+        share: of the rows, or of their tokens, that it buys.
         memory: bytes at the peak, roughly.
         seconds: until the end, roughly.
     """
@@ -30,6 +31,7 @@ class Plan(NamedTuple):
     rows: int
     tokens: int
     total: int
+    share: float
     memory: float
     seconds: float
 
@@ -60,6 +62,7 @@ def plan(
     rows, tokens = len(lengths), int(lengths.sum())
     if request.token_budget is None:
         choices = total = budget_in_examples(rows, request.n_samples, request.fraction)
+        share = total / rows
     elif request.token_budget < costs.min():
         raise UserError(
             f"`token_budget={request.token_budget}` buys nothing: the shortest row has "
@@ -68,6 +71,7 @@ def plan(
     else:
         choices = min(rows, request.token_budget * rows // int(costs.sum()))
         total = min(request.token_budget, int(costs.sum()))
+        share = total / int(costs.sum())
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
     select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
@@ -79,7 +83,7 @@ def plan(
             f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
             f"{there:.0f} GiB: pass a smaller `max_length`, a narrower model or a smaller pool"
         )
-    return Plan(rows, int(costs.sum()), total, memory, seconds)
+    return Plan(rows, int(costs.sum()), total, share, memory, seconds)
 
 
 def check_enough(request: Request, rows: int, name: object) -> None:

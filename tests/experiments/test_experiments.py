@@ -43,6 +43,7 @@ def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke")
     done = command("synthetic", "experiment=smoke", f"hydra.run.dir={folder}", "wandb.mode=offline")
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "[jax." not in done.stdout  # nothing is said of devices that are not there
     return folder
 
 

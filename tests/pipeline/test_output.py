@@ -4,12 +4,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 import fisher_jax as fj
+from fisher_jax.data.pool_file import pool_of
 from fisher_jax.pipeline import Output
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
@@ -194,3 +196,30 @@ def test_no_output_is_refused_before_it_is_reserved(tmp_path):
     with pytest.raises(UserError, match="does not exist: make it first"):
         choice.write(tmp_path / "none" / "chosen.jsonl")
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("free, n, fits", [(10_000, 1, False), (2_000_000, 1, True)])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_disk_without_room_is_told_before_the_work(
+    free, n, fits, suffix, refused, run, ready, out, monkeypatch
+):
+    usage = shutil.disk_usage(out.parent)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    argv = [*ready, "-o", out.with_suffix(suffix), "--n-samples", n, "--dry-run"]
+    if fits:
+        assert run(*argv)[0] == 0
+    else:
+        refused(argv, ["0.1 MB", "0.0 MB are free in", out.parent, "make room"])
+
+
+def test_the_room_for_chosen_rows_is_their_share_of_the_pool(out, monkeypatch):
+    pool = pool_of([{"text": "x" * 999_990}] * 10)  # ten million bytes as JSON
+    usage = shutil.disk_usage(out.parent)
+    room = Output.of(out)
+    for free, share in [(2_700_000, 0.5), (2_500_000, 0.5), (700_000, 0.1)]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        if free == 2_500_000:
+            with pytest.raises(UserError, match=r"at least 2\.6 MB, and 2\.5 MB are free"):
+                room.check_room(pool, share)
+        else:
+            room.check_room(pool, share)
