@@ -157,6 +157,26 @@ def stand_in(r: Any) -> Claim:
     )
 
 
+def lower_bound(r: Any) -> Claim:
+    """Lemma 3.1."""
+    (n,) = r.near(100)
+    point = {"selector": "fisher", "n": n}
+    both = {
+        g: [r.of_point(key, generator=g, **point).mean for key in ("lemma", "log_det")]
+        for g in r.values("generator")
+    }
+    vacuous = all(bound < 0 < exact for bound, exact in both.values())
+    return Claim(
+        "The exact information is at least what Lemma 3.1 says",
+        f"{PAPER}Lemma 3.1, a proof",
+        f"bound and exact information of {n} FisherSFT rows, in nats: "
+        + ", ".join(f"{b:.0f} and {e:.0f} ({g})" for g, (b, e) in both.items()),
+        (HOLDS + (", and is vacuous" if vacuous else "")) if r.is_true else NOT,
+        r,
+        "lemma",
+    )
+
+
 def per_token(r: Run) -> Claim:
     """Information per token on heterogeneous features."""
     (n,) = r.near(150)
@@ -361,6 +381,7 @@ OF_RUN: list[tuple[str, Callable[[Any], Claim]]] = [
     ("synthetic/sweep_d", growth("dim", "the width d")),
     ("synthetic/sweep_l", growth("n_labels", "the number of labels L")),
     ("synthetic/information", stand_in),
+    ("synthetic/lemma", lower_bound),
     ("words/paper", per_token),
     ("words/next_word", real_labels),
     ("synthetic/bias", bias),

@@ -37,14 +37,14 @@ SHADES = ["0.25", "#a0480a", "0.55", "#5fb8a8", "0.75"]  # rising in grey too
 
 def draw_all(rows: list[Row], folder: Path) -> None:
     """Every figure that the rows allow, as PNG files in a folder."""
-    for metric in ("seconds", "bound", *METRICS):
+    for metric in ("seconds", "bound", "lemma", *METRICS):
         if having := [row for row in rows if metric in row]:
             save(draw(having, metric), folder / f"{metric}.png")
 
 
 def draw(rows: Sequence[Row], metric: str, x: str = "n") -> Figure:
-    """The figure of a metric, that of `bound` beside the exact information."""
-    special = {"seconds": run_time, "bound": information}
+    """The figure of a metric, those of `bound` and `lemma` beside the exact information."""
+    special = {"seconds": run_time, "bound": information, "lemma": lemma}
     return special[metric](rows) if metric in special else error_curves(rows, metric, x)
 
 
@@ -124,6 +124,25 @@ def information(rows: Sequence[Row]) -> Figure:
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
     grid[0][0].set_ylabel("exact log det less random subsets' (nats)", fontsize=8)
+    _legend(figure, grid[0][0])
+    return figure
+
+
+def lemma(rows: Sequence[Row]) -> Figure:
+    """Lemma 3.1's bound (dotted) and the exact information (solid) against n, a panel a setting."""
+    panels = _by_setting(rows, "n")
+    figure = _figure(2.6 * len(panels) + 1.8, 3.2)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
+    for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
+        for k, ((name,), some) in enumerate(group(own, "selector").items()):
+            for metric, what, dashes in (("log_det", "exact", "-"), ("lemma", "Lemma 3.1", ":")):
+                line = style(name, k) | {"ls": dashes}
+                _line(axes, _means(some, metric, "n"), f"{name}, {what}", line)
+        _x_axis(axes, own, "n")
+        axes.axhline(0, color="black", lw=0.6)
+        axes.set_title(title.removeprefix("generator = "), fontsize=8)
+        axes.set_xlabel("n", fontsize=8)
+    grid[0][0].set_ylabel("log det of the information (nats)", fontsize=8)
     _legend(figure, grid[0][0])
     return figure
 

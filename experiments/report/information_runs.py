@@ -53,6 +53,35 @@ class InformationRun(Run):
         return table([head, *(f"n = {n}" for n in self.ns)], lines)
 
 
+class LemmaRun(Run):
+    """Lemma 3.1's lower bound beside the exact information."""
+
+    @property
+    def is_true(self) -> bool:
+        """Of every set."""
+        return all(r["lemma"] <= r["log_det"] for r in self.rows)
+
+    def of_point(self, key: str, **point: object) -> Estimate:
+        """Mean over replicates."""
+        return estimate(r[key] for r in self.of(**point))
+
+    def bounds(self, n: int) -> str:
+        """Bound, exact information and gamma, a line a generator and selector."""
+        lines: list[list[Cell]] = []
+        for generator in self.values("generator"):
+            for name in self.values("selector"):
+                point = {"generator": generator, "selector": name, "n": n}
+                bound, exact = (self.of_point(key, **point) for key in ("lemma", "log_det"))
+                gamma = 10 ** np.mean([np.log10(r["gamma"]) for r in self.of(**point)])
+                lines.append([generator, name, f"{gamma:.0e}", nats_of(bound), nats_of(exact)])
+        return table(["generator", "selector", "gamma", "Lemma 3.1, nats", "exact, nats"], lines)
+
+
+def nats_of(e: Estimate) -> str:
+    """Whole nats with their interval."""
+    return f"{e.mean:.0f} ± {e.half:.0f}"
+
+
 class RuntimeRun(Run):
     """Seconds of the published algorithms and of ours."""
 

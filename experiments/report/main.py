@@ -14,7 +14,7 @@ import jinja2
 from experiments.report.claims import claims
 from experiments.report.committed import KEPT, ROOT, STREAMS, STUDIES, collect
 from experiments.report.compare import compare
-from experiments.report.information_runs import InformationRun, RemediesRun, RuntimeRun
+from experiments.report.information_runs import InformationRun, LemmaRun, RemediesRun, RuntimeRun
 from experiments.report.language_runs import LanguageRun
 from experiments.report.published import PUBLISHED, published_wins
 from experiments.report.runs import Run
@@ -27,6 +27,7 @@ PAGES = Path(__file__).parent / "pages"
 OF_THEIR_OWN = {
     "information": InformationRun,
     "information_small": InformationRun,
+    "lemma": LemmaRun,
     "runtime": RuntimeRun,
     "remedies": RemediesRun,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.run.results import Row, run_grid
-from experiments.softmax import information, runtime
+from experiments.softmax import information, lemma, runtime
 from experiments.softmax.generators import CORPUS_DIM, CORPUS_ROWS, GENERATORS, make_problem
 from experiments.softmax.study import StudyOptions, one_of, positive, study
 from fisher_jax.util.errors import UserError
@@ -39,10 +39,10 @@ class Options(StudyOptions):
                         f"{key} must be at most {most} for generator=language, "
                         f"got {getattr(self, key)}"
                     )
-        if self.kind == "information" and "fisher_random_unweighted" in self.selectors:
+        if self.kind in ("information", "lemma") and "fisher_random_unweighted" in self.selectors:
             raise UserError(
                 "selectors has fisher_random_unweighted, which differs from fisher_random in the "
-                "fit alone, and kind=information fits nothing: leave it out"
+                f"fit alone, and kind={self.kind} fits nothing: leave it out"
             )
         if self.n_subsets < 0 or (self.n_subsets > 0) != (self.kind == "information"):
             raise UserError(
@@ -56,7 +56,12 @@ def curve(options: Options, setting: Row) -> list[Row]:
     return study(options, setting, make_problem)
 
 
-KINDS = {"curve": curve, "information": information.study, "runtime": runtime.study}
+KINDS = {
+    "curve": curve,
+    "information": information.study,
+    "lemma": lemma.study,
+    "runtime": runtime.study,
+}
 
 
 def run(options: Options, folder: Path) -> list[Row]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.report import statistics
-from experiments.softmax import generators, information
+from experiments.softmax import generators, information, lemma
 from experiments.softmax import study as softmax_study
 from experiments.softmax.algorithms import algorithm_1, algorithm_2
 from experiments.softmax.generators import GENERATORS, make_problem
@@ -45,6 +45,26 @@ def test_exact_information_is_one_program_for_sets_of_any_size(lengths):
     expected = np.linalg.slogdet(np.eye(len(h)) + np.asarray(h) / 0.5)[1]
     got = information.information_of(problem, chosen, 0.5, room=len(x) + 20)
     assert got["exact"] == pytest.approx(expected, rel=1e-12) and got["tokens"] == len(x)
+
+
+@pytest.mark.parametrize("generator", sorted(set(GENERATORS) - {"language"}))
+def test_lemma_3_1_is_true_and_its_gamma_the_largest_allowed(generator):
+    small = SMALL | {"generator": generator, "selectors": ["uniform", "fisher"], "budgets": [20]}
+    rows = lemma.study(options(kind="lemma", **small), {})
+    assert all(row["lemma"] < row["log_det"] for row in rows)
+    problem = make_problem(options(**small), 0)
+    x = problem.emb.tokens.astype(np.float64)
+    theta = problem.theta.astype(np.float64)
+    got = lemma.lemma_of(problem.theta, problem.emb.tokens)
+    with jax.enable_x64(True):
+        h = np.asarray(softmax_model.information(theta, x, reduced=True))
+    assert got["log_det"] == pytest.approx(np.linalg.slogdet(h)[1], rel=1e-9)
+    # the all-ones vector is the eigenvector of 0, so the next eigenvalue is the complement's least
+    p = np.exp(x @ theta) / np.exp(x @ theta).sum(axis=1, keepdims=True)
+    least = min(np.linalg.eigvalsh(np.diag(q) - np.outer(q, q))[1] for q in p)
+    assert got["gamma"] == pytest.approx(least, rel=1e-6)
+    lower = least * np.kron(np.eye(theta.shape[1] - 1), x.T @ x)
+    assert np.linalg.eigvalsh(h - lower).min() > -1e-9 * np.abs(h).max()
 
 
 def test_autoregressive_features_are_the_labels_before_them():
