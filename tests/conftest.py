@@ -1,9 +1,11 @@
 """Test-wide settings: what needs PyTorch is left out, and named, where it isn't installed."""
 
+import contextlib
 import gc
 import importlib.util
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -75,6 +77,19 @@ def compilation(request):
         or "smollm2" in request.fixturenames
     )
     jax.config.update("jax_disable_most_optimizations", not large)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Compiled programs go when there are many: a process can map so much and no more.
+
+    Past that limit, 65,530 on Linux, the compiler ends the process by a segmentation fault.
+    """
+    yield
+    with contextlib.suppress(OSError):  # other systems have no such file
+        if Path("/proc/self/maps").read_bytes().count(b"\n") > 20_000:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture
