@@ -1,10 +1,12 @@
 """Pairwise judging of what a language run's models wrote: every selector against uniform.
 
 `python -m experiments.judging outputs/language/cpu --judges likelihood local` reads the run's
-texts and writes judged.json beside them; what was judged before stays. `--judges endpoint` asks an
-OpenAI-compatible server; `--dry-run` says first what that would cost. `--sheet FOLDER` writes a
-blinded sheet of the first comparison for people, `--answers FOLDER/sheet.csv` reads it back, filled
-in, and prints Cohen's kappa with every judge.
+texts and writes judged.json beside them; what was judged before stays. A judge on this machine
+judges pairs of known order first (calibrated.json): one that fails there gives no table. `--judges
+endpoint` asks an OpenAI-compatible server; `--dry-run` says first what that would cost. `--sheet
+FOLDER` writes a blinded sheet of the first comparison for people, `--answers FOLDER/sheet.csv`
+reads it back, filled in, and prints Cohen's kappa with every judge. `--realness` measures the texts
+as sets beside real ones (realness.json).
 """
 
 import argparse
@@ -12,7 +14,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.corpora.pools import split_corpus
+from experiments.judging.calibration import calibrated, known_pairs
 from experiments.judging.judge import Judge, Naming, Pair, judge_pairs, namings, questions_of, tally
 from experiments.judging.judges import EndpointJudge, LikelihoodJudge, LocalJudge
+from experiments.judging.sets import measured
 from experiments.judging.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
 from experiments.judging.texts import Comparison, Texts, comparison_of, digest
 from experiments.language.options import Options
@@ -37,7 +41,7 @@ from fisher_jax.training.finetune import TrainOptions, finetune
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
-JUDGED = "judged.json"
+JUDGED, CALIBRATED, REALNESS = "judged.json", "calibrated.json", "realness.json"
 REFERENCE_ROWS, LEAST_ROWS = 1000, 100  # that the reference model learns from
 
 
@@ -81,6 +85,11 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     p.add_argument("--price-in", type=float, help="USD a million tokens read")
     p.add_argument("--price-out", type=float, help="USD a million tokens written")
+    p.add_argument(
+        "--realness",
+        action="store_true",
+        help="how near the texts are to real ones: MAUVE, and a classifier; judge nothing",
+    )
     p.add_argument("--dry-run", action="store_true", help="what the endpoint would be asked")
     p.add_argument("--sheet", type=Path, help="write a sheet for people here, judge nothing")
     p.add_argument("--answers", type=Path, help="a sheet that people filled in, judge nothing")
@@ -103,6 +112,18 @@ def run(args: argparse.Namespace) -> None:
         folder = args.answers.resolve().parent
         key = args.key or folder.with_name(f"{folder.name}.key.json")
         agreement(args.answers, key, entries)
+        return
+    if args.realness:
+        model = lru_cache(1)(load_model)
+        rows = [
+            row
+            for setting in texts.settings
+            for row in tqdm(
+                measured(texts, setting, model(texts.options(setting).model)), unit="set"
+            )
+        ]
+        with replacing(args.folder / REALNESS) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
         return
     comparisons = [
         c
@@ -142,8 +163,13 @@ def run(args: argparse.Namespace) -> None:
             return
         _ = judge.client  # a missing key or package is told before another judge begins
     judge_of = lru_cache(1)(lambda kind, setting: make_judge(kind, args, texts.options(setting)))
+    known = args.folder / CALIBRATED
     for task in tqdm(tasks, unit="comparison"):
         c, pairs = task.comparison, texts.pairs(task.comparison)
+        if task.kind != "endpoint":
+            calibrate(
+                known, task, args, texts, lambda t=task: judge_of(t.kind, t.comparison.setting)
+            )
         tags = namings(c.selector, c.against)[task.naming]
         found = verdicts(judge_of(task.kind, c.setting), pairs, tags, corpus[c])
         entry = _entry(task, args) | {"texts": digest(pairs)} | found
@@ -151,6 +177,37 @@ def run(args: argparse.Namespace) -> None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sorted(entries, key=_key), indent=1) + "\n")
     print(f"{path}: {len(entries)} comparisons", file=sys.stderr)
+
+
+def calibrate(
+    path: Path, task: Task, args: argparse.Namespace, texts: Texts, judge: Callable[[], Judge]
+) -> None:
+    """Let a judge judge pairs of known order, unless it has; keep how often it was right."""
+    setting, pairs = task.comparison.setting, known_pairs(texts, task.comparison.setting)
+    about = {"judge": judge_name(task.kind, args), "setting": json.loads(setting)}
+    about["texts"] = digest([pair for known in pairs for pair in known.pairs])
+    kept = read_json(path) if path.exists() else []
+    if any(about.items() <= row.items() for row in kept):
+        return
+    corpus = texts.corpus(task.comparison, args.corpus_name)
+    found = [about | row for row in calibrated(judge(), pairs, corpus)]
+    for row in found:
+        told = "passes" if row["passes"] else "FAILS, and gives no table"
+        print(
+            f"{row['judge']}, {row['kind']}: right in {row['right'][0]:.0%} of {row['n_pairs']} "
+            f"pairs, position 1 in {row['position_1']:.0%}: {told}",
+            file=sys.stderr,
+        )
+    others = [
+        row for row in kept if (row["judge"], row["setting"]) != (about["judge"], about["setting"])
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(others + found, indent=1) + "\n")
+
+
+def judge_name(kind: str, args: argparse.Namespace) -> str:
+    """As it stands in the files."""
+    return {"endpoint": args.judge_model, "local": args.local_model}.get(kind) or kind
 
 
 def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
@@ -205,10 +262,9 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _entry(task: Task, args: argparse.Namespace) -> Row:
-    names = {"endpoint": args.judge_model, "local": args.local_model}  # else its kind
     setting, selector, against, equal, n = task.comparison
     where = {"setting": json.loads(setting), "selector": selector, "against": against}
-    judge = names.get(task.kind) or task.kind
+    judge = judge_name(task.kind, args)
     return {"judge": judge, "naming": task.naming, **where, "equal": equal, "n": n}
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from experiments.judging.judge import Pair
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
-from experiments.language.writing import prompts_of
+from experiments.language.writing import prompted
 from experiments.report.statistics import group
 from experiments.run.kept import Row, options_as, read_rows
 from experiments.run.results import RESOLVED, RESULTS
@@ -41,6 +41,17 @@ class Comparison(NamedTuple):
         return f"{self.selector} against {self.against}, equal {self.equal}, n = {self.n}{where}"
 
 
+class Written(NamedTuple):
+    """A prompt, how its test row goes on, and how a model went on."""
+
+    prompt: str
+    real: str
+    text: str
+
+
+Place = tuple[int, int]  # replicate, number of the prompt
+
+
 class Texts:
     """What the models of a run wrote.
 
@@ -61,8 +72,8 @@ class Texts:
             "setting_json", "selector", "equal", "n",
         )  # fmt: skip
         self.pairs: Callable[[Comparison], list[Pair]] = cache(self._pairs)
-        self._prompts = cache(
-            lambda setting, replicate: prompts_of(
+        self._prompted = cache(
+            lambda setting, replicate: prompted(
                 pool_of(self.options(setting), replicate).test, self.options(setting)
             )
         )
@@ -102,9 +113,35 @@ class Texts:
             for replicate in own
             if replicate in base
             for three in zip(
-                self._prompts(setting, replicate), own[replicate], base[replicate], strict=True
+                (p.prompt for p in self._prompted(setting, replicate)),
+                own[replicate],
+                base[replicate],
+                strict=True,
             )
         ]
+
+    def selectors(self, setting: str) -> list[str]:
+        """Whose models wrote in a setting."""
+        return list(dict.fromkeys(name for own, name, _, _ in self._rows if own == setting))
+
+    @property
+    def settings(self) -> list[str]:
+        """All, as JSON."""
+        return list(dict.fromkeys(setting for setting, *_ in self._rows))
+
+    def written(self, setting: str, selector: str) -> dict[tuple[str, int], dict[Place, Written]]:
+        """What a selector's models wrote in a setting, by kind of budget and n, then by place."""
+        return {
+            (equal, n): {
+                (row["replicate"], i): Written(*prompt, text)
+                for row in rows
+                for i, (prompt, text) in enumerate(
+                    zip(self._prompted(setting, row["replicate"]), row["texts"], strict=True)
+                )
+            }
+            for (own, name, equal, n), rows in self._rows.items()
+            if (own, name) == (setting, selector)
+        }
 
 
 def comparison_of(entry: Row) -> Comparison:

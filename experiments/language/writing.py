@@ -1,5 +1,7 @@
 """Texts that a trained model writes: continuations of the first words of test sentences."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from experiments.language.options import Options
@@ -8,15 +10,28 @@ from fisher_jax.models import LanguageModel
 from fisher_jax.models.generate import generate
 
 
-def prompts_of(test: list[Example], options: Options) -> list[str]:
+class Prompted(NamedTuple):
+    """A prompt, and how its test row goes on, white space at the beginning included."""
+
+    prompt: str
+    real: str
+
+
+def prompted(test: list[Example], options: Options) -> list[Prompted]:
     """The first words of the first test sentences of twice as many; a question's prompt whole."""
-    prompts = []
+    found = []
     for row in test:
         if row.prompt is not None:
-            prompts.append(str(row.prompt))
+            found.append(Prompted(str(row.prompt), str(row.completion)))
         elif len(words := row.text().split()) >= 2 * options.prompt_words:
-            prompts.append(" ".join(words[: options.prompt_words]))
-    return prompts[: options.n_prompts]
+            first, rest = words[: options.prompt_words], words[options.prompt_words :]
+            found.append(Prompted(" ".join(first), "".join(f" {word}" for word in rest)))
+    return found[: options.n_prompts]
+
+
+def prompts_of(test: list[Example], options: Options) -> list[str]:
+    """Their prompts alone."""
+    return [one.prompt for one in prompted(test, options)]
 
 
 def continued(model: LanguageModel, prompts: list[str], options: Options, seed: int) -> list[str]:

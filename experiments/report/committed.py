@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from experiments.judging.main import JUDGED
+from experiments.judging.main import CALIBRATED, JUDGED, REALNESS
 from experiments.language.main import MANIFEST
 from experiments.language.noise import NOISE
 from experiments.language.picks import PICKS
@@ -78,7 +78,7 @@ def collect(outputs: Path) -> Iterator[str]:
                 yield f"{study}/{config.stem}: left out, {missing} of its settings are not finished"
                 continue
             keep(run, target)
-            for file in (MANIFEST, JUDGED, PICKS, NOISE):
+            for file in (MANIFEST, JUDGED, CALIBRATED, REALNESS, PICKS, NOISE):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
             if facts := _facts_of_jobs(source):

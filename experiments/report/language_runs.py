@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.judging.main import JUDGED
+from experiments.judging.main import CALIBRATED, JUDGED, REALNESS
 from experiments.language import cells
 from experiments.language.options import Options
 from experiments.language.picks import PICKS
@@ -259,16 +260,30 @@ class LanguageRun(Run):
         return texts.samples(self.rows, selectors, count)
 
     @property
+    def calibrations(self) -> list[Row]:
+        """How the judges did on pairs of known order."""
+        return _read_list(self.folder / CALIBRATED)
+
+    @property
     def verdicts(self) -> list[Row]:
-        """Judges' tallies, none where the run was not judged."""
-        path = self.folder / JUDGED
-        return json.loads(path.read_text()) if path.exists() else []
+        """Tallies of judges that failed on no kind of pair; none where the run was not judged."""
+        failed = {row["judge"] for row in self.calibrations if not row["passes"]}
+        return [v for v in _read_list(self.folder / JUDGED) if v["judge"] not in failed]
+
+    def calibration(self) -> str:
+        """Of every judge, beside its limits."""
+        return texts.calibration(self.calibrations) if self.calibrations else "Not calibrated."
+
+    def realness(self) -> str:
+        """How near texts are to real ones, as sets."""
+        rows = _read_list(self.folder / REALNESS)
+        return texts.realness(rows) if rows else "Not measured."
 
     def judged(self) -> str:
-        """Win rates against uniform, if the run was judged."""
-        return (
-            texts.judged(self.verdicts, self.options.n_prompts) if self.verdicts else "Not judged."
-        )
+        """Win rates against uniform by the judges that passed, if there is one."""
+        if not self.verdicts:
+            return "No judge has passed its calibration."
+        return texts.judged(self.verdicts, self.options.n_prompts)
 
     def _less(self, rows: list[Row], opponent: str, metric: str, point: Row) -> Cell:
         others = self.of(selector=opponent, **point)
@@ -312,3 +327,7 @@ class LanguageRun(Run):
                 [name, *(cell(rows, point) if rows else "not run" for rows, point in of_column)]
             )
         return table([corner, *columns], lines)
+
+
+def _read_list(path: Path) -> list[Row]:
+    return json.loads(path.read_text()) if path.exists() else []

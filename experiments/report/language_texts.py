@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from experiments.judging.calibration import LEAST_RIGHT, POSITION_1
 from experiments.report.statistics import estimate
 from experiments.report.tables import plain, table
 from experiments.run.results import Row
@@ -75,6 +76,39 @@ def judged(verdicts: Sequence[Row], pairs_a_model: int) -> str:
         )
     head = ["judge", "named", "selector", "at", "pairs", "wins of decided", "with half ties"]
     head += ["the same over models", "ties + unread", "position 1", "mean probability"]
+    return table(head, lines)
+
+
+def calibration(rows: Sequence[Row]) -> str:
+    """Every judge on pairs of known order, and whether it passed."""
+    (low, high), least = POSITION_1, LEAST_RIGHT
+    lines = [
+        [
+            row["judge"],
+            row["kind"],
+            str(row["n_pairs"]),
+            rate(row["right"]),
+            f"{row['position_1']:.2f}",
+            "yes" if row["passes"] else "no",
+        ]
+        for row in rows
+    ]
+    head = ["judge", "pairs of known order", "pairs", f"right (at least {least})"]
+    return table([*head, f"position 1 ({low} to {high})", "passes"], lines)
+
+
+def realness(rows: Sequence[Row]) -> str:
+    """MAUVE and the discriminator's area, a line a set of texts."""
+    lines = [
+        [
+            row["selector"],
+            f"equal {row['equal']}, n = {row['n']}",
+            f"{row['mauve']:.3f}",
+            rate(row["told_apart"]) if row["told_apart"] else "",
+        ]
+        for row in rows
+    ]
+    head = ["texts", "at", "MAUVE (1: like real ones)", "told from real ones (0.5: not)"]
     return table(head, lines)
 
 
