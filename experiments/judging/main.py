@@ -144,14 +144,14 @@ def run(args: argparse.Namespace) -> None:
         return
     corpus = {c: texts.corpus(c, args.corpus_name) for c in comparisons}
     kinds = ["endpoint"] if args.dry_run else args.judges
-    tasks = [
+    every = [
         Task(kind, naming, c)
         for kind, c in itertools.product(kinds, comparisons)
         for naming in (namings(c.selector, c.against) if args.ablation else ["neutral"])
         if naming == "neutral" or kind != "likelihood"
     ]
     done = {_key(e) for e in entries if "winners" in e}  # an endpoint's answers: its transcript
-    tasks = [t for t in tasks if t.kind == "endpoint" or _key(_entry(t, args)) not in done]
+    tasks = [t for t in every if t.kind == "endpoint" or _key(_entry(t, args)) not in done]
     if "endpoint" in kinds:
         judge = endpoint(args)
         asked = [t for t in tasks if t.kind == "endpoint"]
@@ -163,13 +163,11 @@ def run(args: argparse.Namespace) -> None:
             return
         _ = judge.client  # a missing key or package is told before another judge begins
     judge_of = lru_cache(1)(lambda kind, setting: make_judge(kind, args, texts.options(setting)))
-    known = args.folder / CALIBRATED
+    for kind in {task.kind: None for task in every if task.kind != "endpoint"}:
+        for c in {c.setting: c for c in comparisons}.values():
+            calibrate(kind, c, args, texts, judge_of)
     for task in tqdm(tasks, unit="comparison"):
         c, pairs = task.comparison, texts.pairs(task.comparison)
-        if task.kind != "endpoint":
-            calibrate(
-                known, task, args, texts, lambda t=task: judge_of(t.kind, t.comparison.setting)
-            )
         tags = namings(c.selector, c.against)[task.naming]
         found = verdicts(judge_of(task.kind, c.setting), pairs, tags, corpus[c])
         entry = _entry(task, args) | {"texts": digest(pairs)} | found
@@ -180,17 +178,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def calibrate(
-    path: Path, task: Task, args: argparse.Namespace, texts: Texts, judge: Callable[[], Judge]
+    kind: str,
+    comparison: Comparison,
+    args: argparse.Namespace,
+    texts: Texts,
+    judge_of: Callable[[str, str], Judge],
 ) -> None:
     """Let a judge judge pairs of known order, unless it has; keep how often it was right."""
-    setting, pairs = task.comparison.setting, known_pairs(texts, task.comparison.setting)
-    about = {"judge": judge_name(task.kind, args), "setting": json.loads(setting)}
-    about["texts"] = digest([pair for known in pairs for pair in known.pairs])
+    path, setting = args.folder / CALIBRATED, comparison.setting
+    pairs = known_pairs(texts, setting)
+    who = {"judge": judge_name(kind, args), "setting": json.loads(setting)}
+    about = who | {"texts": digest([pair for known in pairs for pair in known.pairs])}
     kept = read_json(path) if path.exists() else []
     if any(about.items() <= row.items() for row in kept):
         return
-    corpus = texts.corpus(task.comparison, args.corpus_name)
-    found = [about | row for row in calibrated(judge(), pairs, corpus)]
+    corpus = texts.corpus(comparison, args.corpus_name)
+    found = [about | row for row in calibrated(judge_of(kind, setting), pairs, corpus)]
     for row in found:
         told = "passes" if row["passes"] else "FAILS, and gives no table"
         print(
@@ -198,9 +201,7 @@ def calibrate(
             f"pairs, position 1 in {row['position_1']:.0%}: {told}",
             file=sys.stderr,
         )
-    others = [
-        row for row in kept if (row["judge"], row["setting"]) != (about["judge"], about["setting"])
-    ]
+    others = [row for row in kept if not who.items() <= row.items()]
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(others + found, indent=1) + "\n")
 

@@ -85,8 +85,12 @@ def test_a_judge_is_calibrated_once_and_before_it_judges(folder, monkeypatch, ca
     assert told.count("FAILS, and gives no table") == 3
     rows = json.loads((folder / "calibrated.json").read_text())
     assert [row["judge"] for row in rows] == ["likelihood"] * 3
+    (folder / "calibrated.json").unlink()  # what was judged before has no calibration: it is made
+    judging.run(judging.parsed([str(folder)]))
+    assert json.loads((folder / "calibrated.json").read_text()) == rows
+    capsys.readouterr()
     assert calibration(rows).count("| no |") == 3
-    (folder / "judged.json").unlink()
+    monkeypatch.setattr(judging, "make_judge", None)  # nobody is asked again
     judging.run(judging.parsed([str(folder)]))
     assert "FAILS" not in capsys.readouterr().err
     assert json.loads((folder / "calibrated.json").read_text()) == rows
