@@ -56,6 +56,9 @@ class Stream:
         shapes = batches(ascending, source.dim)
         # in the order of the source, so that the first pass reads it from one end to the other
         self._kinds = [_Kind(b, np.sort(order[b.start : b.stop])) for b in shapes]
+        self._kind_of = np.empty(len(source), np.int8)
+        for k, kind in enumerate(self._kinds):
+            self._kind_of[kind.examples] = k
         n_numbers = int(ascending.sum()) * source.dim
         self._steps = ladder(ascending, worth(n_numbers, here().update_lengths))
         self.root = first_root(source.dim, ridge, dtype)
@@ -65,10 +68,15 @@ class Stream:
 
     def start(self) -> None:
         """Every example's gain, given nothing."""
+        self.all_gains(self.root[0, 0])
+
+    def all_gains(self, root: Array) -> Float[np.ndarray, "N"]:
+        """Every example's gain, given the information whose root this is."""
         for kind in self._kinds:
             begin = 0
             while begin < len(kind.examples):
-                begin += self._evaluate(kind.batch, kind.examples[begin:], self.root[0, 0])
+                begin += self._evaluate(kind.batch, kind.examples[begin:], root)
+        return self._bounds
 
     def outdate(self, root: Array) -> None:
         """Go on with a root of more information: the gains so far are bounds."""
@@ -79,19 +87,36 @@ class Stream:
         is_open = ~self._taken & (self._costs <= self._left)
         if not is_open.any():
             return None
-        best = self._best(is_open)
-        while (kind := self._in_reach(is_open, *best)) is not None:
-            stale = is_open[kind.examples] & (self._stamp[kind.examples] != len(self.ranking))
-            candidates = kind.examples[stale]
-            keys = self._bounds[candidates] / self._per[candidates]
-            width = min(kind.batch.width, len(candidates))
-            top = np.argpartition(-keys, width - 1)[:width]
-            self._evaluate(kind.batch, candidates[top[np.argsort(-keys[top], kind="stable")]])
-            best = self._best(is_open)
+        fresh = is_open & (self._stamp == len(self.ranking))
+        waiting, best = np.flatnonzero(is_open & ~fresh), self._best(np.flatnonzero(fresh))
+        while len(waiting := self._in_reach(waiting, best)):
+            keys = self._bounds[waiting] / self._per[waiting]
+            kind = self._kind_of[waiting[np.argmax(keys)]]
+            own, batch = np.flatnonzero(self._kind_of[waiting] == kind), self._kinds[kind].batch
+            top = np.argpartition(-keys[own], min(batch.width, len(own)) - 1)[: batch.width]
+            top = own[top[np.argsort(-keys[own[top]], kind="stable")]]
+            done = top[: self._evaluate(batch, waiting[top])]
+            best = max(best, self._best(waiting[done]))
+            waiting = np.delete(waiting, done)
         fresh = is_open & (self._stamp == len(self.ranking))
         keys = np.where(fresh, self._bounds / self._per, -np.inf)
         tied = keys >= keys.max() * (1 - TIE[keys.dtype.name])
         return int(np.argmax(tied))  # the first
+
+    @property
+    def open(self) -> Int[np.ndarray, "n"]:
+        """Examples that are left and that the rest of the budget pays for."""
+        return np.flatnonzero(~self._taken & (self._costs <= self._left))
+
+    def best_of(self, candidates: Int[np.ndarray, "n"]) -> int:
+        """The best of some examples, all of which are evaluated; of ties the first."""
+        candidates = np.sort(candidates)
+        for k, kind in enumerate(self._kinds):
+            own, begin = candidates[self._kind_of[candidates] == k], 0
+            while begin < len(own):
+                begin += self._evaluate(kind.batch, own[begin:])
+        keys = self._bounds[candidates] / self._per[candidates]
+        return int(candidates[np.argmax(keys >= keys.max() * (1 - TIE[keys.dtype.name]))])
 
     def take(self, i: int) -> None:
         """An example joins the chosen ones."""
@@ -110,25 +135,20 @@ class Stream:
         """Of the budget."""
         return float(self._costs[self.ranking].sum())
 
-    def _best(self, is_open: Bool[np.ndarray, "N"]) -> tuple[float, int]:
-        """The largest ratio of gain and price known of this step, and the first example of it."""
-        fresh = np.flatnonzero(is_open & (self._stamp == len(self.ranking)))
+    def _best(self, fresh: Int[np.ndarray, "n"]) -> tuple[float, int]:
+        """The largest ratio of gain and price among some, and minus the first example of it."""
         if not len(fresh):
-            return -np.inf, len(is_open)
+            return -np.inf, -len(self._taken)
         ratios = self._bounds[fresh] / self._per[fresh]
-        k = int(np.argmax(ratios))
-        return float(ratios[k]), int(fresh[k])
+        return float(ratios.max()), -int(fresh[ratios == ratios.max()].min())
 
-    def _in_reach(self, is_open: Bool[np.ndarray, "N"], best: float, first: int) -> _Kind | None:
-        """The kind of the highest old bound that may still win, as `greedy._find_lazy` has it."""
-        stale = np.flatnonzero(is_open & (self._stamp != len(self.ranking)))
+    def _in_reach(
+        self, stale: Int[np.ndarray, "n"], best: tuple[float, int]
+    ) -> Int[np.ndarray, "m"]:
+        """Those whose old bound may still win, as `greedy._find_lazy` has it."""
         keys = self._bounds[stale] / self._per[stale]
-        reach = best * (1 - BOUND_SLACK[keys.dtype.name])
-        near = (keys >= reach) & ((keys != best) | (stale < first))
-        if not near.any():
-            return None
-        length = self._lengths[stale[near][np.argmax(keys[near])]]
-        return next(kind for kind in self._kinds if length <= kind.batch.length)
+        reach = best[0] * (1 - BOUND_SLACK[keys.dtype.name])
+        return stale[(keys >= reach) & ((keys != best[0]) | (stale < -best[1]))]
 
     def _evaluate(
         self, batch: Batch, candidates: Int[np.ndarray, "n"], root: ArrayLike | None = None

@@ -6,23 +6,7 @@ import pytest
 import fisher_jax as fj
 from fisher_jax.design import selection
 from tests.helpers.references import random_pool
-
-
-class Reader:
-    """A pool that counts what is read of it."""
-
-    def __init__(self, emb):
-        self.emb, self.n_read = emb, np.zeros(len(emb), int)
-        self.lengths, self.dim, self.dtype = emb.lengths, emb.dim, emb.dtype
-        self.mean_squared_norm = emb.mean_squared_norm
-
-    def __len__(self):
-        return len(self.emb)
-
-    def read(self, examples):
-        self.n_read[examples] += 1
-        return self.emb.read(examples)
-
+from tests.helpers.sources import Reader
 
 POOLS = {
     "a few lengths": lambda: random_pool(0, 150, [1, 3, 8], 6),
