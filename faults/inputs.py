@@ -42,6 +42,20 @@ def of_texts(folder: Path, model: Path) -> list[object]:
     return [folder / "pool.jsonl", "--model", model, *_to(folder)]
 
 
+def embedding(folder: Path, model: Path) -> list[object]:
+    """Arguments of the command that fills a cache, a shard for each length of a row."""
+    program = (
+        "import sys; from fisher_jax.pipeline import embedding; embedding.SHARD_BYTES = 200;"
+        "from fisher_jax.command.start import start; start()"
+    )
+    return ["-c", program, "embed", *of_pool(folder, model), "--batch-tokens", 8]
+
+
+def of_pool(folder: Path, model: Path) -> list[object]:
+    """Arguments of both halves of the command, with a cache."""
+    return [folder / "pool.jsonl", "--model", model, "--cache", folder / "states"]
+
+
 def _to(folder: Path) -> list[object]:
     return ["-o", folder / OUT, "--n-samples", K, "--overwrite"]
 

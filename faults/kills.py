@@ -186,7 +186,24 @@ def targets(work: Path, server: Server) -> list[Target]:
             command_state,
             each_old_or_new,
         ),
+        Target(
+            "a cache of embeddings",
+            lambda folder: inputs.texts(folder) and None,
+            lambda folder: inputs.embedding(folder, model),
+            cache_state,
+            only_whole,
+        ),
     ]
+
+
+def cache_state(folder: Path) -> State:
+    """Its shards."""
+    return {path.name: path.read_bytes() for path in (folder / "states").rglob("*.safetensors")}
+
+
+def only_whole(left: State, undisturbed: Undisturbed) -> bool:
+    """What is there is whole: some of the shards of a run that nobody disturbed."""
+    return left.items() <= undisturbed.after.items()
 
 
 def command_state(folder: Path) -> State:

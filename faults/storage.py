@@ -17,7 +17,7 @@ from typing import Any
 from faults import inputs
 from faults.case import Case, Trial, shuffled
 from faults.commands import select
-from faults.kills import command_state, fresh
+from faults.kills import cache_state, command_state, fresh
 from faults.mutator import damaged
 from faults.processes import started
 from faults.training import digest, train
@@ -36,6 +36,8 @@ def cases(seed: int) -> Iterator[Case]:
             "a pool that grows while it is read": lambda t, at, k: growing(t, at, k),
             "two writers of one output": lambda t, at, k: two_writers(t, at, work / "cache"),
             "a read-only folder": lambda t, at, k: read_only(t, at),
+            "damaged caches": lambda t, at, k: caches(t, at, work, shuffled(seed + k, "caches")),
+            "two processes with one cache": lambda t, at, k: one_cache(t, at, work),
             "two trainings in one folder": lambda t, at, k: two_trainings(t, at, work / "cache"),
         }
         for k in range(ROUNDS):
@@ -186,6 +188,43 @@ def two_trainings(trial: Trial, folder: Path, cache: Path) -> None:
     trial.check(sorted(codes) in ([0, 0], [0, 2]), f"exit codes {codes}: {messages}")
     trial.check(not any("Traceback" in m for m in messages), "".join(messages)[-500:])
     trial.check((folder / "weights.sha256").exists(), "nothing was written")
+
+
+def caches(trial: Trial, folder: Path, work: Path, rng: Any) -> None:
+    """A shard of a cache is cut, flipped or gone: told, embedded again, and the same is chosen."""
+    inputs.texts(folder)
+    argv = [*inputs.of_pool(folder, _model(work)), "-o", folder / inputs.OUT, "--n-samples", K]
+    first = select(*argv)
+    trial.check(first.code == 0, first.messages[-500:])
+    expected, shards = (folder / inputs.OUT).read_bytes(), cache_state(folder)
+    (shard,) = (folder / "states").rglob("*.safetensors")
+    for how in ("cut", "bytes", "gone"):
+        content = shard.read_bytes()
+        if how == "gone":
+            shard.unlink()
+        else:
+            cut = content[: rng.randrange(len(content))]
+            shard.write_bytes(cut if how == "cut" else damaged(content, rng))
+            if shard.read_bytes() == content:
+                continue
+        again = select(*argv, "--overwrite")
+        trial.check(again.code == 0, f"{how}: {again.messages[-500:]}")
+        trial.check((folder / inputs.OUT).read_bytes() == expected, f"{how}: another choice")
+        trial.check(cache_state(folder) == shards, f"{how}: the shard was not made again")
+
+
+def one_cache(trial: Trial, folder: Path, work: Path) -> None:
+    """Two processes embed one pool into one cache: both end well, and it is whole."""
+    inputs.texts(folder)
+    codes, messages = side_by_side([inputs.embedding(folder, _model(work))] * 2, work / "cache")
+    trial.check(codes == [0, 0], f"exit codes {codes}: {messages}")
+    argv = [*inputs.of_pool(folder, _model(work)), "-o", folder / inputs.OUT, "--n-samples", K]
+    done = select("select", *argv, "--batch-tokens", 8)
+    trial.check(done.code == 0, done.messages[-500:])
+
+
+def _model(work: Path) -> Path:
+    return work / "model" if (work / "model").exists() else inputs.model(work)
 
 
 def side_by_side(argvs: list[list[object]], cache: Path) -> tuple[list[int], list[str]]:

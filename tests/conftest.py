@@ -20,6 +20,7 @@ from fisher_jax.design import buckets
 from fisher_jax.models.load import SMOLLM2, load_model
 from fisher_jax.util import platforms
 from fisher_jax.util.platforms import PLATFORMS, here
+from fisher_jax.util.user_folder import CACHE_SWITCH
 from tests.helpers.cli import save_llama, snapshot, write_embeddings
 from tests.helpers.endpoint_server import Server
 from tests.helpers.references import DIM, N, random_pool
@@ -27,7 +28,7 @@ from tests.helpers.small_models import llama_checkpoint, word_tokenizer_files
 
 # programs whose rounding is held to a bound are those that users run
 AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models", "test_selection"}
-os.environ[SWITCH] = "off"  # commands that tests start keep nothing in the user's folder
+os.environ |= {SWITCH: "off", CACHE_SWITCH: "off"}  # tests keep nothing in the user's folder
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
 

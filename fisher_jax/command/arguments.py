@@ -21,6 +21,12 @@ examples:
   {NAME} pool.parquet -o chosen.parquet --model ./my-llama --token-budget 500000
   {NAME} pairs.jsonl -o chosen.jsonl --model openai-community/gpt2 --n-samples 1000
   {NAME} --embeddings emb.safetensors -o chosen.jsonl --n-samples 1000
+  {NAME} embed pool.jsonl --model ./my-llama --cache states --shard 1/8
+  {NAME} select pool.jsonl -o chosen.jsonl --model ./my-llama --cache states --fraction 0.1
+  {NAME} cache
+
+`{NAME} embed` embeds a pool and chooses nothing; `{NAME} select` chooses, and embeds no row of the
+pool; `{NAME} cache` lists and clears what was kept. A pool of such a name is given as ./embed.
 
 OUT holds the chosen rows in order of choice, every column kept, with fisher_rank (from 0) and
 fisher_gain (nats). The report folder gets report.html, figures, ranking.parquet, manifest.json.
@@ -55,6 +61,13 @@ def _selector(text: str) -> str:
     return text
 
 
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no I/K with I from 1 to K, such as 1/8")
+    return int(part), int(parts)
+
+
 class _Names(argparse.Action):
     """No name, one, or a tuple of several."""
 
@@ -76,15 +89,18 @@ class _Listing(argparse.Action):
         parser.exit()
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Its errors are a line, as all others are."""
+
     def error(self, message: str) -> NoReturn:
+        """Bad arguments."""
         raise UserError(f"{message} (see {NAME} --help)")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = _Parser(
-        prog=NAME,
+def parser(half: str = "") -> argparse.ArgumentParser:
+    """The command line; of `embed` what belongs to a pool and its model alone."""
+    p = Parser(
+        prog=f"{NAME} {half}".strip(),
         description="Choose the examples of a pool that carry the most Fisher information about "
         "a language model's last layer (FisherSFT, arXiv 2505.14826).",
         epilog=EXAMPLES,
@@ -101,6 +117,24 @@ def parser() -> argparse.ArgumentParser:
         ".zst; a pattern, a folder, - for standard input, an address (https://, s3://, hf://), a "
         "data set on the hub (owner/name); several are joined; may be left out with --embeddings",
     )
+    if half == "embed":
+        p.add_argument(
+            "--shard",
+            metavar="I/K",
+            type=_shard,
+            default="1/1",
+            help="embed part I of K, I from 1 to K: K jobs with one --cache embed a pool together",
+        )
+    else:
+        _add_budget(p)
+    _add_text(p)
+    if half != "embed":
+        _add_design(p)
+    _add_output(p, half)
+    return p
+
+
+def _add_budget(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-o",
         "--out",
@@ -127,6 +161,8 @@ def parser() -> argparse.ArgumentParser:
         "says otherwise",
     )
 
+
+def _add_text(p: argparse.ArgumentParser) -> None:
     text = p.add_argument_group("what is embedded, and by which model")
     text.add_argument(
         "--model",
@@ -204,11 +240,19 @@ def parser() -> argparse.ArgumentParser:
         f"{PLATFORMS['cpu'].forward_tokens} on a CPU, {PLATFORMS['gpu'].forward_tokens} on a GPU)",
     )
     text.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_const",
+        const=False,
+        help="keep no embeddings, and take none that are kept",
+    )
+    text.add_argument(
         "--cache",
         metavar="DIR",
         type=_path,
-        help="keep each row's embeddings there (4 bytes a number): other budgets and rules embed "
-        "nothing, a changed pool its new rows, and a killed run goes on (default: none are kept)",
+        help="keep each row's embeddings there (4 bytes a number): a changed pool embeds only its "
+        "new rows, which may differ by rounding from a fresh run's (default: the user's cache, at "
+        f"most 20 GB, which changes no byte of a result; {NAME} cache lists it)",
     )
     text.add_argument(
         "--dtype",
@@ -232,6 +276,8 @@ def parser() -> argparse.ArgumentParser:
         help="learn the end of every row, or of none (default: of prompt + completion rows)",
     )
 
+
+def _add_design(p: argparse.ArgumentParser) -> None:
     design = p.add_argument_group("design")
     design.add_argument(
         "--selector",
@@ -291,13 +337,17 @@ def parser() -> argparse.ArgumentParser:
         help="of the report's uniform draws and of selectors that draw (default: %(default)s)",
     )
 
+
+def _add_output(p: argparse.ArgumentParser, half: str) -> None:
     output = p.add_argument_group("output")
-    output.add_argument(
-        "--report-dir",
-        metavar="DIR",
-        type=_path,
-        help="report, figures, ranking and manifest (default: OUT.report/)",
-    )
+    if half != "embed":
+        output.add_argument(
+            "--report-dir",
+            metavar="DIR",
+            type=_path,
+            help="report, figures, ranking and manifest (default: OUT.report/)",
+        )
+        output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
     output.add_argument(
         "--preview",
         metavar="N",
@@ -310,9 +360,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say what is to come (rows, tokens, memory, time) and stop",
     )
-    output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
     output.add_argument("--version", action="version", version=f"{NAME} {version_of('fisher-jax')}")
-    return p
 
 
 def flags() -> dict[str, str]:

@@ -4,21 +4,20 @@ Only commands ask for it; `import fisher_jax` leaves JAX's settings alone.
 """
 
 import contextlib
-import hashlib
 import os
-import platform
 import warnings
 from pathlib import Path
 
 import filelock
 import jax
 
+from fisher_jax.util.user_folder import cpu_name, user_folder
+
 SWITCH = "FISHER_JAX_COMPILED"  # "off": nothing is kept
 SETTINGS = {
     "jax_compilation_cache_max_size": 1 << 30,  # bytes; what was not used for longest goes
     "jax_persistent_cache_min_compile_time_secs": 0.2,  # what compiles faster is not worth a file
 }
-_CPU_LINES = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features")
 
 
 def keep_compiled() -> None:
@@ -48,17 +47,7 @@ def compiled_folder() -> Path:
 
     A folder a kind of CPU: homes are shared by machines, and code for another CPU may crash.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "fisher_jax" / "compiled" / _cpu()
-
-
-def _cpu() -> str:
-    """A short name for make and instructions of this machine's CPU."""
-    facts = [platform.system(), platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):  # Linux alone has it
-        first, *_ = Path("/proc/cpuinfo").read_text().split("\n\n")
-        facts += [line for line in first.splitlines() if line.startswith(_CPU_LINES)]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return user_folder() / "compiled" / cpu_name()
 
 
 def _drop_halves(folder: Path) -> None:

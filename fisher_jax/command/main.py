@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME, flags, parser
+from fisher_jax.command.caches import caches
 from fisher_jax.command.errors import Messages, is_told, tell
 
 
@@ -13,11 +14,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; messages go to stderr."""
     with contextlib.redirect_stderr(Messages(sys.stderr)):
         try:
-            args = parser().parse_args(argv)
-            from fisher_jax.command.work import work  # deferred: its libraries take seconds
+            words = sys.argv[1:] if argv is None else [*argv]
+            half = words[0] if words and words[0] in ("embed", "select") else ""
+            if words[:1] == ["cache"]:
+                caches(words[1:])
+                return 0
+            args = parser(half).parse_args(words[1:] if half else words)
+            from fisher_jax.command import work  # deferred: its libraries take seconds
 
             with interruption.listening():
-                work(args)
+                work.embed(args) if half == "embed" else work.work(args, embeds=half != "select")
         except BaseException as error:
             if not is_told(error):
                 raise

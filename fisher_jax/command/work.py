@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import os
 import sys
+from typing import Any
 
 from fisher_jax.command import interruption
 from fisher_jax.command.arguments import NAME
@@ -12,18 +14,23 @@ from fisher_jax.data.output import check_columns_fit
 from fisher_jax.models import shown
 from fisher_jax.pipeline import Clock, Output, Request, finish, prepare
 from fisher_jax.pipeline.ready import ReadyPool
+from fisher_jax.pipeline.run import check_embedded, embed_pool
 from fisher_jax.pipeline.text import TextPool
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.user_folder import CACHE_SWITCH
 
 
-def work(args: argparse.Namespace) -> None:
+def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
     """Choose rows as the arguments say, and write them.
+
+    Args:
+        embeds: rows of the pool that the cache lacks are embedded; else they are refused.
 
     Raises:
         UserError: what they, the files or the model have wrong.
     """
     output = Output.of(args.out, args.report_dir, args.overwrite)
-    fields = [field.name for field in dataclasses.fields(Request)]
-    options = {name: value for name, value in vars(args).items() if name in fields}
+    options = _options(args)
     if args.endpoint is not None:
         options["answers"] = args.out.with_name(f"{args.out.name}.answers.jsonl")
     request = Request(**options)
@@ -35,13 +42,53 @@ def work(args: argparse.Namespace) -> None:
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
         output.check_room(prepared.file, prepared.plan.share)
-        told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
-        _say(" ".join(filter(None, told)))
-        _preview(prepared, args.preview)
+        if not embeds:
+            check_embedded(prepared)
+        _tell(prepared, args.preview)
         if args.dry_run:
             return
         line = finish(prepared, clock).write_to(output, show, interruption.finishing)
     _say(line, name=output.out)
+
+
+def embed(args: argparse.Namespace) -> None:
+    """Embed a pool, or a part of it, into the cache, and choose nothing.
+
+    Raises:
+        UserError: as `work`.
+    """
+    options = _options(args)
+    if args.embeddings is not None or args.cache is False:
+        which = "`embeddings` are ready" if args.embeddings is not None else "--no-cache keeps none"
+        raise UserError(f"embed fills the cache, but {which}: leave it out")
+    keep_compiled()
+    with Bars() as show:
+        clock = Clock(show)
+        prepared = prepare(Request(**options | {"n_samples": 1}), clock)  # the least to be chosen
+        assert isinstance(prepared, TextPool)
+        _tell(prepared, args.preview)
+        if args.dry_run:
+            return
+        line = embed_pool(prepared, clock, args.shard)
+    _say(line)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `Request`; rows that a model embeds are kept, unless that is not wanted."""
+    fields = [field.name for field in dataclasses.fields(Request)]
+    options = {name: value for name, value in vars(args).items() if name in fields}
+    if args.embeddings is not None and not args.cache:
+        options["cache"] = None  # nothing is embedded
+    elif args.cache is None:
+        options["cache"] = os.environ.get(CACHE_SWITCH) != "off"
+    return options
+
+
+def _tell(prepared: TextPool | ReadyPool, preview: int) -> None:
+    """What is to come, and the first rows."""
+    told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.kept, prepared.calls]
+    _say(" ".join(filter(None, told)))
+    _preview(prepared, preview)
 
 
 def _preview(prepared: TextPool | ReadyPool, n: int) -> None:

@@ -144,6 +144,10 @@ class TokenEmbeddings:
         """The tokens of some examples, one example after the other."""
         return self.tokens[self.rows_of(examples)]
 
+    def load(self) -> "TokenEmbeddings":
+        """Itself: it is in memory."""
+        return self
+
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)

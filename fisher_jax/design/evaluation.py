@@ -1,26 +1,30 @@
 """What given rows are worth: gains along a sequence, and of all that is left."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from fisher_jax.design import greedy
+from fisher_jax.design.budget import Budget
 from fisher_jax.design.device_pool import make_pool
 from fisher_jax.design.embeddings import PoolLike, TokenEmbeddings, TokenSource, as_embeddings
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
-from fisher_jax.design.precision import computing
+from fisher_jax.design.precision import computing, in_precision, precision
 from fisher_jax.design.ranking import Selection
+from fisher_jax.design.streaming import Stream
 from fisher_jax.util.checks import check_ridge
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
+_READ_AT_ONCE = 1 << 14
 TOKENS_AT_ONCE = 128  # of a sequence that is only measured
 
 
 def evaluate(
-    emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+    emb: PoolLike | TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Selection:
     """The `Selection` of a given sequence: its marginal gains and log-determinant, as `select`'s.
 
@@ -34,13 +38,17 @@ def evaluate(
     Raises:
         ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
     """
-    emb = as_embeddings(emb)
+    emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
     order = _checked_ranking(emb, ranking, ridge)
-    return Selection.of(order, _replay(emb, order, ridge))
+    if isinstance(emb, TokenEmbeddings):
+        return Selection.of(order, _replay(emb, order, ridge))
+    offsets = np.concatenate([[0], np.cumsum(emb.lengths[order])])
+    own = TokenEmbeddings(emb.read(order), offsets)
+    return Selection.of(order, _replay(own, np.arange(len(own)), ridge))
 
 
 def log_dets(
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     orders: Sequence[np.ndarray],
     ridge: float | int,
     *,
@@ -55,9 +63,9 @@ def log_dets(
         on_progress: called with the number of sequences done.
     """
     curves = []
-    with computing(emb, ridge) as emb:
+    with _as_needed(emb, ridge) as (emb, dtype):
         for done, order in enumerate(orders, start=1):
-            gains = _replay_tokens(emb, order, ridge)
+            gains = _replay_tokens(emb, order, ridge, dtype)
             last = np.cumsum(emb.lengths[order]) - 1
             curves.append(np.cumsum(gains, dtype=np.float64)[last])
             if on_progress is not None:
@@ -66,7 +74,7 @@ def log_dets(
 
 
 def remaining_gains(
-    emb: PoolLike, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
+    emb: PoolLike | TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Float[np.ndarray, "N"]:
     """What each example would add to those of `ranking`, in nats; inf for the ranking's own.
 
@@ -78,19 +86,35 @@ def remaining_gains(
     Raises:
         ValueError: as `evaluate`.
     """
-    emb = as_embeddings(emb)
+    emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
     order = _checked_ranking(emb, ranking, ridge)
-    with computing(emb, ridge) as emb:
-        pool, shapes = make_pool(emb)
-        gains = np.empty(len(emb), emb.tokens.dtype)
-        root = fresh_root(emb, order, ridge, emb.dtype)
-        gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
+    with _as_needed(emb, ridge) as (emb, dtype):
+        root = fresh_root(emb, order, ridge, dtype)
+        if isinstance(emb, TokenEmbeddings):
+            pool, shapes = make_pool(emb)
+            gains = np.empty(len(emb), dtype)
+            gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
+        else:
+            everything = Budget.of(emb, fraction=1)
+            gains = Stream(emb, everything, np.ones(len(emb)), ridge, dtype).all_gains(root)
     gains[order] = np.inf
     return gains
 
 
+@contextlib.contextmanager
+def _as_needed(emb: TokenSource, ridge: float | int) -> Iterator[tuple[TokenSource, np.dtype]]:
+    """A pool in its precision; one that is not in memory is read as it is needed."""
+    if isinstance(emb, TokenEmbeddings):
+        with computing(emb, ridge) as emb:
+            yield emb, emb.dtype
+    else:
+        dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
+        with in_precision(dtype):
+            yield emb, dtype
+
+
 def _checked_ranking(
-    emb: TokenEmbeddings, ranking: Sequence[int] | np.ndarray, ridge: float | int
+    emb: TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int
 ) -> np.ndarray:
     check_ridge(ridge)
     return checked_indices(emb, ranking, "ranking")
@@ -134,22 +158,33 @@ def _replay(emb: TokenEmbeddings, order: np.ndarray, ridge: float | int) -> np.n
 
 
 def _replay_tokens(
-    emb: TokenEmbeddings, order: np.ndarray, ridge: float | int
+    emb: TokenSource, order: np.ndarray, ridge: float | int, dtype: np.dtype
 ) -> Float[np.ndarray, "T"]:
     """What each token of a sequence adds to the log-determinant.
 
     One shape serves all sequences and pools of a width, so little is compiled. Blocks have at most
     D tokens: the factor of more would lose digits where the ridge is small.
     """
-    rows = emb.rows_of(order)
     length = min(TOKENS_AT_ONCE, emb.dim)
     n_blocks = TOKENS_AT_ONCE // length
     step = n_blocks * length
-    root, parts = greedy.first_root(emb.dim, ridge, emb.tokens.dtype), []
-    for begin in range(0, len(rows), step):
-        x = np.zeros((step, emb.dim), emb.tokens.dtype)
-        some = rows[begin : begin + step]
-        x[: len(some)] = emb.tokens[some]
+    root, parts = greedy.first_root(emb.dim, ridge, dtype), []
+    for some in _in_steps(emb, order, step):
+        x = np.zeros((step, emb.dim), dtype)
+        x[: len(some)] = some
         root, gains = greedy.replay_tokens(root, x.reshape(n_blocks, length, emb.dim))
         parts.append(np.ravel(gains))
-    return np.concatenate(parts)[: len(rows)]
+    return np.concatenate(parts)[: int(emb.lengths[order].sum())]
+
+
+def _in_steps(emb: TokenSource, order: np.ndarray, step: int) -> Iterator[Float[np.ndarray, "t D"]]:
+    """The tokens of a sequence, `step` at a time; the last ones may be fewer."""
+    left = np.empty((0, emb.dim), emb.dtype)
+    parts = np.cumsum(emb.lengths[order]) // _READ_AT_ONCE
+    for part in np.split(order, np.flatnonzero(np.diff(parts)) + 1):
+        x = np.concatenate([left, emb.read(part)])
+        whole = len(x) - len(x) % step
+        yield from np.split(x[:whole], np.arange(step, whole, step)) if whole else ()
+        left = x[whole:]
+    if len(left):
+        yield left

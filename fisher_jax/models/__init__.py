@@ -5,7 +5,7 @@ Results for a seed stay as they are; how the work is cut into batches and compil
 
 from fisher_jax.models.activations import activation_bytes
 from fisher_jax.models.decoder import Decoder, capped, packed_rows, project, stack
-from fisher_jax.models.embed import forward, last_states, standardize
+from fisher_jax.models.embed import Pass, forward, last_states, passes_of, run_passes, standardize
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import DTYPES, LanguageModel, file_sha256, load_model
 from fisher_jax.models.tokenize import Positions, TokenizedRows, shown, tokenize
@@ -15,6 +15,7 @@ __all__ = [
     "Decoder",
     "LanguageModel",
     "ModelError",
+    "Pass",
     "Positions",
     "TokenizedRows",
     "activation_bytes",
@@ -24,7 +25,9 @@ __all__ = [
     "last_states",
     "load_model",
     "packed_rows",
+    "passes_of",
     "project",
+    "run_passes",
     "shown",
     "stack",
     "standardize",

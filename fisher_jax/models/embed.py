@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,52 @@ def embed(
     return TokenEmbeddings(standardize(tokens, normalize, center), tokenized.offsets)
 
 
+class Pass(NamedTuple):
+    """A forward pass: a batch of rows, padded to one shape.
+
+    Attributes:
+        size: rows of the batch.
+        length: tokens of each, padding included.
+        rows: (n,) those fed, at most `size`.
+    """
+
+    size: int
+    length: int
+    rows: Int[np.ndarray, "n"]
+
+
+def passes_of(
+    model: LanguageModel, rows: TokenizedRows, batch_tokens: int | None = None
+) -> list[Pass]:
+    """The forward passes of all rows, short rows first.
+
+    Rows are sorted into length buckets and padded on the right, where causal attention can't see
+    the padding. What a row's embeddings are, to the bit, depends on the row and on the shape of
+    its pass, not on the rows beside it.
+
+    Args:
+        batch_tokens: as `forward`.
+
+    Raises:
+        ValueError: batch_tokens below 1.
+    """
+    if batch_tokens is None:
+        batch_tokens = here().forward_tokens
+    if batch_tokens < 1:
+        raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    fed = np.asarray([len(ids) - 1 for ids in rows.ids])
+    steps = _padded_lengths(model, fed[fed > 0]).tolist()  # a row of one token is not fed
+    passes = []
+    for length, lower in zip(steps, [0, *steps][:-1], strict=True):
+        (members,) = np.nonzero((fed > lower) & (fed <= length))
+        of_row = length * activation_bytes(model.module.config, length)
+        n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
+        size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
+        starts = range(0, len(members), size)
+        passes += [Pass(size, length, members[begin : begin + size]) for begin in starts]
+    return passes
+
+
 def forward(
     model: LanguageModel,
     rows: TokenizedRows,
@@ -91,8 +137,7 @@ def forward(
 ) -> Float[np.ndarray, "T D"]:
     """Embeddings of the counted positions of all rows, one after the other.
 
-    A row's last token predicts nothing and is not fed. Rows are sorted into length buckets and
-    padded on the right, where causal attention can't see the padding.
+    A row's last token predicts nothing and is not fed.
 
     Args:
         batch_tokens: of a forward pass, padding included; default the device's `forward_tokens` in
@@ -103,28 +148,30 @@ def forward(
     Raises:
         ValueError: batch_tokens below 1, or a model whose embeddings are not finite.
     """
-    if batch_tokens is None:
-        batch_tokens = here().forward_tokens
-    if batch_tokens < 1:
-        raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    passes = passes_of(model, rows, batch_tokens)
+    mixed = np.random.default_rng(0).permutation(len(passes))  # so that the rate is steady
+    return run_passes(model, rows, [passes[k] for k in mixed], on_progress)
+
+
+def run_passes(
+    model: LanguageModel,
+    rows: TokenizedRows,
+    passes: Sequence[Pass],
+    on_progress: OnProgress | None = None,
+) -> Float[np.ndarray, "T D"]:
+    """`forward` by passes, in which every row of more than a token is.
+
+    Raises:
+        ValueError: a model whose embeddings are not finite.
+    """
     fed = np.asarray([len(ids) - 1 for ids in rows.ids])
     lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = aligned((int(offsets[-1]), model.dim), np.float32)
     graph, weights = nnx.split(model.module)
-    steps = _padded_lengths(model, fed[fed > 0]).tolist()  # a row of one token is not fed
-    batches = []
-    for length, lower in zip(steps, [0, *steps][:-1], strict=True):
-        (members,) = np.nonzero((fed > lower) & (fed <= length))
-        of_row = length * activation_bytes(model.module.config, length)
-        n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
-        size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
-        starts = range(0, len(members), size)
-        batches += [((size, length), members[begin : begin + size]) for begin in starts]
 
     def begun() -> Iterator[tuple[np.ndarray, Array, np.ndarray | slice]]:
-        """Each batch's rows, hidden states on the device, and where the counted ones are."""
-        for k in np.random.default_rng(0).permutation(len(batches)):  # so that the rate is steady
-            (size, length), chosen = batches[k]
+        """Each pass's rows, hidden states on the device, and where the counted ones are."""
+        for size, length, chosen in passes:
             ids_BxT = np.zeros((size, length), np.int32)
             counts_BxT = np.zeros((size, length), bool)
             for slot, i in enumerate(chosen):

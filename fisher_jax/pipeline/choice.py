@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.output import write_selection
 from fisher_jax.design import Selection, TokenEmbeddings
 from fisher_jax.models import file_sha256
@@ -62,8 +63,11 @@ class Choice:
         return self.selection.log_det
 
     @property
-    def embeddings(self) -> TokenEmbeddings:
-        """Of the rows that could be used, which are `pool.rows`; centred and scaled."""
+    def embeddings(self) -> TokenEmbeddings | StoredEmbeddings:
+        """Of the rows that could be used, which are `pool.rows`; centred and scaled.
+
+        Those of a pool that is larger than memory are read from the cache as they are needed.
+        """
         return self.pool.emb
 
     @property
@@ -82,7 +86,7 @@ class Choice:
         chosen = self.selection.ranking
         return self.pool.facts | {
             "rows": self.pool.n_rows,
-            "tokens": len(self.pool.emb.tokens),
+            "tokens": int(self.pool.emb.lengths.sum()),
             "selected_rows": len(chosen),
             "selected_tokens": int(self.pool.costs[chosen].sum()),
             "log_det": self.selection.log_det,
@@ -123,7 +127,9 @@ class Choice:
         request, pool, selection = self.request, self.pool, self.selection
         clock = dataclasses.replace(self.clock, on_step=on_progress)
         with clock.timed("compare"):
-            emb = pool.emb.at_most_dim_rows()  # for the gains, once
+            emb = pool.emb
+            if isinstance(emb, TokenEmbeddings):
+                emb = emb.at_most_dim_rows()  # for the gains, once
             comparison = compare_with_uniform(
                 emb,
                 selection,

@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.design import budget_in_examples
-from fisher_jax.pipeline.request import Request
+from fisher_jax.pipeline.request import OFFERED, Request
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
+from fisher_jax.util.platforms import check_fits, fits
 
 
 class Plan(NamedTuple):
@@ -26,6 +28,8 @@ class Plan(NamedTuple):
         share: of the rows, or of their tokens, that it buys.
         memory: bytes at the peak, roughly.
         seconds: until the end, roughly.
+        streams: the embeddings are read from the cache as they are needed, because they are too
+            large for the memory of this machine or of its device.
     """
 
     rows: int
@@ -34,6 +38,7 @@ class Plan(NamedTuple):
     share: float
     memory: float
     seconds: float
+    streams: bool = False
 
     def __str__(self) -> str:
         seconds = self.seconds
@@ -41,6 +46,8 @@ class Plan(NamedTuple):
         return (
             f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')} to learn, about "
             f"{self.memory / 2**30:.1f} GiB and {about}."
+            + " Selects from the cache, which is larger than memory."
+            * self.streams
         )
 
 
@@ -51,10 +58,12 @@ def plan(
     dim: int,
     n_parameters: int = 0,
     n_fed: int = 0,
+    has_cache: bool = False,
 ) -> Plan:
     """The plan for rows with `lengths` embeddings to work on and `costs` tokens to learn.
 
-    A model of so many parameters is fed so many tokens; 0 where the embeddings are ready.
+    A model of so many parameters is fed so many tokens; 0 where the embeddings are ready. With a
+    cache embeddings need not fit into memory, if the selector can read them as it needs them.
 
     Raises:
         UserError: the budget buys nothing, or the embeddings don't fit into memory.
@@ -77,12 +86,24 @@ def plan(
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
     width = 2 if request.dtype == "bfloat16" else 4
     memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
-    needed, there = 4.0 * tokens * dim / 2**30, physical_memory() / 2**30
+    needed, there = 4.0 * tokens * dim, physical_memory()
+    streams = has_cache and (memory > there or not fits(lengths, dim))
+    rule = None if request.selector is None else SELECTORS[request.selector]
+    if streams and (rule is None or rule.streams):
+        memory = width * n_parameters + 2.0**31
+        return Plan(rows, int(costs.sum()), total, share, memory, seconds, streams=True)
     if n_parameters and needed > there:  # ready embeddings are in memory already
+        remedy = "pass a smaller `max_length`, a narrower model or a smaller pool"
+        if has_cache:
+            names = ", ".join(rule.name for rule in OFFERED if rule.streams)
+            remedy += f", or select by one of {names}"
+        else:
+            remedy += f", or `cache=DIR` on a disk with {needed / 1e9:.0f} GB"
         raise UserError(
-            f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
-            f"{there:.0f} GiB: pass a smaller `max_length`, a narrower model or a smaller pool"
+            f"the embeddings of {counted(tokens, 'token')} need {needed / 2**30:.0f} GiB, this "
+            f"machine has {there / 2**30:.0f} GiB: {remedy}"
         )
+    check_fits(lengths, dim)
     return Plan(rows, int(costs.sum()), total, share, memory, seconds)
 
 

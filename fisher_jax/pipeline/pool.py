@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
 
@@ -24,7 +25,7 @@ class EmbeddedPool(NamedTuple):
     """
 
     file: PoolFile | None
-    emb: TokenEmbeddings
+    emb: TokenEmbeddings | StoredEmbeddings
     costs: Int[np.ndarray, "N"]
     rows: Int[np.ndarray, "N"]
     n_rows: int

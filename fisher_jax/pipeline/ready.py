@@ -28,6 +28,7 @@ class ReadyPool(NamedTuple):
     facts: dict[str, Any]
     reading: str = ""  # no text is read
     calls: str = ""  # nothing is asked
+    kept: str = ""  # nothing is embedded
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Centred and scaled."""

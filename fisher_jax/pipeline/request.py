@@ -56,8 +56,8 @@ class Request:
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
         deduplicate: leave out copies of an earlier row first.
-        cache: folder that keeps the embeddings of each row, so that none is embedded twice and a
-            killed run goes on.
+        cache: folder that keeps each row's embeddings and scores, so that none is embedded twice
+            and a killed run goes on; True for the user's own, which changes no byte of a result.
         batch_tokens: of a forward pass; None is what suits the device.
         dtype: of a model given by name.
         positions: the tokens to select by: of rows with a prompt those that predict the completion
@@ -95,7 +95,7 @@ class Request:
     on_empty: Literal["error", "skip"] = "error"
     deduplicate: Literal["none", "exact", "near"] = "none"
     batch_tokens: int | None = None
-    cache: str | os.PathLike[str] | None = None
+    cache: str | os.PathLike[str] | bool | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     positions: Literal["completion", "all", "prompt"] = "completion"
     eos: bool | None = None
@@ -168,6 +168,8 @@ class Request:
         """The options as JSON values: paths as text, rows and models in Python by what they are."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del values["answers"]  # a result
+        if isinstance(values["cache"], bool):
+            values["cache"] = None  # which changes no result
         return {name: _as_json(value) for name, value in values.items()}
 
 

@@ -7,11 +7,14 @@ import numpy as np
 from fisher_jax.design import Budget, Selection, draw_fisher, evaluate, select
 from fisher_jax.pipeline.choice import Choice
 from fisher_jax.pipeline.clock import Clock, OnStep
+from fisher_jax.pipeline.embedding import Part
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
 from fisher_jax.pipeline.text import TextPool, read_text
 from fisher_jax.selectors import SELECTORS
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_platform
 from fisher_jax.util.progress import OnProgress
 
@@ -66,6 +69,37 @@ def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
         chosen = selection.ranking
         show(len(chosen) if request.token_budget is None else int(pool.costs[chosen].sum()))
     return Choice(request, pool, selection, weights, clock)
+
+
+def embed_pool(prepared: TextPool, clock: Clock, part: tuple[int, int] = (1, 1)) -> str:
+    """Embed the rows that the cache lacks, or part i of k of them; what is there, in a line.
+
+    Raises:
+        UserError: no cache that could keep them, embeddings that are not finite.
+    """
+    cached = prepared.cached[0]
+    if cached is None:
+        raise UserError(prepared.kept or "embed fills a cache: name one as `cache=DIR`")
+    n = len(prepared.usable.at)
+    cached.embed(clock.counting("embedding", n, "row"), Part(*part))
+    left, of = n - len(cached.absent), "" if part[1] == 1 else f", part {part[0]} of {part[1]} done"
+    return f"{left:,} of {counted(n, 'row')} embedded, {cached.store.folder}{of}"
+
+
+def check_embedded(prepared: TextPool | ReadyPool) -> None:
+    """Refuse a pool of which the cache lacks rows.
+
+    Raises:
+        UserError: with their number.
+    """
+    if isinstance(prepared, TextPool):
+        cached, n = prepared.cached[0], len(prepared.usable.at)
+        if cached is None or len(cached.absent):
+            lacking = n if cached is None else len(cached.absent)
+            raise UserError(
+                f"{lacking:,} of {counted(n, 'row')} are not embedded: run fisher-select embed "
+                "with the same options first, or leave the word select out"
+            )
 
 
 def _selected(

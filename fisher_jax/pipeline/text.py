@@ -7,30 +7,32 @@ import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.data.duplicates import unique
-from fisher_jax.data.embedding_store import EmbeddingStore
+from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import (
     LanguageModel,
     TokenizedRows,
     file_sha256,
+    forward,
     load_model,
     standardize,
     tokenize,
 )
 from fisher_jax.models.chat import writes_tools
+from fisher_jax.pipeline.cache import Cache
 from fisher_jax.pipeline.clock import Clock
-from fisher_jax.pipeline.embedding import check_cache, embed_rows, store_of
+from fisher_jax.pipeline.embedding import CachedRows, cached_rows
 from fisher_jax.pipeline.plan import Plan, check_enough, plan
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.request import Request, is_plain, path_of, without_columns
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
-from fisher_jax.scoring import ASK_SETTINGS, Endpoint, Inputs, ask_questions, labels_of
+from fisher_jax.scoring import ASK_SETTINGS, BY_ROW, Endpoint, Inputs, ask_questions, labels_of
 from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
-from fisher_jax.util.platforms import check_fits, here
+from fisher_jax.util.platforms import here
 
 
 class TextPool(NamedTuple):
@@ -48,6 +50,8 @@ class TextPool(NamedTuple):
         plan: what is to come.
         notes: what was left out or cut, in sentences.
         endpoint: what `ask_llm` asks instead of the model.
+        cached: the rows in the cache, if there is one that keeps them; those of the task.
+        kept: what is to be told of the cache, in sentences.
     """
 
     request: Request
@@ -61,6 +65,8 @@ class TextPool(NamedTuple):
     plan: Plan
     notes: list[str]
     endpoint: Endpoint | None
+    cached: tuple[CachedRows | None, CachedRows | None]
+    kept: str
 
     @property
     def reading(self) -> str:
@@ -85,26 +91,24 @@ class TextPool(NamedTuple):
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Embeddings of the rows, centred and scaled, and what the selector needs beside them."""
         request, targets = self.request, None
-        cache = path_of(request.cache)
         with clock.timed("embed"):
-            store = None if cache is None else store_of(self.model, cache)
-            hidden = _embedded(self, self.usable.tokens, store, "embedding", clock)
+            hidden = _embedded(self, self.usable.tokens, self.cached[0], "embedding", clock)
             if self.task is not None:
-                targets = _embedded(self, self.task.tokens, store, "embedding the task", clock)
-        notes = [*self.notes]
-        if store is not None and store.damaged:
-            notes.append(
-                f"{counted(len(store.damaged), 'damaged file')} of the cache left out, first "
-                f"{store.damaged[0]}: rows of them were embedded again."
-            )
+                task = self.task.tokens
+                targets = _embedded(self, task, self.cached[1], "embedding the task", clock).load()
+        scores: dict[str, Any] = {}
         with clock.timed("score"):
-            scores = _scores(self, hidden, clock)
-            others = () if targets is None else (targets.tokens,)
-            tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
+            if self.plan.streams and isinstance(hidden, StoredEmbeddings):
+                emb = hidden.standardized(request.center, request.normalize)
+            else:
+                hidden = hidden.load()
+                scores = _scores(self, hidden, clock)
+                others = () if targets is None else (targets.tokens,)
+                tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
+                emb = TokenEmbeddings(tokens, hidden.offsets)
         if targets is not None:
             scores["targets"] = targets
-        emb = TokenEmbeddings(tokens, hidden.offsets)
-        rows, n_rows = self.usable.at, len(self.file)
+        notes, rows, n_rows = self.notes, self.usable.at, len(self.file)
         return EmbeddedPool(self.file, emb, self.costs, rows, n_rows, notes, _facts(self), scores)
 
 
@@ -116,9 +120,7 @@ def read_text(request: Request, clock: Clock) -> TextPool:
             for this machine.
     """
     assert request.pool is not None
-    if (cache := path_of(request.cache)) is not None:
-        check_cache(cache)
-    endpoint = _endpoint(request)
+    cache, endpoint = Cache.of(request.cache), _endpoint(request)
     with clock.timed("read"):
         pool, task = _read(request)
     with clock.timed("deduplicate"):
@@ -141,20 +143,26 @@ def read_text(request: Request, clock: Clock) -> TextPool:
             costs = np.maximum(
                 tokenize(model, rows.texts, request.max_length, eos=request.eos).counted, 1
             )
+        at_once = request.batch_tokens or here().forward_tokens
+        cached, told = cached_rows(cache, model, rows.tokens, at_once)
+        cached_task = None
+        if cached is not None and of_task is not None:
+            cached_task, _ = cached_rows(cache, model, of_task.tokens, at_once)
     limit, n_copies = request.max_length or model.context, len(pool) - len(kept)
     notes = _notes_on_rows(pool, model, rows)
     notes += _notes_on_copies(request.deduplicate, n_copies, rows) + rows.notes(limit)
-    n_fed = sum(map(len, rows.tokens.ids))
+    absent = range(len(rows.at)) if cached is None else cached.absent
+    n_fed = sum(len(rows.tokens.ids[i]) for i in absent)
     if of_task is not None:
         notes += of_task.notes(limit, " of the task")
         n_fed += sum(map(len, of_task.tokens.ids))
-    request = dataclasses.replace(
-        request, batch_tokens=request.batch_tokens or here().forward_tokens
-    )
-    planned = plan(request, rows.tokens.counted, costs, model.dim, model.n_parameters, n_fed)
-    check_fits(rows.tokens.counted, model.dim)
+    request = dataclasses.replace(request, batch_tokens=at_once)
+    lengths, of_model = rows.tokens.counted, (model.dim, model.n_parameters)
+    planned = plan(request, lengths, costs, *of_model, n_fed, cached is not None)
     return TextPool(
-        request, pool, n_copies, model, rows, task, of_task, costs, planned, notes, endpoint
+        *(request, pool, n_copies, model, rows, task, of_task, costs, planned, notes, endpoint),
+        (cached, cached_task),
+        told,
     )
 
 
@@ -200,10 +208,18 @@ def _endpoint(request: Request) -> Endpoint | None:
 
 
 def _embedded(
-    pool: TextPool, tokens: TokenizedRows, store: EmbeddingStore | None, what: str, clock: Clock
-) -> TokenEmbeddings:
+    pool: TextPool, tokens: TokenizedRows, cached: CachedRows | None, what: str, clock: Clock
+) -> TokenEmbeddings | StoredEmbeddings:
     show = clock.counting(what, len(tokens.ids), "row")
-    return embed_rows(pool.model, tokens, pool.request.batch_tokens, store, show)
+    if cached is not None:
+        try:
+            cached.embed(show)
+            return cached.view()
+        except OSError:
+            if not cached.is_optional or pool.plan.streams:
+                raise  # else the user's cache is full or gone meanwhile, and only time is lost
+    states = forward(pool.model, tokens, pool.request.batch_tokens, show)
+    return TokenEmbeddings(states, tokens.offsets)
 
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
@@ -225,7 +241,16 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
         endpoint=pool.endpoint,
         on_progress=clock.counting("scoring", total, unit),
     )
-    return {name: inputs[name] for name in needs}
+    kept = pool.cached[0]
+    told = f"{pool.request.max_length} {pool.model.tokenizer_sha256} {pool.usable.texts}"
+
+    def scored(name: str) -> Any:
+        is_kept = name in BY_ROW and (name != "quality" or pool.endpoint is None)
+        if kept is None or not is_kept:  # an endpoint's answers have a file of their own
+            return inputs[name]
+        return kept.numbers(name, told, lambda: inputs[name])
+
+    return {name: scored(name) for name in needs}
 
 
 def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[str]:

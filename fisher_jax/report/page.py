@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 from matplotlib.figure import Figure
 
-from fisher_jax.design import Selection, TokenEmbeddings, log_dets, remaining_gains
+from fisher_jax.design import Selection, TokenSource, log_dets, remaining_gains
 from fisher_jax.report import figures
 from fisher_jax.report.figures import UniformDraws
 from fisher_jax.util.excerpt import counted
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def compare_with_uniform(
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     selection: Selection,
     ridge: float | int,
     seed: int,
@@ -95,7 +95,7 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 def write_report(
     folder: Path,
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     selection: Selection,
     comparison: Comparison,
     *,

@@ -22,6 +22,7 @@ from fisher_jax.scoring.scores import (
 )
 from fisher_jax.util.progress import OnProgress
 
+BY_ROW = ("losses", "uncertainty", "el2n", "gradient_norm", "quality", "ifd")  # a number a row
 TOP = 32  # labels a token that BADGE looks at
 
 

@@ -11,6 +11,7 @@ from fisher_jax.design import (
     Ranking,
     Selection,
     TokenEmbeddings,
+    TokenSource,
     take,
 )
 from fisher_jax.selectors.registry import Terms, rule
@@ -23,14 +24,16 @@ from fisher_jax.util.streams import stream
     name="fisher_per_token",
     measured="at equal tokens better than uniform on copies with the last layer, worse on noise",
     criterion="gain_per_cost",
+    streams=True,
 )
 @rule(
     "most new information by the row: long rows, and noise",
     measured="at equal tokens worse than uniform on clean, mixed and noisy pools (LoRA)",
     criterion="gain",
+    streams=True,
 )
 def fisher(
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     budget: Budget,
     terms: Terms,
     *,

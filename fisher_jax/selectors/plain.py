@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fisher_jax.design import Budget, Ranking, TokenEmbeddings, take
+from fisher_jax.design import Budget, Ranking, TokenSource, take
 from fisher_jax.selectors.registry import Terms, rule
 from fisher_jax.util.streams import stream
 
@@ -10,8 +10,9 @@ from fisher_jax.util.streams import stream
 @rule(
     "random rows",
     measured="on clean text no rule beat it at equal tokens",
+    streams=True,
 )
-def uniform(emb: TokenEmbeddings, budget: Budget, terms: Terms) -> Ranking:
+def uniform(emb: TokenSource, budget: Budget, terms: Terms) -> Ranking:
     """Rows in random order: what every other selector must beat."""
     return take(budget, stream(terms.seed, "uniform").permutation(len(emb)))
 
@@ -19,7 +20,8 @@ def uniform(emb: TokenEmbeddings, budget: Budget, terms: Terms) -> Ranking:
 @rule(
     "rows of the most tokens",
     measured="as fisher at equal examples, no better than uniform at equal tokens",
+    streams=True,
 )
-def longest(emb: TokenEmbeddings, budget: Budget, terms: Terms) -> Ranking:
+def longest(emb: TokenSource, budget: Budget, terms: Terms) -> Ranking:
     """Rows by their number of tokens, most first: the length part of a criterion alone."""
     return take(budget, np.argsort(-emb.lengths, kind="stable"))

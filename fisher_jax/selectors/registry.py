@@ -19,6 +19,7 @@ from fisher_jax.design import (
     Ranking,
     Selection,
     TokenEmbeddings,
+    TokenSource,
     as_embeddings,
     as_targets,
 )
@@ -65,6 +66,7 @@ class Rule:
         nested: of n examples it takes the first n of those that it takes of more.
         criterion: what a choice maximises where the rule goes by gains, else None; callers may pass
             another as `criterion`.
+        streams: it takes a `TokenSource` too, a pool that need not fit into memory.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Rule:
     by_label: bool = False
     nested: bool = True
     criterion: Criterion | None = None
+    streams: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.function.__doc__)
@@ -87,7 +90,7 @@ class Rule:
 
     def __call__(
         self,
-        emb: PoolLike,
+        emb: PoolLike | TokenSource,
         *,
         n_samples: int | None = None,
         fraction: float | int | None = None,
@@ -110,7 +113,10 @@ class Rule:
                 not embedded as the pool is.
             TypeError: an option that the rule doesn't have.
         """
-        emb = as_embeddings(emb)
+        if not isinstance(emb, TokenSource):
+            emb = as_embeddings(emb)
+        elif not self.streams and not isinstance(emb, TokenEmbeddings):
+            raise UserError(f"{self.name} takes a pool in memory: load() it first")
         budget = Budget.of(
             emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
         )
@@ -131,7 +137,7 @@ class Rule:
         return chosen.ranking if isinstance(chosen, Selection) else chosen
 
     def _choose(
-        self, emb: TokenEmbeddings, budget: Budget, terms: Terms, options: dict
+        self, emb: TokenSource, budget: Budget, terms: Terms, options: dict
     ) -> Ranking | Selection:
         check_ridge(terms.ridge)
         check_seed(terms.seed)
@@ -171,6 +177,7 @@ def rule(
     by_label: bool = False,
     nested: bool = True,
     criterion: Criterion | None = None,
+    streams: bool = False,
 ) -> Callable[[AnyFunction], AnyFunction]:
     """Put a function into `SELECTORS`, by its own name or `name`; it stays as it is.
 
@@ -185,7 +192,7 @@ def rule(
         if key in SELECTORS:
             raise ValueError(f"there are two rules of the name {key!r}: rename one")
         SELECTORS[key] = Rule(
-            key, function, favours, measured, needs, targeted, by_label, nested, criterion
+            key, function, favours, measured, needs, targeted, by_label, nested, criterion, streams
         )
         return function
 

@@ -168,17 +168,24 @@ def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int =
     Raises:
         ValueError: with what it needs and what there is.
     """
+    if fits(lengths, dim, n_bytes, n_devices):
+        return
     n_tokens = int(np.minimum(lengths, dim).sum())
     if n_tokens >= 2**31:  # places of tokens are int32
         raise UserError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
     needed = n_tokens * dim * n_bytes / n_devices
-    room = _memory()
-    if needed > room * (1 - 2 * MEMORY_SHARE):
-        raise UserError(
-            f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
-            f"{room / 1e9:.1f} GB: shorten rows (max_length), leave out copies, or select on the "
-            "CPU (JAX_PLATFORMS=cpu)"
-        )
+    raise UserError(
+        f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
+        f"{_memory() / 1e9:.1f} GB: shorten rows (max_length), leave out copies, or select on the "
+        "CPU (JAX_PLATFORMS=cpu)"
+    )
+
+
+def fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int = 1) -> bool:
+    """Whether its devices can hold a pool's embeddings, and count them."""
+    n_tokens = int(np.minimum(lengths, dim).sum())
+    room = _memory() * (1 - 2 * MEMORY_SHARE)
+    return n_tokens < 2**31 and n_tokens * dim * n_bytes / n_devices <= room
 
 
 def within_memory(wanted: int, bytes_each: float) -> int:

@@ -71,8 +71,8 @@ def test_a_damaged_shard_counts_as_missing(tmp_path, damage):
     data[-200] ^= 4
     path.write_bytes({"flipped": bytes(data), "cut": bytes(data[:-1]), "empty": b""}[damage])
     store = EmbeddingStore(tmp_path)
-    assert store.damaged == [path]
     missing = store.missing(KEYS)
+    assert store.damaged == [path]
     assert len(missing) == 10
     store.add(
         [KEYS[i] for i in missing], fj.TokenEmbeddings.from_list([EXAMPLES[i] for i in missing])
@@ -87,3 +87,11 @@ def test_numbers_too_large_for_float16_are_told(tmp_path):
             [KEYS[0]], fj.TokenEmbeddings.from_list([np.full((1, 2), 1e5)])
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_that_another_process_removes_stays_readable(tmp_path):
+    store = filled(tmp_path)
+    for path in store.used(KEYS):
+        path.unlink()
+    np.testing.assert_array_equal(store.view(KEYS).read(np.asarray([4])), EXAMPLES[4])
+    assert len(EmbeddingStore(tmp_path).missing(KEYS)) == len(KEYS)

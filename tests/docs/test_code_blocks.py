@@ -70,7 +70,9 @@ def check(words, place):
         words = words[1:]
     command = words[0].removeprefix(".venv/bin/")
     if command == "fisher-select":
-        parser().parse_args(words[1:])
+        half = words[1] if words[1] in ("embed", "select") else ""
+        if words[1] != "cache":
+            parser(half).parse_args(words[2:] if half else words[1:])
     elif command == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets), place

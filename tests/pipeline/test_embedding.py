@@ -1,28 +1,42 @@
-"""Rows that a cache has are not embedded again."""
+"""Rows that a cache has are not embedded again, and what is chosen does not depend on it."""
 
 import numpy as np
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.pipeline import embedding
-from tests.helpers.cli import K, page_of, texts, write_rows
+from fisher_jax.models import load_model
+from fisher_jax.pipeline import Clock, Request, cache, embedding, plan, prepare
+from fisher_jax.pipeline.run import embed_pool
+from fisher_jax.scoring import inputs
+from tests.helpers.cli import D, K, M, N, page_of, texts, write_rows
 
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """How many rows each forward pass was given."""
-    counts, forward = [], embedding.forward
+    """How many rows each shard was given."""
+    counts, run_passes = [], embedding.run_passes
 
     def counting(model, rows, *others):
         counts.append(len(rows.ids))
-        return forward(model, rows, *others)
+        return run_passes(model, rows, *others)
 
-    monkeypatch.setattr(embedding, "forward", counting)
+    monkeypatch.setattr(embedding, "run_passes", counting)
     return counts
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """The folder of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "fisher_jax" / "embeddings"
 
 
 def chosen(rows, llama, cache, **options):
     return fj.choose(rows, model=llama, cache=cache, **{"n_samples": K} | options)
+
+
+def shards(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
 def test_other_budgets_and_rules_embed_nothing(llama, tmp_path, embedded):
@@ -32,7 +46,7 @@ def test_other_budgets_and_rules_embed_nothing(llama, tmp_path, embedded):
     np.testing.assert_array_equal(cached.embeddings.tokens, plain.embeddings.tokens)
     chosen(texts(), llama, tmp_path / "cache", n_samples=K + 1, ridge=0.5, center=True)
     chosen(texts(), llama, tmp_path / "cache", selector="k_center")
-    assert embedded == [len(texts())] * 2  # without a cache, and with it once
+    assert embedded == [len(texts())]
 
 
 def test_a_changed_pool_embeds_its_new_rows(llama, tmp_path, embedded):
@@ -45,6 +59,56 @@ def test_a_changed_pool_embeds_its_new_rows(llama, tmp_path, embedded):
     )
 
 
+def test_the_users_cache_changes_no_bit(llama, user, embedded):
+    few, many = texts()[:3], [*texts(), *texts(1, n=5, words=M + 4)]
+    for rows in (few, many, many, [*many, many[0]]):
+        plain = fj.choose(rows, model=llama, n_samples=K)
+        cached = chosen(rows, llama, True)
+        np.testing.assert_array_equal(cached.embeddings.tokens, plain.embeddings.tokens)
+    # other batches, other rounding: only the same pool is found again, and of copies the first
+    assert embedded[:2] == [3, len(many)] and sum(embedded[2:]) <= len(many)
+    assert shards(user)
+
+
+def test_what_was_not_used_for_longest_goes(llama, user, monkeypatch, embedded):
+    pools = [texts(seed) for seed in range(3)]
+    chosen(pools[0], llama, True)
+    (size,) = (path.stat().st_size for path in user.rglob("*.safetensors"))
+    monkeypatch.setattr(cache, "LIMIT", 2.2 * size)
+    for k in (0, 1, 0, 2, 0, 1):  # 2 takes the place of 1
+        chosen(pools[k], llama, True)
+    assert len(embedded) == 4
+    prepared = prepare(Request(pool=texts(3), model=llama, n_samples=K, cache=True), Clock())
+    assert "not used for longest, will go" in prepared.kept
+
+
+def test_a_pool_larger_than_the_users_cache_is_not_kept(llama, user, monkeypatch):
+    monkeypatch.setattr(cache, "LIMIT", 100)
+    prepared = prepare(Request(pool=texts(), model=llama, n_samples=K, cache=True), Clock())
+    assert prepared.cached[0] is None and "not kept" in prepared.kept
+    assert len(chosen(texts(), llama, True).ranking) == K
+
+
+@pytest.mark.parametrize("by_default", [True, False])
+def test_a_full_disk_stops_only_who_asked_for_a_cache(
+    llama, tmp_path, user, monkeypatch, by_default
+):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(embedding.EmbeddingStore, "add", full)
+    if by_default:
+        assert len(chosen(texts(), llama, True).ranking) == K
+    else:
+        with pytest.raises(OSError, match="No space"):
+            chosen(texts(), llama, tmp_path / "c")
+
+
+def test_copies_are_embedded_once(llama, tmp_path, embedded):
+    chosen([*texts(), *texts()], llama, tmp_path / "cache")
+    assert embedded == [len(texts())]
+
+
 def test_the_same_text_of_other_positions_is_another_row(llama, tmp_path):
     rows = [{"prompt": text, "completion": f" {text}"} for text in texts()]
     of_completions = chosen(rows, llama, tmp_path / "cache")
@@ -52,42 +116,114 @@ def test_the_same_text_of_other_positions_is_another_row(llama, tmp_path):
     assert len(of_all.embeddings.tokens) > len(of_completions.embeddings.tokens)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "SHARD_BYTES", 500)
-    chosen(texts(), llama, tmp_path / "whole")
-    forward, calls = embedding.forward, []
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Three shards of the pool, of a pass of three rows each."""
+    monkeypatch.setattr(embedding, "SHARD_BYTES", 3 * M * D * 4)
+    return {"batch_tokens": 3 * M}
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(llama, tmp_path, monkeypatch, small_shards):
+    chosen(texts(), llama, tmp_path / "whole", **small_shards)
+    run_passes, calls = embedding.run_passes, []
 
     def killed(*given):
         calls.append(0)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return forward(*given)
+        return run_passes(*given)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(embedding, "forward", killed)
-        chosen(texts(), llama, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
-    chosen(texts(), llama, tmp_path / "cache")
-    whole, again = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.safetensors")}
-        for name in ("whole", "cache")
+        patch.setattr(embedding, "run_passes", killed)
+        chosen(texts(), llama, tmp_path / "cache", **small_shards)
+    assert len(shards(tmp_path / "cache")) == 2
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / ".x.safetensors.12345678.tmp").touch()  # of a writer that was killed
+    chosen(texts(), llama, tmp_path / "cache", **small_shards)
+    assert len(shards(tmp_path / "whole")) == 3
+    assert shards(tmp_path / "whole") == shards(tmp_path / "cache")
+
+
+def test_jobs_embed_their_parts(llama, tmp_path, small_shards, embedded):
+    whole = chosen(texts(), llama, None, **small_shards)
+    options = {"model": llama, "cache": tmp_path / "cache", "n_samples": K} | small_shards
+    for i in (2, 1):
+        embed_pool(prepare(Request(pool=texts(), **options), Clock()), Clock(), (i, 2))
+    assert sorted(embedded) == [2, 3, 3]
+    again = fj.choose(texts(), **options)
+    assert len(embedded) == 3
+    np.testing.assert_array_equal(again.embeddings.tokens, whole.embeddings.tokens)
+
+
+def test_more_jobs_than_shards_share_the_passes(llama, tmp_path, embedded):
+    options = {"model": llama, "cache": tmp_path / "cache", "n_samples": K, "batch_tokens": 2 * M}
+    for i in (1, 2, 3):
+        embed_pool(prepare(Request(pool=texts(), **options), Clock()), Clock(), (i, 3))
+    assert sum(embedded) == N and max(embedded) < N
+
+
+def test_scores_are_asked_for_once(llama, tmp_path, monkeypatch):
+    calls, token_scores = [], inputs.token_scores
+    monkeypatch.setattr(
+        inputs, "token_scores", lambda *a, **k: calls.append(0) or token_scores(*a, **k)
     )
-    assert len(whole) == 3
-    assert whole == again
+    plain = fj.choose(texts(), model=llama, n_samples=K, selector="perplexity_low")
+    for seed in (0, 1):
+        cached = chosen(texts(), llama, tmp_path / "c", selector="perplexity_low", seed=seed)
+        np.testing.assert_array_equal(cached.ranking, plain.ranking)
+    chosen(texts()[::-1], llama, tmp_path / "c", selector="perplexity_low")
+    assert len(calls) == 3  # without a cache, with it, and of rows in another order
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"selector": "uniform"}, {"center": True}, {"normalize": "unit"}]
+)
+def test_a_pool_larger_than_memory_streams(llama, tmp_path, monkeypatch, options):
+    plain = fj.choose(texts(), model=llama, n_samples=K, **options)
+    monkeypatch.setattr(plan, "physical_memory", lambda: 100.0)
+    prepared = prepare(
+        Request(pool=texts(), model=llama, n_samples=K, cache=tmp_path / "c"), Clock()
+    )
+    assert "larger than memory" in str(prepared.plan)
+    streamed = chosen(texts(), llama, tmp_path / "c", **options)
+    assert isinstance(streamed.embeddings, embedding.StoredEmbeddings)
+    np.testing.assert_array_equal(streamed.ranking, plain.ranking)
+    np.testing.assert_allclose(streamed.gains, plain.gains, rtol=1e-4)
+    plain.write(tmp_path / "a.jsonl")
+    streamed.write(tmp_path / "b.jsonl")
+    a, b = (page_of(tmp_path / f"{name}.jsonl").count("<tr>") for name in "ab")
+    assert b == a + 1  # the name of the cache, among the options
+
+
+def test_a_rule_that_cannot_stream_is_refused(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "physical_memory", lambda: 100.0)
+    with pytest.raises(ValueError, match="or select by one of uniform"):
+        chosen(texts(), llama, tmp_path / "c", selector="k_center")
+    with pytest.raises(ValueError, match="cache=DIR"):
+        chosen(texts(), llama, None)
+
+
+def test_another_config_of_the_same_weights_is_another_model(llama, tmp_path):
+    model, kept = load_model(str(llama)), cache.Cache(tmp_path)
+    config = model.module.config
+    before = kept.place(model)
+    model.module.config = config._replace(norm_eps=1e-3) if hasattr(config, "_replace") else None
+    assert kept.place(model) != before
 
 
 def test_a_damaged_file_is_told_and_embedded_again(run, llama, out, tmp_path):
-    pool, cache = write_rows(tmp_path / "p.jsonl", [{"text": t} for t in texts()]), tmp_path / "c"
-    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--cache", cache]
+    pool, kept = write_rows(tmp_path / "p.jsonl", [{"text": t} for t in texts()]), tmp_path / "c"
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--cache", kept]
     assert run(*argv)[0] == 0
     first = out.read_bytes()
-    (shard,) = cache.rglob("*.safetensors")
+    (shard,) = kept.rglob("*.safetensors")
     data = bytearray(shard.read_bytes())
     data[-100] ^= 1
     shard.write_bytes(data)
-    assert run(*argv, "--overwrite")[0] == 0
+    code, messages = run(*argv, "--overwrite")
+    assert code == 0 and f"1 damaged file of the cache left out, first {shard}" in messages
     assert out.read_bytes() == first
-    assert "1 damaged file of the cache left out" in page_of(out)
+    assert f"{N} rows of {N} in the cache" in run(*argv, "--overwrite")[1]
 
 
 def test_a_cache_that_is_a_file_is_refused(refused, llama, out, tmp_path):
