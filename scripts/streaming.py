@@ -1,7 +1,7 @@
 """A selection from embeddings that are larger than memory may be: time, and memory at its peak.
 
 `python -m scripts.streaming FOLDER --gb 10` fills a store with random embeddings (D = 576, 21
-tokens a row, float16) and chooses 500 rows of all of it, then of a part, in memory and not.
+tokens a row, float16) and chooses rows of all of it, then of a part, in memory and not.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from fisher_jax.util.provenance import provenance
 from scripts.measuring import synthetic_pool
 
 ROWS = 10_000  # of a shard
-CHOICES = 500
 BESIDE = 40_000  # rows of the part that is selected from in memory as well
 
 
@@ -34,14 +33,15 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("folder", type=Path)
     p.add_argument("--gb", type=float, default=10, help="of embeddings on disk")
+    p.add_argument("--choices", type=int, default=500)
     args = p.parse_args()
     store = EmbeddingStore(args.folder, "float16")
     keys = filled(store, args.folder, args.gb)
     pool = store.view(keys).standardized()
-    results: dict[str, Any] = {"all": streamed(pool)[0]}
+    results: dict[str, Any] = {"all": streamed(pool, args.choices)[0]}
     part = store.view(keys[:BESIDE]).standardized()
-    results["part_streamed"], ranking = streamed(part)
-    results["part_in_memory"], same = in_memory(part.load())
+    results["part_streamed"], ranking = streamed(part, args.choices)
+    results["part_in_memory"], same = in_memory(part.load(), args.choices)
     results["same_ranking"] = bool(np.array_equal(ranking, same))
     each = [results[f"part_{how}"]["ms_per_evaluated_row"] for how in ("streamed", "in_memory")]
     results["times_in_memory"] = round(each[0] / each[1], 2)
@@ -62,16 +62,16 @@ def filled(store: EmbeddingStore, folder: Path, gb: float) -> list[bytes]:
     return keys
 
 
-def streamed(pool: StoredEmbeddings) -> tuple[dict[str, Any], Sequence[int]]:
-    """500 rows of a pool on disk, as `fj.select` chooses them."""
+def streamed(pool: StoredEmbeddings, n: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """n rows of a pool on disk, as `fj.select` chooses them."""
     dtype = np.dtype(np.float32)
-    budget = Budget.of(pool, n_samples=CHOICES)
+    budget = Budget.of(pool, n_samples=n)
 
     def work() -> Stream:
         with in_precision(dtype, budget):
             stream = Stream(pool, budget, np.ones(len(pool)), 1.0, dtype)
             stream.start()
-            with tqdm(total=CHOICES, desc="selecting") as bar:
+            with tqdm(total=n, desc="selecting") as bar:
                 while (i := stream.choose()) is not None:
                     stream.take(i)
                     bar.update()
@@ -81,17 +81,17 @@ def streamed(pool: StoredEmbeddings) -> tuple[dict[str, Any], Sequence[int]]:
     return facts | _per_row(facts, len(pool), stream.evaluated), stream.ranking
 
 
-def in_memory(emb: fj.TokenEmbeddings) -> tuple[dict[str, Any], Sequence[int]]:
+def in_memory(emb: fj.TokenEmbeddings, n: int) -> tuple[dict[str, Any], Sequence[int]]:
     """The same of a pool in memory."""
-    budget = Budget.of(emb, n_samples=CHOICES)
+    budget = Budget.of(emb, n_samples=n)
 
     def work() -> tuple[Any, Any]:
         with in_precision(emb.dtype, budget):
             device_pool, shapes = make_pool(emb)
             root = first_root(emb.dim, 1.0, emb.dtype)
-            state = start(device_pool, root, CHOICES, shapes)
-            state = advance(device_pool, state, CHOICES, shapes, "lazy")
-            return int(state.evaluated.sum()), np.asarray(state.ranking[:CHOICES])
+            state = start(device_pool, root, n, shapes)
+            state = advance(device_pool, state, n, shapes, "lazy")
+            return int(state.evaluated.sum()), np.asarray(state.ranking[:n])
 
     work()  # compiles; the streamed one's few programs are in its time
     (evaluated, ranking), facts = measured(work)
