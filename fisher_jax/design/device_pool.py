@@ -79,7 +79,9 @@ def make_pool(
     columns = _divided(*columns, mesh.size)
     longest = columns[2].reshape(mesh.size, -1).max(axis=0)
     place = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    pool = Pool._make(jax.device_put(x, place) for x in columns)
+    pool = Pool._make(  # each process of several places what its own devices hold
+        jax.make_array_from_callback(x.shape, place, x.__getitem__) for x in columns
+    )
     return pool, Shapes(batches(longest, emb.dim), steps, mesh)
 
 

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 
@@ -56,15 +57,53 @@ PROGRAM = """if True:
 """
 
 
-def test_eight_devices_choose_as_one_and_divide_the_work():
+OF_TWO_PROCESSES = """if True:
+    import sys
+    import jax
+    import numpy as np
+    jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+    from jax.sharding import Mesh
+    import fisher_jax as fj
+
+    assert (len(jax.devices()), len(jax.local_devices())) == (8, 4)
+    rng = np.random.default_rng(0)
+    examples = [rng.standard_normal((m, 8), np.float32) for m in rng.choice([1, 3, 6], 60)]
+    emb = fj.TokenEmbeddings.from_list(examples + examples[:10])
+    for budget in ({"n_samples": 12}, {"token_budget": 40}):
+        many = fj.select(emb, **budget, mesh=Mesh(jax.devices(), "pool"))
+        one = fj.select(emb, **budget)
+        np.testing.assert_array_equal(many.ranking, one.ranking)
+        np.testing.assert_allclose(many.gains, one.gains, rtol=1e-5)
+    print("same")
+"""
+
+
+def with_devices(n):
+    """An environment of so many virtual devices."""
     # of more devices than cores, XLA's shared threads may wait for each other for ever
-    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
-    environment = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    flags = f"--xla_force_host_platform_device_count={n} --xla_cpu_multi_thread_eigen=false"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def test_two_processes_of_four_devices_choose_as_one_device():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    argv = [sys.executable, "-c", OF_TWO_PROCESSES, address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*argv, str(k)], env=with_devices(4), **pipes) for k in range(2)]
+    try:
+        for process in processes:
+            printed, messages = process.communicate(timeout=300)
+            assert printed.endswith("same\n"), messages
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_eight_devices_choose_as_one_and_divide_the_work():
     run = [sys.executable, "-c", PROGRAM]
-    result = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=400)
+    result = subprocess.run(run, env=with_devices(8), capture_output=True, text=True, timeout=400)
     assert result.stdout == "same\n", result.stderr
 
 
