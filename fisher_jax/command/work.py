@@ -64,7 +64,8 @@ def embed(args: argparse.Namespace) -> None:
     keep_compiled()
     with Bars() as show:
         clock = Clock(show)
-        prepared = prepare(Request(**options | {"n_samples": 1}), clock)  # the least to be chosen
+        options["n_samples"] = 1  # the least that may be chosen: nothing is
+        prepared = prepare(Request(**options), clock)
         assert isinstance(prepared, TextPool)
         _tell(prepared, args.preview)
         if args.dry_run:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jaxlib
 import numpy as np
 
 from fisher_jax.data.embedding_store import named
 from fisher_jax.models import LanguageModel, Pass, TokenizedRows
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import nearest_folder
+from fisher_jax.util.provenance import version_of
 from fisher_jax.util.user_folder import cpu_name, user_folder
 
 LIMIT = 20 * 10**9  # bytes of the user's folder; what was not used for longest goes
@@ -67,7 +67,7 @@ class Cache(NamedTuple):
         Where `exact`, also the shape of its forward pass, this machine and its JAX.
         """
         keys = [b""] * len(rows.ids)
-        machine = f"{jax.devices()[0].device_kind} {jaxlib.__version__} {cpu_name()} "
+        machine = f"{jax.devices()[0].device_kind} {version_of('jaxlib')} {cpu_name()} "
         for one in passes:
             shape = f"{machine}{os.cpu_count()} {one.size} {one.length}".encode()
             for i in one.rows:

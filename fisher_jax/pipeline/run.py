@@ -113,7 +113,8 @@ def _selected(
     if request.selector is None:
         return select(pool.emb, **budget, ridge=ridge, on_progress=show), None
     if request.selector == "fisher_random":
-        drawn = draw_fisher(pool.emb, Budget.of(pool.emb, **budget), ridge=ridge, seed=seed)
+        emb = pool.emb.load()
+        drawn = draw_fisher(emb, Budget.of(emb, **budget), ridge=ridge, seed=seed)
         return evaluate(pool.emb, drawn.ranking, ridge), drawn.weights
     options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
     return SELECTORS[request.selector](pool.emb, **budget, **options), None
