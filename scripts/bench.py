@@ -32,7 +32,8 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 REPEATS = 5
 WITH_TORCH = ["embedding", "generation", "training"]  # with transformers on PyTorch
-SECTIONS = ["selection", "synthetic", "memory", "fits", "drift", "growth", *WITH_TORCH]
+SECTIONS = ["selection", "synthetic", "approximate", "memory", "fits", "drift", "growth"]
+SECTIONS += WITH_TORCH
 
 
 def main() -> None:
@@ -64,6 +65,7 @@ def main() -> None:
     parts: dict[str, Callable[[], dict]] = {
         "selection": lambda: selection_speed(pool(), quick=args.quick),
         "synthetic": lambda: selection_speed(synthetic_pool(5000), quick=True),
+        "approximate": approximate,
         "memory": lambda: memory(pool()),
         "fits": fit_race,
         "drift": lambda: drift(pool()),
@@ -134,6 +136,24 @@ def products_of(emb: fj.TokenEmbeddings) -> dict[str, Callable[[], object]]:
     return {
         "jax": lambda: run(x, on_device),
         "numpy": lambda: np.dot(emb.tokens, matrix, out=buffer),
+    }
+
+
+def approximate() -> dict:
+    """What stochastic greedy keeps of the exact f, and its time in that of the exact rule, warm."""
+    emb, budget = synthetic_pool(5000, dim=128), {"n_samples": N_SAMPLES}
+    rule, exact = fj.SELECTORS["fisher_stochastic"], fj.select(emb, **budget).log_det
+    shares = [rule(emb, **budget, seed=seed).log_det / exact for seed in range(REPEATS)]
+    pairs = [
+        (clock(lambda: rule(emb, **budget)), clock(lambda: fj.select(emb, **budget)))
+        for _ in range(REPEATS)
+    ]
+    return {
+        "shape": [len(emb), *emb.tokens.shape],
+        "choices": N_SAMPLES,
+        "mean_share_of_exact": float(np.mean(shares)),
+        "least_share_of_exact": float(np.min(shares)),
+        "time_in_exact": float(np.median([own / other for own, other in pairs])),
     }
 
 

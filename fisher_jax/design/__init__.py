@@ -23,6 +23,7 @@ from fisher_jax.util.checks import LEAST_RIDGE
 from fisher_jax.util.lazy import lazily
 
 if TYPE_CHECKING:
+    from fisher_jax.design.approximate import stochastic_greedy
     from fisher_jax.design.certificate import certify
     from fisher_jax.design.evaluation import evaluate, log_dets, remaining_gains
     from fisher_jax.design.fisher_selector import FisherSelector
@@ -58,11 +59,13 @@ __all__ = [
     "log_dets",
     "remaining_gains",
     "select",
+    "stochastic_greedy",
     "take",
 ]
 __getattr__ = lazily(
     __name__,
     {
+        "fisher_jax.design.approximate": "stochastic_greedy",
         "fisher_jax.design.certificate": "certify",
         "fisher_jax.design.evaluation": "evaluate log_dets remaining_gains",
         "fisher_jax.design.fisher_selector": "FisherSelector",

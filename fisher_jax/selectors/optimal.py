@@ -54,6 +54,29 @@ def fisher(
 
 
 @rule(
+    "as fisher, looking at a random sample of rows for each choice",
+    nested=False,
+    criterion="gain",
+    streams=True,
+)
+def fisher_stochastic(
+    emb: TokenSource,
+    budget: Budget,
+    terms: Terms,
+    *,
+    criterion: Criterion = "gain",
+    epsilon: float = 0.1,
+) -> Selection:
+    """Stochastic greedy: at least 1 - 1/e - epsilon of the best f, in expectation over its draws.
+
+    `design.stochastic_greedy` says when, and how large the samples are.
+    """
+    per = budget.divisors(emb, criterion)
+    options = {"ridge": terms.ridge, "seed": terms.seed, "on_progress": terms.on_progress}
+    return design.stochastic_greedy(emb, budget, per, epsilon=epsilon, **options)
+
+
+@rule(
     "half of the budget as fisher, half random rows",
     measured="on made-up sequences it keeps much of fisher's selection bias",
     nested=False,
