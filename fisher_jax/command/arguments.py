@@ -29,6 +29,7 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 
 
 TARGETED = ", ".join(rule.name for rule in OFFERED if rule.targeted)
+ADDING = ", ".join(rule.name for rule in OFFERED if rule.adds)
 
 
 def _name(text: str) -> str:
@@ -148,9 +149,9 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         metavar="NAME",
         choices=FORMATS,
-        help="shape of the rows of POOL and --targets (default: the first of %(choices)s whose "
-        "columns are there); all but text and prompt-completion of strings are chats, written by "
-        "the model's chat template",
+        help="shape of the rows of POOL, --targets, --initial and --exclude (default: the first of "
+        "%(choices)s whose columns are there); all but text and prompt-completion of strings are "
+        "chats, written by the model's chat template",
     )
     text.add_argument(
         "--text-column", metavar="NAME", type=_name, help="column with the text, instead"
@@ -194,7 +195,17 @@ def parser() -> argparse.ArgumentParser:
         default=default_of("deduplicate"),
         help="drop copies of an earlier row first: exact but for case and white space, or near "
         "(70%% of the three-letter runs in common, case and punctuation aside; pip install "
-        "'fisher-jax[dedup]'); shares are of the rows left (default: %(default)s)",
+        "'fisher-jax[dedup]'), or, with --embeddings, means (their means less the pool's have a "
+        "cosine of 0.95); shares are of the rows left (default: %(default)s)",
+    )
+    text.add_argument(
+        "--against",
+        "--exclude",
+        metavar="FILE",
+        type=_path,
+        dest="exclude",
+        help="drop copies of this file's rows first, such as of a test set: exact ones, or near "
+        "ones with --deduplicate near",
     )
     text.add_argument(
         "--batch-tokens",
@@ -254,6 +265,26 @@ def parser() -> argparse.ArgumentParser:
         f"{TARGETED} choose for them (only rds must have them)",
     )
     design.add_argument(
+        "--target-embeddings",
+        metavar="FILE",
+        type=_path,
+        help="the same with --embeddings, a file like that",
+    )
+    design.add_argument(
+        "--initial",
+        metavar="FILE",
+        type=_path,
+        help="rows that are owned already, in any of POOL's formats: gains count from what they "
+        "teach, they cost nothing and are not written (drop their copies with --exclude FILE); of "
+        f"selectors {ADDING}",
+    )
+    design.add_argument(
+        "--initial-embeddings",
+        metavar="FILE",
+        type=_path,
+        help="the same with --embeddings, a file like that",
+    )
+    design.add_argument(
         "--endpoint",
         metavar="URL",
         type=_name,
@@ -297,6 +328,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=_path,
         help="report, figures, ranking and manifest (default: OUT.report/)",
+    )
+    output.add_argument(
+        "--certify",
+        action="store_true",
+        help="say which share of the most information that the budget can buy was chosen at least",
     )
     output.add_argument(
         "--preview",

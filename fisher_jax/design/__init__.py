@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fisher_jax.design.fisher_selector import FisherSelector
     from fisher_jax.design.i_optimal import least_variance
     from fisher_jax.design.linalg import HIGHEST
+    from fisher_jax.design.prior import beyond
     from fisher_jax.design.randomized import draw_fisher
     from fisher_jax.design.selection import greedily, select
 
@@ -47,6 +48,7 @@ __all__ = [
     "aligned",
     "as_embeddings",
     "as_targets",
+    "beyond",
     "budget_in_examples",
     "certify",
     "check_squares",
@@ -68,6 +70,7 @@ __getattr__ = lazily(
         "fisher_jax.design.fisher_selector": "FisherSelector",
         "fisher_jax.design.i_optimal": "least_variance",
         "fisher_jax.design.linalg": "HIGHEST",
+        "fisher_jax.design.prior": "beyond",
         "fisher_jax.design.randomized": "draw_fisher",
         "fisher_jax.design.selection": "greedily select",
     },

@@ -144,6 +144,11 @@ class TokenEmbeddings:
         """The tokens of some examples, one example after the other."""
         return self.tokens[self.rows_of(examples)]
 
+    def take(self, examples: Int[np.ndarray, "n"]) -> "TokenEmbeddings":
+        """Some of the examples, as a pool of their own."""
+        ends = np.cumsum(self.lengths[examples])
+        return TokenEmbeddings(self.read(examples), np.concatenate([[0], ends]))
+
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
         flat = self.tokens.reshape(-1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fisher_jax.data.output import WRITERS
-from fisher_jax.pipeline.request import Request, names_of, path_of
+from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import (
@@ -64,7 +64,7 @@ class Output:
             )
         if not out.parent.is_dir():
             raise UserError(f"the folder {out.parent} of `out` does not exist: make it first")
-        sources = [request.pool, request.embeddings, request.targets]
+        sources = [getattr(request, name) for name in SOURCES]
         read = [Path(name) for source in sources for name in names_of(source)]
         for path in read:
             if path.exists() and out.exists() and out.samefile(path):

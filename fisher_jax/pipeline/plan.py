@@ -83,11 +83,15 @@ def plan(
 
 
 def check_enough(request: Request, rows: int, name: object) -> None:
-    """Refuse to choose more rows than there are.
+    """Refuse to choose more rows than there are, or from none.
 
     Raises:
         UserError: with the name of the pool.
     """
+    if rows == 0:
+        raise UserError(
+            f"{name}: all rows are copies of rows of `exclude`, none is left: name another file"
+        )
     if request.n_samples is not None and request.n_samples > rows:
         raise UserError(
             f"`n_samples={request.n_samples}`: {name} has {counted(rows, 'row')} to choose from, "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fisher_jax.selectors import SELECTORS
+from fisher_jax.selectors import SELECTORS, Rule
 from fisher_jax.util.checks import LEAST_RIDGE, check_one_budget, check_ridge, check_seed
 from fisher_jax.util.errors import UserError
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 # a file's path or a data set's name, a tuple of them, or the rows
 Rows = str | os.PathLike[str] | tuple[str, ...] | Iterable[str | Mapping[str, Any]]
 OFFERED = [rule for rule in SELECTORS.values() if not rule.planted]
-_OF_TEXT = (
-    *("max_length", "targets", "positions", "deduplicate", "on_empty", "batch_tokens", "cache"),
-    "dtype",
-    *("format", "text_column", "messages_column", "prompt_column", "completion_column", "eos"),
+SOURCES = (
+    *("pool", "embeddings", "targets", "target_embeddings", "initial", "initial_embeddings"),
+    "exclude",
 )
+_OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
+_COLUMNS = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
+_READY = {"targets": "target_embeddings", "initial": "initial_embeddings"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,14 @@ class Request:
         selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
             gain per token with one in tokens.
         targets: rows like those that the tuned model will meet, as `pool`.
-        format: shape of the rows of `pool` and `targets`, a name in `data.shapes.FORMATS`; None
-            goes by the columns that are there.
+        target_embeddings: the same where `embeddings` are given: such a file, or such embeddings.
+        initial: rows that are owned already, as `pool`: V has them before the first choice, and
+            f counts what is added to them. They cost nothing and are not written.
+        initial_embeddings: the same where `embeddings` are given.
+        exclude: rows of another set, as `pool`; copies of them are left out first, `exact` ones
+            unless `deduplicate` says `near`.
+        format: shape of the rows of all these, a name in `data.shapes.FORMATS`; None goes by the
+            columns that are there.
         text_column: of them, with the text, or with messages.
         messages_column: with messages.
         prompt_column: with prompts; goes with `completion_column`.
@@ -55,7 +63,8 @@ class Request:
         skip_bad: leave out rows that can't be used, and list them.
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
-        deduplicate: leave out copies of an earlier row first.
+        deduplicate: leave out copies of an earlier row first: by the text, or "means", with
+            `embeddings`, by the rows' mean embeddings (`data.duplicates.deduplicate_means`).
         cache: folder that keeps the embeddings of each row, so that none is embedded twice and a
             killed run goes on.
         batch_tokens: of a forward pass; None is what suits the device.
@@ -69,6 +78,8 @@ class Request:
         ridge: V = R I before the first choice.
         normalize: divide embeddings by their root mean squared norm, or each by its own.
         center: subtract the pool's mean embedding.
+        certify: tell which share of the best f the selection has at least, see
+            `fisher_jax.certify`.
         seed: of selectors that draw, and of the report's uniform draws.
 
     Raises:
@@ -83,6 +94,10 @@ class Request:
     token_budget: int | None = None
     selector: str | None = None
     targets: Rows | None = None
+    target_embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
+    initial: Rows | None = None
+    initial_embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
+    exclude: Rows | None = None
     format: str | None = None
     text_column: str | None = None
     messages_column: str | None = None
@@ -93,7 +108,7 @@ class Request:
     skip_bad: bool = False
     max_length: int | None = None
     on_empty: Literal["error", "skip"] = "error"
-    deduplicate: Literal["none", "exact", "near"] = "none"
+    deduplicate: Literal["none", "exact", "near", "means"] = "none"
     batch_tokens: int | None = None
     cache: str | os.PathLike[str] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -105,6 +120,7 @@ class Request:
     ridge: float | int = 1.0
     normalize: Literal["rms", "unit", "none"] = "rms"
     center: bool = False
+    certify: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -134,35 +150,82 @@ class Request:
             raise UserError("give either `model`, to embed the pool's text, or `embeddings`")
         if self.pool is None and self.embeddings is None:
             raise UserError("give a `pool`: a .jsonl, .parquet or .txt file")
-        if self.embeddings is not None:
-            unused = [name for name in _OF_TEXT if getattr(self, name) != default_of(name)]
-            if unused:
+        if self.embeddings is None:
+            self._check_model()
+        else:
+            self._check_ready()
+
+    def _check_model(self) -> None:
+        for text, ready in _READY.items():
+            if getattr(self, ready) is not None:
+                raise UserError(f"`{ready}` goes with `embeddings`: of text give `{text}`")
+        if self.deduplicate == "means":
+            raise UserError("`deduplicate=means` goes with `embeddings`: of text take near")
+
+    def _check_ready(self) -> None:
+        for text, ready in _READY.items():
+            if getattr(self, text) is not None:
+                raise UserError(f"`{text}` goes with `model`: with `embeddings` give `{ready}`")
+        unused = [*_OF_MODEL, *(() if self.reads_text else _COLUMNS)]
+        for name in unused:
+            if getattr(self, name) != default_of(name):
                 raise UserError(
-                    f"`{unused[0]}` goes with `model`: ready `embeddings` are taken as they are"
+                    f"`{name}` goes with `model`: ready `embeddings` are taken as they are"
                 )
+        if self.reads_text and self.pool is None:
+            raise UserError(
+                "copies are told by the rows' text: give the `pool`, whose rows they are"
+            )
 
     def _check_selector(self) -> None:
-        rule = None if self.selector is None else SELECTORS[self.selector]
-        if rule is not None and rule not in OFFERED:
+        rule = self.rule
+        if rule not in OFFERED:
             raise UserError(f"`selector={rule.name}` needs {rule.needs[0]}, which no model tells")
-        if self.embeddings is not None and rule is not None and rule.needs:
+        if self.embeddings is not None and {*rule.needs} - {"targets"}:
             raise UserError(f"`selector={rule.name}` asks the model: give `model`")
-        if self.targets is not None and (rule is None or not rule.targeted):
-            names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
-            raise UserError(f"`targets` goes with `selector={names}`: add one")
-        if self.selector == "rds" and self.targets is None:
-            raise UserError("`selector=rds` chooses for a task: give its rows as `targets=FILE`")
+        self._check_beside(rule)
         if self.endpoint is not None and self.selector != "ask_llm":
             raise UserError("`endpoint` goes with `selector=ask_llm`: add it, or leave both out")
         if bool(self.endpoint) != bool(self.endpoint_model):
             raise UserError("`endpoint=URL` and `endpoint_model=NAME` go together: give both")
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
-        if self.positions == "prompt" and rule is not None and rule.by_label:
+        if self.positions == "prompt" and rule.by_label:
             raise UserError(
                 f"`selector={rule.name}` looks at completions: leave `positions=prompt` out, "
                 "or take another selector"
             )
+
+    def _check_beside(self, rule: Rule) -> None:
+        """Rows beside the pool: does the rule look at them?"""
+        targets, initial = (
+            _READY[name] if self.model is None else name for name in ("targets", "initial")
+        )
+        if getattr(self, targets) is not None and not rule.targeted:
+            names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
+            raise UserError(f"`{targets}` goes with `selector={names}`: add one")
+        if getattr(self, targets) is None and "targets" in rule.needs:
+            raise UserError(
+                f"`selector={rule.name}` chooses for a task: give its rows as `{targets}=FILE`"
+            )
+        if getattr(self, initial) is not None and not rule.adds:
+            names = ", ".join(rule.name for rule in OFFERED if rule.adds)
+            raise UserError(
+                f"`selector={rule.name}` does not look at `{initial}`: leave it out, or take one "
+                f"of {names}"
+            )
+
+    @property
+    def rule(self) -> Rule:
+        """What chooses."""
+        usual = "fisher" if self.token_budget is None else "fisher_per_token"
+        return SELECTORS[self.selector or usual]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the pool's text is looked at."""
+        is_by_text = self.deduplicate in ("exact", "near") or self.exclude is not None
+        return self.embeddings is None or is_by_text
 
     def as_options(self) -> dict[str, Any]:
         """The options as JSON values: paths as text, rows and models in Python by what they are."""
@@ -180,17 +243,6 @@ def names_of(source: object) -> list[str]:
     """Files and data sets that a request names, none where it holds the rows."""
     several = source if isinstance(source, tuple) else (source,)
     return [os.fspath(of) for of in several if isinstance(of, (str, os.PathLike))]
-
-
-def is_plain(source: object) -> bool:
-    """Whether a source is plain text, which has no columns."""
-    return any(".txt" in Path(name).suffixes[-2:] for name in names_of(source))
-
-
-def without_columns(request: Request) -> Request:
-    """The request for a file that has none."""
-    names = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
-    return dataclasses.replace(request, **dict.fromkeys(names))
 
 
 def choices_of(name: str) -> tuple[str, ...]:

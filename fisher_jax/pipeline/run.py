@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from fisher_jax.design import Budget, Selection, draw_fisher, evaluate, select
+from fisher_jax.design import Budget, Selection, certify, draw_fisher, evaluate
 from fisher_jax.pipeline.choice import Choice
 from fisher_jax.pipeline.clock import Clock, OnStep
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
 from fisher_jax.pipeline.text import TextPool, read_text
-from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.platforms import check_platform
 from fisher_jax.util.progress import OnProgress
 
@@ -58,28 +57,34 @@ def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
     """
     request, total = prepared.request, prepared.plan.total
     pool = prepared.embedded(clock)
+    unit = "row" if request.token_budget is None else "token"
+    budget = _budget(request, pool, total)
     with clock.timed("select"):
-        show = clock.counting(
-            "selecting", total, "row" if request.token_budget is None else "token"
-        )
-        selection, weights = _selected(request, pool, total, show)
+        show = clock.counting("selecting", total, unit)
+        selection, weights = _selected(request, pool, budget, show)
         chosen = selection.ranking
         show(len(chosen) if request.token_budget is None else int(pool.costs[chosen].sum()))
-    return Choice(request, pool, selection, weights, clock)
+    share = None
+    if request.certify:
+        with clock.timed("certify"):
+            share = certify(pool.added, chosen, request.ridge, **budget)
+    return Choice(request, pool, selection, weights, share, clock)
+
+
+def _budget(request: Request, pool: EmbeddedPool, total: int) -> dict[str, Any]:
+    """What may be spent, as rules take it."""
+    if request.token_budget is None:
+        return {"n_samples": total}
+    return {"token_budget": float(total), "costs": pool.costs}
 
 
 def _selected(
-    request: Request, pool: EmbeddedPool, total: int, show: OnProgress
+    request: Request, pool: EmbeddedPool, budget: dict[str, Any], show: OnProgress
 ) -> tuple[Selection, np.ndarray | None]:
     """The selection and, of `fisher_random`, the rows' weights."""
-    budget: dict[str, Any] = {"n_samples": total}
-    if request.token_budget is not None:
-        budget = {"token_budget": float(total), "costs": pool.costs}
-    ridge, seed = request.ridge, request.seed
-    if request.selector is None:
-        return select(pool.emb, **budget, ridge=ridge, on_progress=show), None
-    if request.selector == "fisher_random":
-        drawn = draw_fisher(pool.emb, Budget.of(pool.emb, **budget), ridge=ridge, seed=seed)
-        return evaluate(pool.emb, drawn.ranking, ridge), drawn.weights
+    ridge, seed, rule = request.ridge, request.seed, request.rule
+    if rule.name == "fisher_random":
+        drawn = draw_fisher(pool.added, Budget.of(pool.added, **budget), ridge=ridge, seed=seed)
+        return evaluate(pool.added, drawn.ranking, ridge), drawn.weights
     options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
-    return SELECTORS[request.selector](pool.emb, **budget, **options), None
+    return rule(pool.added, **budget, **options), None

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.data.duplicates import unique
 from fisher_jax.data.embedding_store import EmbeddingStore
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
@@ -15,22 +14,23 @@ from fisher_jax.models import (
     TokenizedRows,
     file_sha256,
     load_model,
-    standardize,
     tokenize,
 )
 from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.clock import Clock
+from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import check_cache, embed_rows, store_of
 from fisher_jax.pipeline.plan import Plan, check_enough, plan
-from fisher_jax.pipeline.pool import EmbeddedPool
-from fisher_jax.pipeline.request import Request, is_plain, path_of, without_columns
+from fisher_jax.pipeline.pool import EmbeddedPool, standardized
+from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, Endpoint, Inputs, ask_questions, labels_of
-from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_fits, here
+
+BESIDE = {"targets": "the task", "initial": "the initial set"}  # and how they are spoken of
 
 
 class TextPool(NamedTuple):
@@ -39,27 +39,25 @@ class TextPool(NamedTuple):
     Attributes:
         request: with the `batch_tokens` that are used.
         file: as read.
-        n_copies: rows of it that were left out as copies.
         model: that embeds it.
         usable: the rows that can be used.
-        task_file: of `targets`, if the request has some.
-        task: those of its rows that can be used.
+        beside: those of `targets` and of `initial`, if the request has some.
         costs: (N,) tokens to learn of each row.
         plan: what is to come.
         notes: what was left out or cut, in sentences.
+        facts: for the manifest.
         endpoint: what `ask_llm` asks instead of the model.
     """
 
     request: Request
     file: PoolFile
-    n_copies: int
     model: LanguageModel
     usable: Usable
-    task_file: PoolFile | None
-    task: Usable | None
+    beside: dict[str, Usable]
     costs: Int[np.ndarray, "N"]
     plan: Plan
     notes: list[str]
+    facts: dict[str, Any]
     endpoint: Endpoint | None
 
     @property
@@ -84,13 +82,14 @@ class TextPool(NamedTuple):
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Embeddings of the rows, centred and scaled, and what the selector needs beside them."""
-        request, targets = self.request, None
-        cache = path_of(request.cache)
+        cache = path_of(self.request.cache)
         with clock.timed("embed"):
             store = None if cache is None else store_of(self.model, cache)
             hidden = _embedded(self, self.usable.tokens, store, "embedding", clock)
-            if self.task is not None:
-                targets = _embedded(self, self.task.tokens, store, "embedding the task", clock)
+            beside = {
+                name: _embedded(self, of.tokens, store, f"embedding {BESIDE[name]}", clock)
+                for name, of in self.beside.items()
+            }
         notes = [*self.notes]
         if store is not None and store.damaged:
             notes.append(
@@ -99,13 +98,12 @@ class TextPool(NamedTuple):
             )
         with clock.timed("score"):
             scores = _scores(self, hidden, clock)
-            others = () if targets is None else (targets.tokens,)
-            tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
+            emb, added, targets = standardized(self.request, hidden, beside)
         if targets is not None:
             scores["targets"] = targets
-        emb = TokenEmbeddings(tokens, hidden.offsets)
+        facts = self.facts | _facts_of_answers(self.endpoint)
         rows, n_rows = self.usable.at, len(self.file)
-        return EmbeddedPool(self.file, emb, self.costs, rows, n_rows, notes, _facts(self), scores)
+        return EmbeddedPool(self.file, emb, added, self.costs, rows, n_rows, notes, facts, scores)
 
 
 def read_text(request: Request, clock: Clock) -> TextPool:
@@ -120,62 +118,53 @@ def read_text(request: Request, clock: Clock) -> TextPool:
         check_cache(cache)
     endpoint = _endpoint(request)
     with clock.timed("read"):
-        pool, task = _read(request)
-    with clock.timed("deduplicate"):
-        assert pool.rows is not None
-        show = None
-        if request.deduplicate == "near":
-            show = clock.counting("looking for copies", len(pool), "row")
-        kept = unique(pool.rows, request.deduplicate, show)
-        check_enough(request, len(kept), pool.path)
+        pool, files = _read(request)
+    kept = without_copies(request, len(pool), pool, None, clock)
+    check_enough(request, len(kept.at), pool.path)
     with clock.timed("load_model"):
         model = request.model
         if not isinstance(model, LanguageModel):
             model = load_model(str(model), request.dtype)
     with clock.timed("tokenize"):
-        rows = usable(request, model, pool, kept)
+        rows = usable(request, model, pool, kept.at)
         check_enough(request, len(rows.at), pool.path)
-        of_task = None if task is None else usable(request, model, task, np.arange(len(task)))
+        beside = {
+            name: usable(request, model, file, np.arange(len(file))) for name, file in files.items()
+        }
         costs = rows.tokens.counted
         if request.positions == "prompt":
             costs = np.maximum(
                 tokenize(model, rows.texts, request.max_length, eos=request.eos).counted, 1
             )
-    limit, n_copies = request.max_length or model.context, len(pool) - len(kept)
-    notes = _notes_on_rows(pool, model, rows)
-    notes += _notes_on_copies(request.deduplicate, n_copies, rows) + rows.notes(limit)
+    limit = request.max_length or model.context
+    notes = _notes_on_rows(pool, model, rows) + kept.notes
+    notes += note_on_equal_rows(rows.texts, request.deduplicate) + rows.notes(limit)
+    facts = _facts(pool, model, rows) | kept.facts
     n_fed = sum(map(len, rows.tokens.ids))
-    if of_task is not None:
-        notes += of_task.notes(limit, " of the task")
-        n_fed += sum(map(len, of_task.tokens.ids))
+    for name, of in beside.items():
+        notes += of.notes(limit, f" of {BESIDE[name]}")
+        facts |= facts_of(name, files[name])
+        n_fed += sum(map(len, of.tokens.ids))
     request = dataclasses.replace(
         request, batch_tokens=request.batch_tokens or here().forward_tokens
     )
     planned = plan(request, rows.tokens.counted, costs, model.dim, model.n_parameters, n_fed)
     check_fits(rows.tokens.counted, model.dim)
-    return TextPool(
-        request, pool, n_copies, model, rows, task, of_task, costs, planned, notes, endpoint
-    )
+    return TextPool(request, pool, model, rows, beside, costs, planned, notes, facts, endpoint)
 
 
-def _read(request: Request) -> tuple[PoolFile, PoolFile | None]:
-    """The pool and the task; plain text has no column, so then the columns are the other's."""
-    assert request.pool is not None
-    pool_request = request
-    if request.targets is not None and is_plain(request.pool):
-        pool_request = without_columns(request)
-    pool = read_rows(request.pool, "pool", pool_request)
-    task = None
-    if request.targets is not None:
-        task_request = without_columns(request) if is_plain(request.targets) else request
-        task = read_rows(request.targets, "targets", task_request)
+def _read(request: Request) -> tuple[PoolFile, dict[str, PoolFile]]:
+    """The pool, and the files beside it."""
+    pool = read_rows("pool", request)
+    beside = {
+        name: read_rows(name, request) for name in BESIDE if getattr(request, name) is not None
+    }
     if request.selector == "ifd":
         _check_prompts(pool, "`selector=ifd`")
     if request.positions == "prompt":
-        for file in (pool, task):
-            if file is not None:
-                _check_prompts(file, "`positions=prompt`")
-    return pool, task
+        for file in (pool, *beside.values()):
+            _check_prompts(file, "`positions=prompt`")
+    return pool, beside
 
 
 def _check_prompts(file: PoolFile, what: str) -> None:
@@ -208,8 +197,7 @@ def _embedded(
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
-    selector = pool.request.selector
-    needs = [] if selector is None else [n for n in SELECTORS[selector].needs if n != "targets"]
+    needs = [name for name in pool.request.rule.needs if name != "targets"]
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})
@@ -245,35 +233,24 @@ def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[s
     return notes
 
 
-def _notes_on_copies(deduplicate: str, n_copies: int, rows: Usable) -> list[str]:
-    if n_copies:
-        was = "copy was" if n_copies == 1 else "copies were"
-        return [f"{n_copies:,} {deduplicate} {was} dropped."]
-    n_equal = 0
-    if deduplicate == "none":
-        n_equal = len(rows.texts) - len(unique(rows.texts, "exact"))
-    if n_equal:
-        return [
-            f"{counted(n_equal, 'row')} repeat{'s' * (n_equal == 1)} an earlier one: "
-            "exact deduplication leaves such rows out."
-        ]
-    return []
-
-
-def _facts(pool: TextPool) -> dict[str, Any]:
+def _facts(pool: PoolFile, model: LanguageModel, rows: Usable) -> dict[str, Any]:
     """Of the manifest."""
-    model, endpoint = pool.model, pool.endpoint
-    facts = facts_of("pool", pool.file) | {
+    return facts_of("pool", pool) | {
         "model": model.name,
         "weights_sha256": model.weights_sha256,
         "tokenizer_sha256": model.tokenizer_sha256,
-        "dropped_copies": pool.n_copies,
-        "skipped_rows": pool.usable.n_skipped,
-        "cut_rows": pool.usable.n_cut,
+        "skipped_rows": rows.n_skipped,
+        "cut_rows": rows.n_cut,
     }
-    facts |= facts_of("targets", pool.task_file)
-    if endpoint is not None:
-        kept = endpoint.transcript
-        facts |= {"answers": str(kept), "answers_sha256": file_sha256(kept)}
-        facts |= {"endpoint_settings": ASK_SETTINGS}
-    return facts
+
+
+def _facts_of_answers(endpoint: Endpoint | None) -> dict[str, Any]:
+    """The same, once an endpoint has answered."""
+    if endpoint is None:
+        return {}
+    kept = endpoint.transcript
+    return {
+        "answers": str(kept),
+        "answers_sha256": file_sha256(kept),
+        "endpoint_settings": ASK_SETTINGS,
+    }

@@ -23,11 +23,13 @@ from fisher_jax.util.streams import stream
     name="fisher_per_token",
     measured="at equal tokens better than uniform on copies with the last layer, worse on noise",
     criterion="gain_per_cost",
+    adds=True,
 )
 @rule(
     "most new information by the row: long rows, and noise",
     measured="at equal tokens worse than uniform on clean, mixed and noisy pools (LoRA)",
     criterion="gain",
+    adds=True,
 )
 def fisher(
     emb: TokenEmbeddings,
@@ -55,6 +57,7 @@ def fisher(
     measured="on made-up sequences it keeps much of fisher's selection bias",
     nested=False,
     criterion="gain",
+    adds=True,
 )
 def fisher_mixed(
     emb: TokenEmbeddings,
@@ -84,6 +87,7 @@ def fisher_mixed(
     "rows drawn by their information, with weights for an unbiased fit",
     measured="on made-up sequences the weights remove the bias of many rows and add variance",
     nested=False,
+    adds=True,
 )
 def fisher_random(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, epsilon: float = 0.5
@@ -102,12 +106,14 @@ def fisher_random(
     measured="told of a task, not told apart from uniform at equal tokens (LoRA)",
     targeted=True,
     criterion="gain_per_cost",
+    adds=True,
 )
 @rule(
     "rows that make predictions for the pool, or for a task, most certain",
     measured="on planted problems as fisher",
     targeted=True,
     criterion="gain",
+    adds=True,
 )
 def i_optimal(
     emb: TokenEmbeddings,

@@ -61,6 +61,8 @@ class Rule:
         measured: what RESULTS.md says of it, in a few words; empty where nothing was measured.
         needs: arguments that it must be given beside the embeddings.
         targeted: it takes `targets`, rows of a task to choose for.
+        adds: it goes by what rows add to the information of those before them, and so may go on
+            from initial rows (`fisher_jax.design.beyond`).
         by_label: it looks at the labels (completions), not at embeddings alone.
         nested: of n examples it takes the first n of those that it takes of more.
         criterion: what a choice maximises where the rule goes by gains, else None; callers may pass
@@ -76,6 +78,7 @@ class Rule:
     by_label: bool = False
     nested: bool = True
     criterion: Criterion | None = None
+    adds: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.function.__doc__)
@@ -171,6 +174,7 @@ def rule(
     by_label: bool = False,
     nested: bool = True,
     criterion: Criterion | None = None,
+    adds: bool = False,
 ) -> Callable[[AnyFunction], AnyFunction]:
     """Put a function into `SELECTORS`, by its own name or `name`; it stays as it is.
 
@@ -185,7 +189,8 @@ def rule(
         if key in SELECTORS:
             raise ValueError(f"there are two rules of the name {key!r}: rename one")
         SELECTORS[key] = Rule(
-            key, function, favours, measured, needs, targeted, by_label, nested, criterion
+            *(key, function, favours, measured, needs),
+            *(targeted, by_label, nested, criterion, adds),
         )
         return function
 
