@@ -18,7 +18,7 @@ from tqdm import tqdm
 import fisher_jax as fj
 from fisher_jax.data.embedding_store import EmbeddingStore, StoredEmbeddings
 from fisher_jax.design import Budget
-from fisher_jax.design.device_pool import make_pool
+from fisher_jax.design.device_pool import first_room, make_pool
 from fisher_jax.design.greedy import advance, first_root, start
 from fisher_jax.design.precision import in_precision
 from fisher_jax.design.streaming import Stream
@@ -87,9 +87,9 @@ def in_memory(emb: fj.TokenEmbeddings) -> tuple[dict[str, Any], Sequence[int]]:
 
     def work() -> tuple[Any, Any]:
         with in_precision(emb.dtype, budget):
-            device_pool, shapes = make_pool(emb)
+            device_pool, shapes = make_pool(emb, budget)
             root = first_root(emb.dim, 1.0, emb.dtype)
-            state = start(device_pool, root, CHOICES, shapes)
+            state = start(device_pool, root, first_room(budget), shapes)
             state = advance(device_pool, state, CHOICES, shapes, "lazy")
             return int(state.evaluated.sum()), np.asarray(state.ranking[:CHOICES])
 

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from fisher_jax.command import interruption
-from fisher_jax.command.arguments import NAME, flags, parser
+from fisher_jax.command.arguments import flags, parser
 from fisher_jax.command.errors import Messages, is_told, tell
+from fisher_jax.command.words import NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,9 +5,9 @@ import dataclasses
 import sys
 
 from fisher_jax.command import interruption
-from fisher_jax.command.arguments import NAME
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.messages import Bars
+from fisher_jax.command.words import NAME
 from fisher_jax.data.output import check_columns_fit
 from fisher_jax.models import shown
 from fisher_jax.pipeline import Clock, Output, Request, finish, prepare

@@ -18,6 +18,7 @@ from fisher_jax.design.embeddings import (
     as_targets,
     check_squares,
 )
+from fisher_jax.design.groups import Cap
 from fisher_jax.design.ranking import Ranking, Selection
 from fisher_jax.util.checks import LEAST_RIDGE
 from fisher_jax.util.lazy import lazily
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from fisher_jax.design.linalg import HIGHEST
     from fisher_jax.design.prior import beyond
     from fisher_jax.design.randomized import draw_fisher
-    from fisher_jax.design.selection import greedily, select
+    from fisher_jax.design.selection import greedily, select, worth_of
 
 __all__ = [
     "HIGHEST",
     "LEAST_RIDGE",
     "Budget",
+    "Cap",
     "Criterion",
     "FisherSelector",
     "PoolLike",
@@ -61,6 +63,7 @@ __all__ = [
     "remaining_gains",
     "select",
     "take",
+    "worth_of",
 ]
 __getattr__ = lazily(
     __name__,
@@ -72,6 +75,6 @@ __getattr__ = lazily(
         "fisher_jax.design.linalg": "HIGHEST",
         "fisher_jax.design.prior": "beyond",
         "fisher_jax.design.randomized": "draw_fisher",
-        "fisher_jax.design.selection": "greedily select",
+        "fisher_jax.design.selection": "greedily select worth_of",
     },
 )

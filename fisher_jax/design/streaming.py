@@ -42,6 +42,7 @@ class Stream:
         source: TokenSource,
         budget: Budget,
         per: np.ndarray,
+        bonus: np.ndarray | None,
         ridge: float | int,
         dtype: np.dtype,
     ) -> None:
@@ -49,7 +50,9 @@ class Stream:
         self.gains: list[float] = []
         self.evaluated = 0
         self._source, self._per = source, per.astype(dtype)
+        self._bonus = np.zeros(len(source), dtype) if bonus is None else bonus.astype(dtype)
         self._costs, self._left = budget.units
+        self._group, self._room = budget.rooms
         self._lengths = np.minimum(source.lengths, source.dim)
         order = np.argsort(self._lengths, kind="stable")
         ascending = self._lengths[order]
@@ -76,20 +79,21 @@ class Stream:
 
     def choose(self) -> int | None:
         """The next example, or None where the budget pays for none that is left."""
-        is_open = ~self._taken & (self._costs <= self._left)
+        room = np.minimum(self._left, self._room[self._group])
+        is_open = ~self._taken & (self._costs <= room)
         if not is_open.any():
             return None
         best = self._best(is_open)
         while (kind := self._in_reach(is_open, *best)) is not None:
             stale = is_open[kind.examples] & (self._stamp[kind.examples] != len(self.ranking))
             candidates = kind.examples[stale]
-            keys = self._bounds[candidates] / self._per[candidates]
+            keys = self._keys(candidates)
             width = min(kind.batch.width, len(candidates))
             top = np.argpartition(-keys, width - 1)[:width]
             self._evaluate(kind.batch, candidates[top[np.argsort(-keys[top], kind="stable")]])
             best = self._best(is_open)
         fresh = is_open & (self._stamp == len(self.ranking))
-        keys = np.where(fresh, self._bounds / self._per, -np.inf)
+        keys = np.where(fresh, self._keys(slice(None)), -np.inf)
         tied = keys >= keys.max() * (1 - TIE[keys.dtype.name])
         return int(np.argmax(tied))  # the first
 
@@ -102,6 +106,7 @@ class Stream:
         self.root = _joined(self.root, padded, self._kinds[0].batch.blocks)
         self._taken[i] = True
         self._left -= self._costs[i]
+        self._room[self._group[i]] -= self._costs[i]
         self.ranking.append(i)
         self.gains.append(float(self._bounds[i]))
 
@@ -110,19 +115,23 @@ class Stream:
         """Of the budget."""
         return float(self._costs[self.ranking].sum())
 
+    def _keys(self, examples: Int[np.ndarray, "n"] | slice) -> Float[np.ndarray, "n"]:
+        """As `device_pool.keys`."""
+        return (self._bounds[examples] + self._bonus[examples]) / self._per[examples]
+
     def _best(self, is_open: Bool[np.ndarray, "N"]) -> tuple[float, int]:
         """The largest ratio of gain and price known of this step, and the first example of it."""
         fresh = np.flatnonzero(is_open & (self._stamp == len(self.ranking)))
         if not len(fresh):
             return -np.inf, len(is_open)
-        ratios = self._bounds[fresh] / self._per[fresh]
+        ratios = self._keys(fresh)
         k = int(np.argmax(ratios))
         return float(ratios[k]), int(fresh[k])
 
     def _in_reach(self, is_open: Bool[np.ndarray, "N"], best: float, first: int) -> _Kind | None:
         """The kind of the highest old bound that may still win, as `greedy._find_lazy` has it."""
         stale = np.flatnonzero(is_open & (self._stamp != len(self.ranking)))
-        keys = self._bounds[stale] / self._per[stale]
+        keys = self._keys(stale)
         reach = best * (1 - BOUND_SLACK[keys.dtype.name])
         near = (keys >= reach) & ((keys != best) | (stale < first))
         if not near.any():

@@ -85,14 +85,31 @@ class Choice:
     def facts(self) -> dict[str, Any]:
         """Sources with their hashes, and sizes."""
         chosen = self.selection.ranking
-        return self.pool.facts | {
-            "rows": self.pool.n_rows,
-            "tokens": len(self.pool.emb.tokens),
-            "selected_rows": len(chosen),
-            "selected_tokens": int(self.pool.costs[chosen].sum()),
-            "log_det": self.selection.log_det,
-            "least_share_of_best": self.certificate,
-        }
+        return (
+            self.pool.facts
+            | {
+                "rows": self.pool.n_rows,
+                "tokens": len(self.pool.emb.tokens),
+                "selected_rows": len(chosen),
+                "selected_tokens": int(self.pool.costs[chosen].sum()),
+                "log_det": self.selection.log_det,
+                "least_share_of_best": self.certificate,
+            }
+            | self._of_columns()
+        )
+
+    def _of_columns(self) -> dict[str, Any]:
+        """What columns say of the chosen rows: sums, and rows of each group."""
+        quality, price, group = self.pool.values.take(self.selection.ranking)
+        facts: dict[str, Any] = {}
+        if quality is not None:
+            facts["selected_quality"] = float(quality.sum())
+        if price is not None:
+            facts["selected_cost"] = float(price.sum())
+        if group is not None:
+            names, counts = np.unique(group, return_counts=True)
+            facts["selected_of_group"] = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return facts
 
     def write(
         self,
@@ -179,6 +196,8 @@ class Choice:
             )
             written(1)
         said = [comparison.headline(selection)]
+        if pool.values.quality is not None:
+            said.append(f"qualities add up to {facts['selected_quality']:.4g}")
         if self.certificate is not None:
             said.append(
                 f"at least {100 * self.certificate:.1f}% of the most that the budget can buy"

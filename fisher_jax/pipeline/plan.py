@@ -3,15 +3,16 @@
 import functools
 import os
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.design import budget_in_examples
+from fisher_jax.design import Budget, budget_in_examples
 from fisher_jax.pipeline.request import Request
+from fisher_jax.pipeline.row_values import RowValues
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 
@@ -22,14 +23,14 @@ class Plan(NamedTuple):
     Attributes:
         rows: to choose from.
         tokens: that they have to learn.
-        total: the budget, in rows or in tokens, of which the rows have no more.
+        total: the budget, in rows or in cost, of which the rows have no more.
         memory: bytes at the peak, roughly.
         seconds: until the end, roughly.
     """
 
     rows: int
     tokens: int
-    total: int
+    total: float | int
     memory: float
     seconds: float
 
@@ -47,6 +48,7 @@ def plan(
     lengths: Int[np.ndarray, "N"],
     costs: Int[np.ndarray, "N"],
     dim: int,
+    values: RowValues,
     n_parameters: int = 0,
     n_fed: int = 0,
 ) -> Plan:
@@ -57,17 +59,20 @@ def plan(
     Raises:
         UserError: the budget buys nothing, or the embeddings don't fit into memory.
     """
-    rows, tokens = len(lengths), int(lengths.sum())
+    rows, tokens, price = len(lengths), int(lengths.sum()), _price(values, costs)
     if request.token_budget is None:
         choices = total = budget_in_examples(rows, request.n_samples, request.fraction)
-    elif request.token_budget < costs.min():
+    elif request.token_budget < price.min():
+        dearest = "the shortest row has {} tokens to learn"
+        if values.price is not None:
+            dearest = "the cheapest row costs {}"
         raise UserError(
-            f"`token_budget={request.token_budget}` buys nothing: the shortest row has "
-            f"{costs.min()} tokens to learn, pass at least that"
+            f"`token_budget={request.token_budget}` buys nothing: {dearest.format(price.min())}, "
+            "pass at least that"
         )
     else:
-        choices = min(rows, request.token_budget * rows // int(costs.sum()))
-        total = min(request.token_budget, int(costs.sum()))
+        total = min(request.token_budget, price.sum().item())
+        choices = int(rows * total / price.sum())
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
     select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
@@ -80,6 +85,27 @@ def plan(
             f"{there:.0f} GiB: pass a smaller `max_length`, a narrower model or a smaller pool"
         )
     return Plan(rows, int(costs.sum()), total, memory, seconds)
+
+
+def spending(
+    request: Request, costs: Int[np.ndarray, "N"], values: RowValues, total: float | int
+) -> dict[str, Any]:
+    """What may be spent of `total`, on rows of these tokens to learn, as rules take it.
+
+    Raises:
+        UserError: caps of groups that don't allow as much, or are of no group.
+    """
+    budget: dict[str, Any] = {"n_samples": total}
+    if request.token_budget is not None:
+        budget = {"token_budget": float(total), "costs": _price(values, costs)}
+    if values.group is not None:
+        budget |= {"groups": values.group, "group_cap": request.group_cap}
+    Budget.over(costs, **budget)
+    return budget
+
+
+def _price(values: RowValues, costs: Int[np.ndarray, "N"]) -> np.ndarray:
+    return costs if values.price is None else values.price
 
 
 def check_enough(request: Request, rows: int, name: object) -> None:

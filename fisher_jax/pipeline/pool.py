@@ -9,6 +9,7 @@ from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings, beyond
 from fisher_jax.models import standardize
 from fisher_jax.pipeline.request import Request
+from fisher_jax.pipeline.row_values import RowValues
 
 
 class Standardized(NamedTuple):
@@ -33,6 +34,8 @@ class EmbeddedPool(NamedTuple):
         emb: of the rows kept, centred and scaled.
         added: what they add to initial rows; rules choose by these.
         costs: tokens of each that are learnt.
+        budget: what may be spent, as rules take it.
+        values: what columns say of each.
         rows: which rows of the file they are.
         n_rows: of the file.
         notes: what was left out or cut, in sentences.
@@ -44,6 +47,8 @@ class EmbeddedPool(NamedTuple):
     emb: TokenEmbeddings
     added: TokenEmbeddings
     costs: Int[np.ndarray, "N"]
+    budget: dict[str, Any]
+    values: RowValues
     rows: Int[np.ndarray, "N"]
     n_rows: int
     notes: list[str]

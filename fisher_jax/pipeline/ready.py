@@ -9,9 +9,10 @@ from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings, as_targets
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import without_copies
-from fisher_jax.pipeline.plan import Plan, check_enough, plan
+from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
 from fisher_jax.pipeline.pool import EmbeddedPool, standardized
 from fisher_jax.pipeline.request import Request, path_of
+from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, read_rows, read_states
 from fisher_jax.util.errors import UserError
 
@@ -23,6 +24,8 @@ class ReadyPool(NamedTuple):
         rows: which rows of the file they are.
         n_rows: of the file.
         beside: embeddings of `targets` and of `initial` rows.
+        budget: what may be spent, as rules take it.
+        values: what columns say of each row.
     """
 
     request: Request
@@ -31,6 +34,8 @@ class ReadyPool(NamedTuple):
     rows: Int[np.ndarray, "N"]
     n_rows: int
     beside: dict[str, TokenEmbeddings]
+    budget: dict[str, Any]
+    values: RowValues
     plan: Plan
     notes: list[str]
     facts: dict[str, Any]
@@ -52,6 +57,8 @@ class ReadyPool(NamedTuple):
             emb,
             added,
             emb.lengths,
+            self.budget,
+            self.values,
             self.rows,
             self.n_rows,
             self.notes,
@@ -88,6 +95,10 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
     check_enough(request, len(kept.at), path if file is None else file.path)
     if len(kept.at) < n_rows:
         emb = emb.take(kept.at)
-    planned = plan(request, emb.lengths, emb.lengths, emb.dim)
+    values = read_values(request, file, kept.at)
+    planned = plan(request, emb.lengths, emb.lengths, emb.dim, values)
+    budget = spending(request, emb.lengths, values, planned.total)
     notes, facts = kept.notes, facts | kept.facts
-    return ReadyPool(request, file, emb, kept.at, n_rows, beside, planned, notes, facts)
+    return ReadyPool(
+        request, file, emb, kept.at, n_rows, beside, budget, values, planned, notes, facts
+    )

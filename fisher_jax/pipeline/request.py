@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fisher_jax.selectors import SELECTORS, Rule
-from fisher_jax.util.checks import LEAST_RIDGE, check_one_budget, check_ridge, check_seed
+from fisher_jax.util.checks import (
+    LEAST_RIDGE,
+    check_numbers,
+    check_one_budget,
+    check_ridge,
+    check_seed,
+)
 from fisher_jax.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +49,15 @@ class Request:
         n_samples: budget in rows; of the three budgets exactly one is set.
         fraction: budget as a share of the rows, `floor(F N + 0.5)` of them.
         token_budget: budget in tokens to learn, never exceeded.
+        cost_column: column of the pool with what each row costs; `token_budget` is then in its
+            unit.
+        group_by: column of the pool, such as its source; of each of its values no more than
+            `group_cap` is chosen.
+        group_cap: in the budget's unit, for every group; or by group, where others have no cap; or
+            "equal" or "proportional" shares of the budget.
+        quality: column of the pool with numbers of at least 0: what is maximised is
+            `f(S) + quality_weight sum of quality`, in nats.
+        quality_weight: nats that a unit of quality is worth.
         selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
             gain per token with one in tokens.
         targets: rows like those that the tuned model will meet, as `pool`.
@@ -91,7 +106,12 @@ class Request:
     embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
     n_samples: int | None = None
     fraction: float | int | None = None
-    token_budget: int | None = None
+    token_budget: float | int | None = None
+    cost_column: str | None = None
+    group_by: str | None = None
+    group_cap: float | int | str | Mapping[str, float | int] | None = None
+    quality: str | None = None
+    quality_weight: float | int = 1.0
     selector: str | None = None
     targets: Rows | None = None
     target_embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
@@ -128,6 +148,7 @@ class Request:
         self._check_choices()
         self._check_source()
         self._check_selector()
+        self._check_columns()
 
     def _check_numbers(self) -> None:
         names = ("n_samples", "fraction", "token_budget")
@@ -138,6 +159,27 @@ class Request:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UserError(f"`batch_tokens` must be at least 1, got {self.batch_tokens}")
         check_seed(self.seed, "`seed`")
+
+    def _check_columns(self) -> None:
+        """Columns of the pool that say more of its rows than what is embedded."""
+        if self.cost_column is not None and self.token_budget is None:
+            raise UserError("`cost_column` goes with `token_budget`, a budget in its unit: add it")
+        if (self.group_by is None) != (self.group_cap is None):
+            raise UserError("`group_by` and `group_cap` go together: give both")
+        if self.quality is None and self.quality_weight != default_of("quality_weight"):
+            raise UserError("`quality_weight` goes with `quality`, a column: add it")
+        check_numbers(**{"`quality_weight`": self.quality_weight})
+        if not 0 <= self.quality_weight < float("inf"):
+            raise UserError(f"`quality_weight` must be at least 0, got {self.quality_weight}")
+        for name in ("cost_column", "group_by", "quality"):
+            if getattr(self, name) is not None and self.pool is None:
+                raise UserError(f"`{name}` is a column: give the `pool` that has it")
+        for name, takes in (("quality", "weighs"), ("group_by", "grouped")):
+            if getattr(self, name) is not None and not getattr(self.rule, takes):
+                raise UserError(
+                    f"`selector={self.rule.name}` does not look at `{name}`: leave it out, or take "
+                    f"one of {_names(takes)}"
+                )
 
     def _check_choices(self) -> None:
         for name in ("on_empty", "deduplicate", "dtype", "positions", "normalize"):
@@ -202,17 +244,15 @@ class Request:
             _READY[name] if self.model is None else name for name in ("targets", "initial")
         )
         if getattr(self, targets) is not None and not rule.targeted:
-            names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
-            raise UserError(f"`{targets}` goes with `selector={names}`: add one")
+            raise UserError(f"`{targets}` goes with `selector={_names('targeted')}`: add one")
         if getattr(self, targets) is None and "targets" in rule.needs:
             raise UserError(
                 f"`selector={rule.name}` chooses for a task: give its rows as `{targets}=FILE`"
             )
         if getattr(self, initial) is not None and not rule.adds:
-            names = ", ".join(rule.name for rule in OFFERED if rule.adds)
             raise UserError(
                 f"`selector={rule.name}` does not look at `{initial}`: leave it out, or take one "
-                f"of {names}"
+                f"of {_names('adds')}"
             )
 
     @property
@@ -232,6 +272,11 @@ class Request:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del values["answers"]  # a result
         return {name: _as_json(value) for name, value in values.items()}
+
+
+def _names(takes: str) -> str:
+    """Of the rules that take something."""
+    return ", ".join(rule.name for rule in OFFERED if getattr(rule, takes))
 
 
 def path_of(source: object) -> Path | None:
@@ -260,6 +305,8 @@ def _as_json(value: Any) -> Any:
         return value
     if isinstance(value, tuple):
         return [_as_json(of) for of in value]
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(of) for name, of in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     named = getattr(value, "name", None)

@@ -1,5 +1,6 @@
 """`choose`: the whole path from rows to a selection, and its two halves."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -58,33 +59,40 @@ def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
     request, total = prepared.request, prepared.plan.total
     pool = prepared.embedded(clock)
     unit = "row" if request.token_budget is None else "token"
-    budget = _budget(request, pool, total)
+    unit = unit if request.cost_column is None else "unit"
     with clock.timed("select"):
-        show = clock.counting("selecting", total, unit)
-        selection, weights = _selected(request, pool, budget, show)
-        chosen = selection.ranking
-        show(len(chosen) if request.token_budget is None else int(pool.costs[chosen].sum()))
+        show = clock.counting("selecting", math.ceil(total), unit)
+        selection, weights = _selected(request, pool, show)
+        show(math.ceil(_spent(pool, selection)))
     share = None
     if request.certify:
         with clock.timed("certify"):
-            share = certify(pool.added, chosen, request.ridge, **budget)
+            told = pool.budget | _quality(request, pool)
+            share = certify(pool.added, selection.ranking, request.ridge, **told)
     return Choice(request, pool, selection, weights, share, clock)
 
 
-def _budget(request: Request, pool: EmbeddedPool, total: int) -> dict[str, Any]:
-    """What may be spent, as rules take it."""
-    if request.token_budget is None:
-        return {"n_samples": total}
-    return {"token_budget": float(total), "costs": pool.costs}
+def _spent(pool: EmbeddedPool, selection: Selection) -> float:
+    """Of the budget."""
+    costs = pool.budget.get("costs", np.ones(len(pool.emb)))
+    return float(costs[selection.ranking].sum())
+
+
+def _quality(request: Request, pool: EmbeddedPool) -> dict[str, Any]:
+    if pool.values.quality is None:
+        return {}
+    return {"quality": pool.values.quality, "quality_weight": request.quality_weight}
 
 
 def _selected(
-    request: Request, pool: EmbeddedPool, budget: dict[str, Any], show: OnProgress
+    request: Request, pool: EmbeddedPool, show: OnProgress
 ) -> tuple[Selection, np.ndarray | None]:
     """The selection and, of `fisher_random`, the rows' weights."""
     ridge, seed, rule = request.ridge, request.seed, request.rule
     if rule.name == "fisher_random":
-        drawn = draw_fisher(pool.added, Budget.of(pool.added, **budget), ridge=ridge, seed=seed)
+        budget = Budget.of(pool.added, **pool.budget)
+        drawn = draw_fisher(pool.added, budget, ridge=ridge, seed=seed)
         return evaluate(pool.added, drawn.ranking, ridge), drawn.weights
-    options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
-    return rule(pool.added, **budget, **options), None
+    options = {"ridge": ridge, "seed": seed, "on_progress": show}
+    options |= pool.scores | _quality(request, pool)
+    return rule(pool.added, **pool.budget, **options), None

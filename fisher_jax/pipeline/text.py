@@ -20,9 +20,10 @@ from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import check_cache, embed_rows, store_of
-from fisher_jax.pipeline.plan import Plan, check_enough, plan
+from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
 from fisher_jax.pipeline.pool import EmbeddedPool, standardized
 from fisher_jax.pipeline.request import Request, path_of
+from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, Endpoint, Inputs, ask_questions, labels_of
@@ -43,6 +44,8 @@ class TextPool(NamedTuple):
         usable: the rows that can be used.
         beside: those of `targets` and of `initial`, if the request has some.
         costs: (N,) tokens to learn of each row.
+        budget: what may be spent, as rules take it.
+        values: what columns say of each row.
         plan: what is to come.
         notes: what was left out or cut, in sentences.
         facts: for the manifest.
@@ -55,6 +58,8 @@ class TextPool(NamedTuple):
     usable: Usable
     beside: dict[str, Usable]
     costs: Int[np.ndarray, "N"]
+    budget: dict[str, Any]
+    values: RowValues
     plan: Plan
     notes: list[str]
     facts: dict[str, Any]
@@ -103,7 +108,19 @@ class TextPool(NamedTuple):
             scores["targets"] = targets
         facts = self.facts | _facts_of_answers(self.endpoint)
         rows, n_rows = self.usable.at, len(self.file)
-        return EmbeddedPool(self.file, emb, added, self.costs, rows, n_rows, notes, facts, scores)
+        return EmbeddedPool(
+            self.file,
+            emb,
+            added,
+            self.costs,
+            self.budget,
+            self.values,
+            rows,
+            n_rows,
+            notes,
+            facts,
+            scores,
+        )
 
 
 def read_text(request: Request, clock: Clock) -> TextPool:
@@ -121,6 +138,7 @@ def read_text(request: Request, clock: Clock) -> TextPool:
         pool, files = _read(request)
     kept = without_copies(request, len(pool), pool, None, clock)
     check_enough(request, len(kept.at), pool.path)
+    values = read_values(request, pool, kept.at)
     with clock.timed("load_model"):
         model = request.model
         if not isinstance(model, LanguageModel):
@@ -148,9 +166,26 @@ def read_text(request: Request, clock: Clock) -> TextPool:
     request = dataclasses.replace(
         request, batch_tokens=request.batch_tokens or here().forward_tokens
     )
-    planned = plan(request, rows.tokens.counted, costs, model.dim, model.n_parameters, n_fed)
+    values = values.take(np.searchsorted(kept.at, rows.at))
+    planned = plan(
+        request, rows.tokens.counted, costs, model.dim, values, model.n_parameters, n_fed
+    )
+    budget = spending(request, costs, values, planned.total)
     check_fits(rows.tokens.counted, model.dim)
-    return TextPool(request, pool, model, rows, beside, costs, planned, notes, facts, endpoint)
+    return TextPool(
+        request,
+        pool,
+        model,
+        rows,
+        beside,
+        costs,
+        budget,
+        values,
+        planned,
+        notes,
+        facts,
+        endpoint,
+    )
 
 
 def _read(request: Request) -> tuple[PoolFile, dict[str, PoolFile]]:

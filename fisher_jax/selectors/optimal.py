@@ -24,12 +24,14 @@ from fisher_jax.util.streams import stream
     measured="at equal tokens better than uniform on copies with the last layer, worse on noise",
     criterion="gain_per_cost",
     adds=True,
+    weighs=True,
 )
 @rule(
     "most new information by the row: long rows, and noise",
     measured="at equal tokens worse than uniform on clean, mixed and noisy pools (LoRA)",
     criterion="gain",
     adds=True,
+    weighs=True,
 )
 def fisher(
     emb: TokenEmbeddings,
@@ -38,6 +40,8 @@ def fisher(
     *,
     criterion: Criterion = "gain",
     power: float | int = 1,
+    quality: Float[np.ndarray, "N"] | None = None,
+    quality_weight: float | int = 1.0,
 ) -> Selection:
     """FisherSFT, D-optimal: the largest information gain at each step (arXiv 2505.14826).
 
@@ -47,9 +51,13 @@ def fisher(
     Args:
         power: of the cost. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
             ones.
+        quality, quality_weight: nats beside the gain, as in `fisher_jax.select`.
     """
     per = budget.divisors(emb, criterion, power)
-    return design.greedily(emb, budget, per, ridge=terms.ridge, on_progress=terms.on_progress)
+    bonus = None if quality is None else design.worth_of(emb, quality, quality_weight)
+    return design.greedily(
+        emb, budget, per, ridge=terms.ridge, bonus=bonus, on_progress=terms.on_progress
+    )
 
 
 @rule(
@@ -88,6 +96,7 @@ def fisher_mixed(
     measured="on made-up sequences the weights remove the bias of many rows and add variance",
     nested=False,
     adds=True,
+    grouped=False,
 )
 def fisher_random(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, epsilon: float = 0.5

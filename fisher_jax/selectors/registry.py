@@ -14,6 +14,7 @@ import numpy as np
 from fisher_jax import design
 from fisher_jax.design import (
     Budget,
+    Cap,
     Criterion,
     PoolLike,
     Ranking,
@@ -65,6 +66,8 @@ class Rule:
             from initial rows (`fisher_jax.design.beyond`).
         by_label: it looks at the labels (completions), not at embeddings alone.
         nested: of n examples it takes the first n of those that it takes of more.
+        weighs: it takes `quality` (N,) and `quality_weight`, as `select` does.
+        grouped: it keeps to caps of groups.
         criterion: what a choice maximises where the rule goes by gains, else None; callers may pass
             another as `criterion`.
     """
@@ -79,6 +82,8 @@ class Rule:
     nested: bool = True
     criterion: Criterion | None = None
     adds: bool = False
+    weighs: bool = False
+    grouped: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.function.__doc__)
@@ -96,12 +101,14 @@ class Rule:
         fraction: float | int | None = None,
         token_budget: float | int | None = None,
         costs: Sequence | np.ndarray | None = None,
+        groups: Sequence | np.ndarray | None = None,
+        group_cap: Cap | None = None,
         ridge: float | int = 1.0,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **options: object,
     ) -> Selection:
-        """Choose rows of `emb`; exactly one budget and `on_progress` as for `fisher_jax.select`.
+        """Choose rows of `emb`; one budget, groups and `on_progress` as for `fisher_jax.select`.
 
         Only rules that choose greedily by information or variance call `on_progress`.
 
@@ -115,7 +122,13 @@ class Rule:
         """
         emb = as_embeddings(emb)
         budget = Budget.of(
-            emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
+            emb,
+            n_samples=n_samples,
+            fraction=fraction,
+            token_budget=token_budget,
+            costs=costs,
+            groups=groups,
+            group_cap=group_cap,
         )
         chosen = self._choose(emb, budget, Terms(ridge, seed, on_progress), options)
         return chosen if isinstance(chosen, Selection) else design.evaluate(emb, chosen, ridge)
@@ -138,6 +151,8 @@ class Rule:
     ) -> Ranking | Selection:
         check_ridge(terms.ridge)
         check_seed(terms.seed)
+        if budget.groups is not None and not self.grouped:
+            raise UserError(f"selector {self.name!r} keeps to no caps of groups: take another")
         missing = [name for name in self.needs if options.get(name) is None]
         if missing:
             raise UserError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
@@ -175,6 +190,8 @@ def rule(
     nested: bool = True,
     criterion: Criterion | None = None,
     adds: bool = False,
+    weighs: bool = False,
+    grouped: bool = True,
 ) -> Callable[[AnyFunction], AnyFunction]:
     """Put a function into `SELECTORS`, by its own name or `name`; it stays as it is.
 
@@ -190,7 +207,7 @@ def rule(
             raise ValueError(f"there are two rules of the name {key!r}: rename one")
         SELECTORS[key] = Rule(
             *(key, function, favours, measured, needs),
-            *(targeted, by_label, nested, criterion, adds),
+            *(targeted, by_label, nested, criterion, adds, weighs, grouped),
         )
         return function
 
