@@ -66,6 +66,14 @@ def parser() -> argparse.ArgumentParser:
         "load_from_disk; the folder above it must exist",
     )
 
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        type=path,
+        help="a report's manifest.json: its run again, what else is given here in place of its "
+        "options; without -o to the same OUT, which needs --overwrite",
+    )
+
     budget = p.add_argument_group("budget, exactly one")
     budget.add_argument("--n-samples", metavar="K", type=int, help="number of rows")
     budget.add_argument(

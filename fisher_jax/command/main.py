@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from fisher_jax.command import interruption
-from fisher_jax.command.arguments import flags, parser
+from fisher_jax.command.arguments import flags
 from fisher_jax.command.errors import Messages, is_told, tell
+from fisher_jax.command.replay import arguments_of
 from fisher_jax.command.words import NAME
 
 
@@ -14,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; messages go to stderr."""
     with contextlib.redirect_stderr(Messages(sys.stderr)):
         try:
-            args = parser().parse_args(argv)
+            args = arguments_of(argv)
             from fisher_jax.command.work import work  # deferred: its libraries take seconds
 
             with interruption.listening():

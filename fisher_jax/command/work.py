@@ -7,6 +7,7 @@ import sys
 from fisher_jax.command import interruption
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.messages import Bars
+from fisher_jax.command.replay import changed_since
 from fisher_jax.command.words import NAME
 from fisher_jax.data.output import check_columns_fit
 from fisher_jax.models import shown
@@ -34,7 +35,8 @@ def work(args: argparse.Namespace) -> None:
         prepared = prepare(request, clock)
         if prepared.file is not None:
             check_columns_fit(output.out, prepared.file)
-        told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.calls]
+        changes = [] if args.config is None else changed_since(args.config, prepared.facts)
+        told = [str(prepared.plan), prepared.reading, *prepared.notes, *changes, prepared.calls]
         _say(" ".join(filter(None, told)))
         _preview(prepared, args.preview)
         if args.dry_run:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from fisher_jax.data import PoolError
-from fisher_jax.data.embeddings_file import read_embeddings
 from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
 from fisher_jax.data.sets import Part
 from fisher_jax.data.shapes import Columns
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.request import SOURCES, Request, names_of
 from fisher_jax.util.files import unchanged
