@@ -343,7 +343,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what is to come (rows, tokens, memory, time) and stop",
+        help="say what is to come (rows, tokens, passes, memory, time) and stop",
     )
     output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
     output.add_argument("--version", action="version", version=f"{NAME} {version_of('fisher-jax')}")

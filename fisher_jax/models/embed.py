@@ -111,15 +111,7 @@ def forward(
     lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = aligned((int(offsets[-1]), model.dim), np.float32)
     graph, weights = nnx.split(model.module)
-    steps = _padded_lengths(model, fed[fed > 0]).tolist()  # a row of one token is not fed
-    batches = []
-    for length, lower in zip(steps, [0, *steps][:-1], strict=True):
-        (members,) = np.nonzero((fed > lower) & (fed <= length))
-        of_row = length * activation_bytes(model.module.config, length)
-        n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
-        size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
-        starts = range(0, len(members), size)
-        batches += [((size, length), members[begin : begin + size]) for begin in starts]
+    batches = _batches(model, fed, batch_tokens)
 
     def begun() -> Iterator[tuple[np.ndarray, Array, np.ndarray | slice]]:
         """Each batch's rows, hidden states on the device, and where the counted ones are."""
@@ -150,6 +142,27 @@ def forward(
         if on_progress is not None:
             on_progress(done)
     return tokens_TxD
+
+
+def count_passes(model: LanguageModel, rows: TokenizedRows, batch_tokens: int) -> int:
+    """How many forward passes `forward` takes."""
+    return len(_batches(model, np.asarray([len(ids) - 1 for ids in rows.ids]), batch_tokens))
+
+
+def _batches(
+    model: LanguageModel, fed_N: Int[np.ndarray, "N"], batch_tokens: int
+) -> list[tuple[tuple[int, int], Int[np.ndarray, "n"]]]:
+    """Of rows that are fed so many tokens: each batch's shape, and the rows in it."""
+    steps = _padded_lengths(model, fed_N[fed_N > 0]).tolist()  # a row of one token is not fed
+    batches = []
+    for length, lower in zip(steps, [0, *steps][:-1], strict=True):
+        (members,) = np.nonzero((fed_N > lower) & (fed_N <= length))
+        of_row = length * activation_bytes(model.module.config, length)
+        n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
+        size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
+        starts = range(0, len(members), size)
+        batches += [((size, length), members[begin : begin + size]) for begin in starts]
+    return batches
 
 
 def _padded_lengths(model: LanguageModel, fed_N: Int[np.ndarray, "N"]) -> Int[np.ndarray, "S"]:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from fisher_jax.design import Budget, budget_in_examples
 from fisher_jax.pipeline.request import Request
-from fisher_jax.pipeline.row_values import RowValues
+from fisher_jax.pipeline.row_values import NO_VALUES, RowValues
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 
@@ -24,6 +24,7 @@ class Plan(NamedTuple):
         rows: to choose from.
         tokens: that they have to learn.
         total: the budget, in rows or in cost, of which the rows have no more.
+        passes: through the model, to embed; 0 without one.
         memory: bytes at the peak, roughly.
         seconds: until the end, roughly.
     """
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     rows: int
     tokens: int
     total: float | int
+    passes: int
     memory: float
     seconds: float
 
@@ -38,8 +40,9 @@ class Plan(NamedTuple):
         seconds = self.seconds
         about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
         return (
-            f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')} to learn, about "
-            f"{self.memory / 2**30:.1f} GiB and {about}."
+            f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')} to learn, "
+            + (f"{self.passes:,} forward pass{'es' * (self.passes > 1)}, " if self.passes else "")
+            + f"about {self.memory / 2**30:.1f} GiB and {about}."
         )
 
 
@@ -48,16 +51,18 @@ def plan(
     lengths: Int[np.ndarray, "N"],
     costs: Int[np.ndarray, "N"],
     dim: int,
-    values: RowValues,
     n_parameters: int = 0,
     n_fed: int = 0,
+    n_passes: int = 0,
+    values: RowValues = NO_VALUES,
 ) -> Plan:
     """The plan for rows with `lengths` embeddings to work on and `costs` tokens to learn.
 
-    A model of so many parameters is fed so many tokens; 0 where the embeddings are ready.
+    A model of so many parameters is fed so many tokens in so many passes; 0 where the embeddings
+    are ready.
 
     Raises:
-        UserError: the budget buys nothing, or the embeddings don't fit into memory.
+        UserError: the budget buys nothing, or this machine has less memory than the plan says.
     """
     rows, tokens, price = len(lengths), int(lengths.sum()), _price(values, costs)
     if request.token_budget is None:
@@ -78,13 +83,13 @@ def plan(
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
     width = 2 if request.dtype == "bfloat16" else 4
     memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
-    needed, there = 4.0 * tokens * dim / 2**30, physical_memory() / 2**30
-    if n_parameters and needed > there:  # ready embeddings are in memory already
+    if memory > physical_memory():
+        needed, there = memory / 2**30, physical_memory() / 2**30
         raise UserError(
-            f"the embeddings of {counted(tokens, 'token')} need {needed:.0f} GiB, this machine has "
-            f"{there:.0f} GiB: pass a smaller `max_length`, a narrower model or a smaller pool"
+            f"{counted(tokens, 'token')} of width {dim} need about {needed:.1f} GiB, this machine "
+            f"has {there:.1f} GiB: pass a smaller `max_length`, a narrower model or a smaller pool"
         )
-    return Plan(rows, int(costs.sum()), total, memory, seconds)
+    return Plan(rows, int(costs.sum()), total, n_passes, memory, seconds)
 
 
 def spending(

@@ -96,7 +96,7 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
     if len(kept.at) < n_rows:
         emb = emb.take(kept.at)
     values = read_values(request, file, kept.at)
-    planned = plan(request, emb.lengths, emb.lengths, emb.dim, values)
+    planned = plan(request, emb.lengths, emb.lengths, emb.dim, values=values)
     budget = spending(request, emb.lengths, values, planned.total)
     notes, facts = kept.notes, facts | kept.facts
     return ReadyPool(

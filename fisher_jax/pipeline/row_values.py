@@ -30,6 +30,9 @@ class RowValues(NamedTuple):
         return RowValues(*(None if of is None else of[rows] for of in self))
 
 
+NO_VALUES = RowValues()
+
+
 def read_values(request: Request, file: PoolFile | None, at: Int[np.ndarray, "N"]) -> RowValues:
     """Of the rows `at` of a pool's file.
 
@@ -37,7 +40,7 @@ def read_values(request: Request, file: PoolFile | None, at: Int[np.ndarray, "N"
         PoolError: a row without the column, or with a value that can't be.
     """
     if file is None:
-        return RowValues()
+        return NO_VALUES
 
     def values(column: str | None, value_of: Callable[[Any], Any]) -> np.ndarray | None:
         if column is None:

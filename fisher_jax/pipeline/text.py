@@ -17,6 +17,7 @@ from fisher_jax.models import (
     tokenize,
 )
 from fisher_jax.models.chat import writes_tools
+from fisher_jax.models.embed import count_passes
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import check_cache, embed_rows, store_of
@@ -163,13 +164,12 @@ def read_text(request: Request, clock: Clock) -> TextPool:
         notes += of.notes(limit, f" of {BESIDE[name]}")
         facts |= facts_of(name, files[name])
         n_fed += sum(map(len, of.tokens.ids))
-    request = dataclasses.replace(
-        request, batch_tokens=request.batch_tokens or here().forward_tokens
-    )
     values = values.take(np.searchsorted(kept.at, rows.at))
-    planned = plan(
-        request, rows.tokens.counted, costs, model.dim, values, model.n_parameters, n_fed
-    )
+    batch_tokens = request.batch_tokens or here().forward_tokens
+    passes = [count_passes(model, of.tokens, batch_tokens) for of in (rows, *beside.values())]
+    request = dataclasses.replace(request, batch_tokens=batch_tokens)
+    sizes = model.dim, model.n_parameters, n_fed, sum(passes)
+    planned = plan(request, rows.tokens.counted, costs, *sizes, values=values)
     budget = spending(request, costs, values, planned.total)
     check_fits(rows.tokens.counted, model.dim)
     return TextPool(

@@ -137,3 +137,25 @@ def test_what_cannot_be_is_refused_before_anything_is_read(name):
     with pytest.raises(UserError) as caught:
         fj.choose(n_samples=1, **options)
     assert words in str(caught.value)
+
+
+def test_the_plan_counts_forward_passes_and_refuses_by_its_own_memory(
+    run, refused, llama, out, tmp_path, monkeypatch
+):
+    from fisher_jax.models.embed import hidden_states
+
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": text} for text in texts()])
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--batch-tokens", 16]
+    argv += ["--initial", pool]
+    code, messages = run(*argv, "--dry-run")
+    assert code == 0
+    calls = []
+    monkeypatch.setattr(
+        "fisher_jax.models.embed.hidden_states", lambda *a: calls.append(1) or hidden_states(*a)
+    )
+    assert run(*argv)[0] == 0
+    assert f"{len(calls)} forward passes, about" in messages and len(calls) > 2
+    monkeypatch.setattr("fisher_jax.pipeline.plan.physical_memory", lambda: 2.0**30)
+    write_embeddings(tmp_path / "emb.safetensors")
+    ready = ["--embeddings", tmp_path / "emb.safetensors", "-o", out, "--n-samples", K]
+    refused([*ready, "--overwrite"], ["need about 1.0 GiB"])
