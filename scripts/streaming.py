@@ -69,7 +69,7 @@ def streamed(pool: StoredEmbeddings) -> tuple[dict[str, Any], Sequence[int]]:
 
     def work() -> Stream:
         with in_precision(dtype, budget):
-            stream = Stream(pool, budget, np.ones(len(pool)), 1.0, dtype)
+            stream = Stream(pool, budget, np.ones(len(pool)), None, 1.0, dtype)
             stream.start()
             with tqdm(total=CHOICES, desc="selecting") as bar:
                 while (i := stream.choose()) is not None:
