@@ -21,22 +21,22 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
         raise UserError(f"there is no file {path}: --embeddings takes a .safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            if names != {"tokens", "offsets"}:
+            names = sorted(file.keys())
+            if names != ["offsets", "tokens"]:
                 raise UserError(
                     f"{path} must hold tokens and offsets and nothing else, it holds "
-                    f"{', '.join(sorted(names)) or 'nothing'}"
+                    f"{', '.join(names) or 'nothing'}"
                 )
-            tokens, offsets = (np.asarray(file.get_tensor(n)) for n in ("tokens", "offsets"))
-        return TokenEmbeddings(tokens, offsets)
+            offsets, tokens = (np.asarray(file.get_tensor(name)) for name in names)
     except (SafetensorError, OSError, AttributeError, TypeError) as error:  # numpy has no float8
         raise UserError(
             f"{path} is not readable as safetensors ({error}): write it with "
             "safetensors.numpy.save_file"
         ) from None
-    except ValueError as error:
-        named = str(error) if isinstance(error, UserError) else f"{path}: {error}"
-        raise UserError(named) from None
+    try:
+        return TokenEmbeddings(tokens, offsets)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def write_embeddings(emb: TokenEmbeddings, path: Path, dtype: str | None = None) -> None:
