@@ -25,9 +25,10 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UserError: arguments that can't be, or a manifest.
     """
     argv = [*(sys.argv[1:] if argv is None else argv)]
-    given = _given(argv)
-    if "config" not in given:
+    config = any(word.partition("=")[0] == "--config" for word in argv)
+    if not config or {"-h", "--help", "--version", "--list-selectors"} & {*argv}:
         return parser().parse_args(argv)
+    given = _given(argv)
     options = _manifest(given["config"])["options"]
     dropped = {*given, "overwrite"}
     if dropped & BUDGETS:

@@ -27,6 +27,7 @@ def test_a_run_again_makes_the_same_bytes(run, refused, manifest, out):
     assert code == 0 and "has changed" not in messages
     assert out.read_bytes() == first
     assert manifest_of(out)["options"] == options | {"overwrite": True}
+    refused(["--config", manifest], [out, "exists", "--overwrite"])  # nor is that taken over
 
 
 def test_what_is_given_takes_the_place_of_what_was(run, manifest, out):
@@ -85,6 +86,12 @@ def test_every_option_stands_in_words_as_it_was(manifest):
 def test_manifests_that_cannot_be_are_refused(options, words, refused, manifest):
     manifest.write_text(json.dumps({"options": options, "result": {}}))
     refused(["--config", manifest, "-o", "x.jsonl", "--model", "m", "--n-samples", 1], words)
+
+
+def test_help_is_told_with_a_manifest_too(capsys):
+    with pytest.raises(SystemExit) as done:
+        arguments_of(["--config", "none.json", "--help"])
+    assert done.value.code == 0 and "--group-cap CAP" in capsys.readouterr().out
 
 
 def test_what_is_no_manifest_is_refused(refused, tmp_path):
