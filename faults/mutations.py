@@ -130,7 +130,7 @@ def fault_of(kind: Kind, place: Path) -> str | None:
 
 def embeddings() -> Kind:
     """Ready embeddings."""
-    from fisher_jax.data.embeddings_file import read_embeddings
+    from fisher_jax.design.embeddings_file import read_embeddings
     from tests.helpers.cli import write_embeddings
 
     return Kind(

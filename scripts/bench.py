@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +142,8 @@ def products_of(emb: fj.TokenEmbeddings) -> dict[str, Callable[[], object]]:
 
 def approximate() -> dict:
     """What stochastic greedy keeps of the exact f, and its time in that of the exact rule, warm."""
-    emb, budget = synthetic_pool(5000, dim=128), {"n_samples": N_SAMPLES}
+    emb = synthetic_pool(5000, dim=128)
+    budget: dict[str, Any] = {"n_samples": N_SAMPLES}
     rule, exact = fj.SELECTORS["fisher_stochastic"], fj.select(emb, **budget).log_det
     shares = [rule(emb, **budget, seed=seed).log_det / exact for seed in range(REPEATS)]
     pairs = [

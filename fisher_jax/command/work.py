@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from fisher_jax.command import interruption
-from fisher_jax.command.arguments import NAME
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.messages import Bars
+from fisher_jax.command.replay import changed_since
+from fisher_jax.command.words import NAME
 from fisher_jax.data.output import check_columns_fit
 from fisher_jax.models import shown
 from fisher_jax.pipeline import Clock, Output, Request, finish, prepare
@@ -44,7 +46,8 @@ def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
         output.check_room(prepared.file, prepared.plan.share)
         if not embeds:
             check_embedded(prepared)
-        _tell(prepared, args.preview)
+        changes = [] if args.config is None else changed_since(args.config, prepared.facts)
+        _tell(prepared, args.preview, changes)
         if args.dry_run:
             return
         line = finish(prepared, clock).write_to(output, show, interruption.finishing)
@@ -85,9 +88,10 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _tell(prepared: TextPool | ReadyPool, preview: int) -> None:
-    """What is to come, and the first rows."""
-    told = [str(prepared.plan), prepared.reading, *prepared.notes, prepared.kept, prepared.calls]
+def _tell(prepared: TextPool | ReadyPool, preview: int, changes: Sequence[str] = ()) -> None:
+    """What is to come, what changed since the run of --config, and the first rows."""
+    told = [str(prepared.plan), prepared.reading, *prepared.notes, *changes]
+    told += [prepared.kept, prepared.calls]
     _say(" ".join(filter(None, told)))
     _preview(prepared, preview)
 

@@ -1,4 +1,4 @@
-"""Copies of a row among a pool's rows: equal texts, and near duplicates by MinHash."""
+"""Copies of a row among a pool's rows: equal texts, near duplicates by MinHash, like meanings."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from fisher_jax.data.example import Example, PoolError
 from fisher_jax.data.shapes import example_of, examples_of
@@ -15,6 +15,7 @@ from fisher_jax.util.progress import OnProgress
 
 _N_PERMUTATIONS = 128
 _SHINGLE = 3
+_BLOCK, _ROUNDING = 1024, 1e-5  # rows, and what a cosine in float32 may be off by
 
 
 def normalized(row: str | Example) -> str:
@@ -26,16 +27,48 @@ def unique(
     rows: Sequence[str | Example],
     copies: Literal["none", "exact", "near"],
     on_progress: OnProgress | None = None,
+    against: Sequence[str | Example] = (),
 ) -> Int[np.ndarray, "n"]:
     """Indices of the rows that are no such copy of an earlier one, ascending.
 
-    Only near duplicates take long enough to call `on_progress` with the rows done.
+    Nor of a row of `against`, of which copies "none" tells exact ones. Only near duplicates take
+    long enough to call `on_progress` with the rows done, those of `against` first.
     """
     if copies == "none":
-        return np.arange(len(rows))
+        keys = {_key(row) for row in examples_of(against)}
+        rest = enumerate(examples_of(rows)) if keys else ()
+        gone = [i for i, row in rest if _key(row) in keys]
+        return np.delete(np.arange(len(rows)), gone)
+    both = [*against, *rows]
     if copies == "exact":
-        return deduplicate_exact(rows)
-    return deduplicate_near(rows, on_progress=on_progress)
+        kept = deduplicate_exact(both)
+    else:
+        kept = deduplicate_near(both, on_progress=on_progress)
+    return kept[kept >= len(against)] - len(against)
+
+
+def deduplicate_means(
+    means_NxD: Float[np.ndarray, "N D"], threshold: float | int = 0.95
+) -> Int[np.ndarray, "n"]:
+    """Indices of the rows that are like no earlier one that is kept, ascending: semantic copies.
+
+    Alike are two rows whose means of their tokens' embeddings, less the mean of all rows, have a
+    cosine of at least `threshold` (as SemDeDup, arXiv 2303.09540, which looks within clusters
+    only). N^2 / 2 cosines, a block of rows at a time.
+
+    Raises:
+        PoolError: a threshold out of range.
+    """
+    if not 0 < threshold <= 1:
+        raise PoolError(f"threshold must be above 0 and at most 1, got {threshold}")
+    unit = means_NxD - means_NxD.mean(axis=0)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), np.finfo(unit.dtype).tiny)
+    kept = np.ones(len(unit), bool)
+    for begin in range(0, len(unit), _BLOCK):
+        alike = unit[begin : begin + _BLOCK] @ unit[: begin + _BLOCK].T >= threshold - _ROUNDING
+        for i, to_earlier in enumerate(alike, start=begin):
+            kept[i] = not (to_earlier[:i] & kept[:i]).any()
+    return np.flatnonzero(kept)
 
 
 def deduplicate_exact(rows: Sequence[str | Example]) -> Int[np.ndarray, "n"]:

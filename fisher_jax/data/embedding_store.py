@@ -198,7 +198,7 @@ class StoredEmbeddings:
             tokens /= np.maximum(norms, np.finfo(tokens.dtype).tiny).astype(tokens.dtype)
         return tokens if self._scale == 1 else np.multiply(tokens, self._scale, out=tokens)
 
-    def load(self) -> TokenEmbeddings:
+    def in_memory(self) -> TokenEmbeddings:
         """All of it, in memory."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         return TokenEmbeddings(self.read(np.arange(len(self))), offsets)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fisher_jax.data.contents import Content, Records, Several
 from fisher_jax.data.example import Example, PoolError
 from fisher_jax.data.formats import BY_SUFFIX, format_of
@@ -57,6 +59,21 @@ class PoolFile:
             return str(self.content.records([i])[0])
         except (ValueError, OverflowError):  # a date that Python has no value for
             return self.where(i)
+
+    def column(self, name: str, rows: Sequence[int] | np.ndarray) -> list[Any]:
+        """A column's values in some rows, null (None) where a row lacks it.
+
+        Raises:
+            PoolError: no row has it.
+        """
+        values, is_there = [], False
+        for begin in range(0, len(rows), 4096):  # never all rows as Python objects
+            for record in self.content.records([int(i) for i in rows[begin : begin + 4096]]):
+                is_there |= name in record
+                values.append(record.get(name))
+        if not is_there:
+            raise PoolError(f"{self.path} has no column {name!r}: name one that it has")
+        return values
 
     def first_without_prompt(self) -> int | None:
         """The first row that is not split into a prompt and a completion."""

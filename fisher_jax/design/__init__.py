@@ -18,6 +18,7 @@ from fisher_jax.design.embeddings import (
     as_targets,
     check_squares,
 )
+from fisher_jax.design.groups import Cap
 from fisher_jax.design.ranking import Ranking, Selection
 from fisher_jax.util.checks import LEAST_RIDGE
 from fisher_jax.util.lazy import lazily
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
     from fisher_jax.design.fisher_selector import FisherSelector
     from fisher_jax.design.i_optimal import least_variance
     from fisher_jax.design.linalg import HIGHEST
+    from fisher_jax.design.prior import beyond
     from fisher_jax.design.randomized import draw_fisher
-    from fisher_jax.design.selection import greedily, select
+    from fisher_jax.design.selection import greedily, select, worth_of
 
 __all__ = [
     "HIGHEST",
     "LEAST_RIDGE",
     "Budget",
+    "Cap",
     "Criterion",
     "FisherSelector",
     "PoolLike",
@@ -48,6 +51,7 @@ __all__ = [
     "aligned",
     "as_embeddings",
     "as_targets",
+    "beyond",
     "budget_in_examples",
     "certify",
     "check_squares",
@@ -61,6 +65,7 @@ __all__ = [
     "select",
     "stochastic_greedy",
     "take",
+    "worth_of",
 ]
 __getattr__ = lazily(
     __name__,
@@ -71,7 +76,8 @@ __getattr__ = lazily(
         "fisher_jax.design.fisher_selector": "FisherSelector",
         "fisher_jax.design.i_optimal": "least_variance",
         "fisher_jax.design.linalg": "HIGHEST",
+        "fisher_jax.design.prior": "beyond",
         "fisher_jax.design.randomized": "draw_fisher",
-        "fisher_jax.design.selection": "greedily select",
+        "fisher_jax.design.selection": "greedily select worth_of",
     },
 )

@@ -49,7 +49,7 @@ def stochastic_greedy(
     rng = stream(seed, "fisher_stochastic")
     dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
     with in_precision(dtype, budget):
-        state = Stream(emb, budget, per, ridge, dtype)
+        state = Stream(emb, budget, per, None, ridge, dtype)
         while len(left := state.open):
             state.take(state.best_of(rng.choice(left, min(size, len(left)), replace=False)))
             if on_progress is not None:

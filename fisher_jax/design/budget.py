@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from fisher_jax.design.embeddings import TokenSource, as_embeddings
+from fisher_jax.design.groups import Cap, Groups
 from fisher_jax.design.ranking import Ranking
 from fisher_jax.util.checks import check_one_budget
 from fisher_jax.util.errors import UserError
@@ -22,48 +23,83 @@ class Budget(NamedTuple):
         costs: (N,) positive; ones where examples are counted.
         total: the sum of costs that no selection exceeds.
         in_examples: costs are ones because examples are counted, not tokens.
+        groups: of which only so much is bought each; None without.
     """
 
     costs: Float[np.ndarray, "N"]
     total: float | int
     in_examples: bool = False
+    groups: Groups | None = None
 
     @classmethod
-    def of(
+    def of(cls, emb: TokenSource, **terms: Any) -> "Budget":
+        """`over` the tokens of a pool.
+
+        All selectors come by here, so `emb` is checked too.
+        """
+        emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
+        return cls.over(emb.lengths, **terms)
+
+    @classmethod
+    def over(
         cls,
-        emb: TokenSource,
+        lengths: Int[np.ndarray, "N"],
         *,
         n_samples: int | None = None,
         fraction: float | int | None = None,
         token_budget: float | int | None = None,
         costs: Sequence | np.ndarray | None = None,
+        groups: Sequence | np.ndarray | None = None,
+        group_cap: Cap | None = None,
     ) -> "Budget":
         """From exactly one of the three budgets, as `fisher_jax.select` has them.
-
-        All selectors come by here, so `emb` is checked too.
 
         A `token_budget` may be infinite, for the whole pool.
 
         Raises:
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
-                without `token_budget` or wrong ones.
+                without `token_budget` or wrong ones; groups as `Groups.split`.
         """
-        emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
         check_one_budget(n_samples=n_samples, fraction=fraction, token_budget=token_budget)
         if costs is not None and token_budget is None:
             raise UserError("costs goes with token_budget; pass token_budget or leave costs out")
+        if (groups is None) != (group_cap is None):
+            raise UserError("groups and group_cap go together: pass both, or none")
         if token_budget is None:
-            return cls(np.ones(len(emb)), budget_in_examples(len(emb), n_samples, fraction), True)
-        budget = cls(_checked_costs(emb, costs), token_budget)
-        if not token_budget >= budget.costs.min():
+            n = len(lengths)
+            budget = cls(np.ones(n), budget_in_examples(n, n_samples, fraction), True)
+        else:
+            budget = cls._of_cost(lengths, token_budget, costs)
+        if groups is None or group_cap is None:
+            return budget
+        split = Groups.split(groups, group_cap, budget.costs, budget.total)
+        return budget._replace(groups=split)._checked()
+
+    @classmethod
+    def _of_cost(
+        cls, lengths: np.ndarray, total: float | int, costs: Sequence | np.ndarray | None
+    ) -> "Budget":
+        budget = cls(_checked_costs(lengths, costs), total)
+        if not total >= budget.costs.min():
             raise UserError(
-                f"token_budget={token_budget} buys nothing: "
+                f"token_budget={total} buys nothing: "
                 f"the cheapest example costs {budget.costs.min():g}"
             )
         everything = budget.costs.sum()
-        if token_budget < everything:
+        if total < everything:
             return budget
         return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
+
+    def _checked(self) -> "Budget":
+        """Refuse a number of examples that the groups' caps don't allow."""
+        if self.groups is not None and self.in_examples:
+            room = self.groups.room(self.costs)
+            if self.total > room:
+                raise UserError(
+                    f"the budget is for {self.total:g} examples, but `group_cap` allows {room:g}: "
+                    "ask for fewer, or raise caps"
+                )
+        return self
 
     def without(self, rows: Int[np.ndarray, "R"]) -> "Budget":
         """The same where some rows can't be bought: they cost more than any budget.
@@ -78,7 +114,7 @@ class Budget(NamedTuple):
             raise UserError(
                 f"the budget is for {self.total:g}, but {n_left} of {len(costs)} examples are left"
             )
-        return self._replace(costs=costs)
+        return self._replace(costs=costs)._checked()
 
     @property
     def is_whole(self) -> bool:
@@ -91,6 +127,15 @@ class Budget(NamedTuple):
         if self.is_whole:
             return np.minimum(self.costs, 2**31 - 1).astype(np.int32), math.floor(self.total)
         return self.costs, self.total
+
+    @property
+    def rooms(self) -> tuple[Int[np.ndarray, "N"], Num[np.ndarray, "G"]]:
+        """Each row's group, and what it may cost in the type of `units`; one group without any."""
+        of, caps = self.groups or (np.zeros(len(self.costs), np.int64), np.array([self.total]))
+        caps = np.minimum(caps, self.total)
+        if self.is_whole:
+            caps = np.floor(caps).astype(np.int32)
+        return of.astype(np.int32), caps
 
     def divisors(
         self, emb: TokenSource, criterion: Criterion | None, power: float | int = 1
@@ -132,13 +177,16 @@ class Purse:
 
     def __init__(self, budget: Budget) -> None:
         self._costs, self._left, self._bought = budget.costs, budget.total, []
-        self.is_open: Bool[np.ndarray, "N"] = budget.costs <= budget.total
+        self._group, caps = budget.rooms
+        self._room = caps.astype(np.float64)
+        self.is_open: Bool[np.ndarray, "N"] = self._costs <= self._room[self._group]
 
     def buy(self, i: int) -> None:
         """Take an open row."""
         self._bought.append(i)
         self._left -= self._costs[i]
-        self.is_open &= self._costs <= self._left
+        self._room[self._group[i]] -= self._costs[i]
+        self.is_open &= self._costs <= np.minimum(self._left, self._room[self._group])
         self.is_open[i] = False
 
     @property
@@ -149,13 +197,16 @@ class Purse:
 
 def take(budget: Budget, order: np.ndarray) -> Ranking:
     """The rows of an order that still fit when their turn comes."""
-    if np.ptp(budget.costs) == 0:
+    if budget.groups is None and np.ptp(budget.costs) == 0:
         return order[: int(budget.total // budget.costs[0])]
     remaining, cheapest, taken = budget.total, budget.costs.min(), []
+    group, room = budget.rooms
+    room = room.astype(np.float64)
     for i in order:
-        if budget.costs[i] <= remaining:
+        if budget.costs[i] <= min(remaining, room[group[i]]):
             taken.append(i)
             remaining -= budget.costs[i]
+            room[group[i]] -= budget.costs[i]
         elif remaining < cheapest:
             break
     return np.asarray(taken, np.int64)
@@ -178,10 +229,10 @@ def budget_in_examples(n: int, n_samples: int | None, fraction: float | int | No
     return int(n_samples)
 
 
-def _checked_costs(emb: TokenSource, costs: Sequence | np.ndarray | None) -> np.ndarray:
-    costs = np.asarray(emb.lengths if costs is None else costs, np.float64)
-    if costs.shape != (len(emb),):
-        raise UserError(f"costs must be one number an example, {len(emb)}, got {costs.shape}")
+def _checked_costs(lengths: np.ndarray, costs: Sequence | np.ndarray | None) -> np.ndarray:
+    costs = np.asarray(lengths if costs is None else costs, np.float64)
+    if costs.shape != lengths.shape:
+        raise UserError(f"costs must be one number an example, {len(lengths)}, got {costs.shape}")
     bad = np.flatnonzero(~(np.isfinite(costs) & (costs > 0)))
     if len(bad):
         raise UserError(f"costs must be positive, example {bad[0]} has {costs[bad[0]]}")

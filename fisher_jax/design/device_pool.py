@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from fisher_jax.design.buckets import ladder, worth
+from fisher_jax.design.budget import Budget
 from fisher_jax.design.candidates import Batch, batches
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.util.platforms import check_fits, here
@@ -30,8 +31,9 @@ class Shapes(NamedTuple):
 class Pool(NamedTuple):
     """Examples sorted by length; `original` is their place in the pool that was given.
 
-    A choice spends `cost` of the budget; the largest gain divided by `per` is chosen. On a mesh the
-    devices' parts, of equal size, stand one after the other, and `start` counts within a part.
+    A choice spends `cost` of the budget and of its group's room; the largest `key` is chosen: the
+    gain and `bonus` divided by `per`. On a mesh the devices' parts, of equal size, stand one after
+    the other, and `start` counts within a part.
     """
 
     tokens: Float[Array, "T D"]
@@ -40,27 +42,39 @@ class Pool(NamedTuple):
     original: Int[Array, "N"]
     cost: Num[Array, "N"]
     per: Float[Array, "N"]
+    bonus: Float[Array, "N"]
+    group: Int[Array, "N"]
+
+
+class Room(NamedTuple):
+    """What is left of a budget, and of it for each group."""
+
+    all: Num[Array, ""]
+    groups: Num[Array, "G"]
 
 
 def make_pool(
     emb: TokenEmbeddings,
-    costs: np.ndarray | None = None,
+    budget: Budget | None = None,
     per: np.ndarray | None = None,
+    bonus: np.ndarray | None = None,
     mesh: Mesh | None = None,
     dtype: str | None = None,
 ) -> tuple[Pool, Shapes]:
     """The pool on its devices and its shapes; examples longer than D become D rows.
 
-    Every example costs 1 and gains are divided by 1 unless told otherwise. `dtype` is that of the
-    tokens on the device; all is computed in theirs.
+    Every example costs 1, gains are divided by 1 and nothing is added to them unless told
+    otherwise. `dtype` is that of the tokens on the device; all is computed in theirs.
 
     Raises:
         ValueError: the device can't hold them.
     """
     kept = np.dtype(dtype or emb.tokens.dtype)
     check_fits(emb.lengths, emb.dim, kept.itemsize, 1 if mesh is None else mesh.size)
-    emb, ones = emb.at_most_dim_rows(), np.ones(len(emb), np.int32)
-    costs, per = ones if costs is None else costs, ones if per is None else per
+    emb = emb.at_most_dim_rows()
+    budget = Budget(np.ones(len(emb)), len(emb), True) if budget is None else budget
+    per = np.ones(len(emb)) if per is None else per
+    bonus = np.zeros(len(emb)) if bonus is None else bonus
     order = np.argsort(emb.lengths, kind="stable")
     lengths = emb.lengths[order]
     columns = (
@@ -68,8 +82,10 @@ def make_pool(
         emb.offsets[:-1][order].astype(np.int32),
         lengths.astype(np.int32),
         order.astype(np.int32),
-        costs[order],
+        budget.units[0][order],
         per[order].astype(emb.tokens.dtype),
+        bonus[order].astype(emb.tokens.dtype),
+        budget.rooms[0][order],
     )
     n_steps = worth(emb.tokens.size, here().update_lengths)
     steps = tuple(int(length) for length in ladder(lengths, n_steps))
@@ -92,6 +108,8 @@ def _divided(
     original: np.ndarray,
     cost: np.ndarray,
     per: np.ndarray,
+    bonus: np.ndarray,
+    group: np.ndarray,
     n_parts: int,
 ) -> tuple[np.ndarray, ...]:
     """A pool's columns in equal parts, one after the other; examples are dealt by length.
@@ -112,15 +130,31 @@ def _divided(
         part_TxD = np.zeros((size, tokens.shape[1]), tokens.dtype)
         part_TxD[: len(rows)] = tokens[rows]
         columns = [(own, size - 1), (length[mine], 1), (original[mine], last)]
-        columns += [(cost[mine], never), (per[mine], 1)]
+        columns += [(cost[mine], never), (per[mine], 1), (bonus[mine], 0), (group[mine], 0)]
         short = n - len(own)
         parts.append([part_TxD, *(np.pad(x, (short, 0), constant_values=v) for x, v in columns)])
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def is_open(pool: Pool, taken: Bool[Array, "N"], remaining: Num[Array, ""]) -> Bool[Array, "N"]:
+def first_room(budget: Budget) -> Room:
+    """All of a budget."""
+    costs, total = budget.units
+    return Room(jnp.asarray(total, costs.dtype), jnp.asarray(budget.rooms[1], costs.dtype))
+
+
+def is_open(pool: Pool, taken: Bool[Array, "N"], room: Room) -> Bool[Array, "N"]:
     """Examples that are not chosen yet and that the rest of the budget pays for."""
-    return ~taken & (pool.cost <= remaining)
+    return ~taken & (pool.cost <= room.all) & (pool.cost <= room.groups[pool.group])
+
+
+def spend(room: Room, cost: Num[Array, ""], group: Int[Array, ""]) -> Room:
+    """What is left after an example of a group."""
+    return Room(room.all - cost, room.groups.at[group].add(-cost))
+
+
+def keys(pool: Pool, gains: Float[Array, "N"]) -> Float[Array, "N"]:
+    """What a choice maximises. It falls as gains do, so that of an old gain it is a bound."""
+    return (gains + pool.bonus) / pool.per
 
 
 def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:

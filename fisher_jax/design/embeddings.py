@@ -4,8 +4,10 @@ Axes, here and in every module: N examples, M tokens of an example, T all tokens
 width, L labels (vocabulary), K budget, B batch.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -109,6 +111,33 @@ class TokenEmbeddings:
         shape, dtype = (int(offsets[-1]), arrays[0].shape[1]), np.result_type(*arrays)
         return cls(np.concatenate(arrays, out=aligned(shape, dtype)), offsets)
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "TokenEmbeddings":
+        """From a safetensors file of `save`, or of others with `tokens` and `offsets`.
+
+        float16 becomes float32.
+
+        Raises:
+            UserError: no such file, or none of embeddings.
+        """
+        from fisher_jax.design.embeddings_file import read_embeddings  # which imports this file
+
+        return read_embeddings(Path(path))
+
+    def save(self, path: str | os.PathLike[str], dtype: str | None = None) -> None:
+        """Write `tokens` and `offsets` into a .safetensors file, which `--embeddings` reads too.
+
+        Args:
+            path: a file that is replaced, if there is one, when all is written.
+            dtype: of the tokens in the file: float16, float32 or float64; default as they are.
+
+        Raises:
+            UserError: another name or number type, or numbers that it can't hold.
+        """
+        from fisher_jax.design.embeddings_file import write_embeddings
+
+        write_embeddings(self, Path(path), dtype)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -144,9 +173,14 @@ class TokenEmbeddings:
         """The tokens of some examples, one example after the other."""
         return self.tokens[self.rows_of(examples)]
 
-    def load(self) -> "TokenEmbeddings":
+    def in_memory(self) -> "TokenEmbeddings":
         """Itself: it is in memory."""
         return self
+
+    def take(self, examples: Int[np.ndarray, "n"]) -> "TokenEmbeddings":
+        """Some of the examples, as a pool of their own."""
+        ends = np.cumsum(self.lengths[examples])
+        return TokenEmbeddings(self.read(examples), np.concatenate([[0], ends]))
 
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""

@@ -96,7 +96,7 @@ def remaining_gains(
             gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)
         else:
             everything = Budget.of(emb, fraction=1)
-            gains = Stream(emb, everything, np.ones(len(emb)), ridge, dtype).all_gains(root)
+            gains = Stream(emb, everything, np.ones(len(emb)), None, ridge, dtype).all_gains(root)
     gains[order] = np.inf
     return gains
 

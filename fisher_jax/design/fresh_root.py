@@ -24,15 +24,16 @@ def fresh_root(
         [] if there_TxD is None else np.array_split(there_TxD, 1 + len(there_TxD) // _ROWS_AT_ONCE)
     )
     for x in parts:
-        _add(information, x)
+        add_tokens(information, x)
     ends = np.cumsum(pool.lengths[chosen])
     for some in np.split(chosen, np.flatnonzero(np.diff(ends // _ROWS_AT_ONCE)) + 1):
         if len(some):
-            _add(information, pool.read(some))
+            add_tokens(information, pool.read(some))
     factor = np.linalg.cholesky(information)
     return jnp.asarray(np.linalg.inv(factor).T, dtype)
 
 
-def _add(information: Float[np.ndarray, "D D"], x_TxD: Float[np.ndarray, "T D"]) -> None:
+def add_tokens(information: Float[np.ndarray, "D D"], x_TxD: Float[np.ndarray, "T D"]) -> None:
+    """`X^T X` joins a float64 information matrix, in place."""
     x = x_TxD.astype(np.float64)
     information += x.T @ x

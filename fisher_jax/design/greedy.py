@@ -14,10 +14,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from fisher_jax.design.candidates import Batch, batch_gains
-from fisher_jax.design.device_pool import Pool, Shapes, is_open, padded_rows
+from fisher_jax.design.device_pool import (
+    Pool,
+    Room,
+    Shapes,
+    is_open,
+    keys,
+    padded_rows,
+    spend,
+)
 from fisher_jax.design.linalg import (
     cholesky_identity_plus,
     matmul,
@@ -43,7 +51,7 @@ class State(NamedTuple):
     bounds: Float[Array, "N"]
     stamp: Int[Array, "N"]
     taken: Bool[Array, "N"]
-    remaining: Num[Array, ""]
+    room: Room
     chosen: Int[Array, ""]
     ranking: Int[Array, "K"]
     gains: Float[Array, "K"]
@@ -56,7 +64,7 @@ def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
-def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes) -> State:
+def start(pool: Pool, root: Float[Array, "D D"], room: Room, shapes: Shapes) -> State:
     """Nothing chosen, every example's gain evaluated; `root` as `first_root` gives it."""
     n_all = len(pool.start)
 
@@ -67,7 +75,7 @@ def start(pool: Pool, root: Float[Array, "D D"], budget: Number, shapes: Shapes)
             bounds=all_gains(pool, root[0, 0], shapes),
             stamp=jnp.zeros(n, jnp.int32),
             taken=jnp.zeros(n, bool),
-            remaining=jnp.asarray(budget, pool.cost.dtype),
+            room=room,
             chosen=jnp.zeros((), jnp.int32),
             ranking=jnp.full(n_all, -1, jnp.int32),
             gains=jnp.zeros(n_all, dtype),
@@ -84,7 +92,7 @@ def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Met
     over = _Over(shapes)
 
     def has_open(pool: Pool, state: State) -> Bool[Array, ""]:
-        return over.any(is_open(pool, state.taken, state.remaining))
+        return over.any(is_open(pool, state.taken, state.room))
 
     def choose_on(pool: Pool, state: State) -> State:
         def body(carry):
@@ -165,7 +173,7 @@ def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Ar
 
 
 def pick(
-    pool: Pool, keys: Float[Array, "N"], shapes: Shapes | None = None
+    pool: Pool, values: Float[Array, "N"], shapes: Shapes | None = None
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Position and place in the given pool of the largest key.
 
@@ -173,7 +181,7 @@ def pick(
     position is right on the device that has the example.
     """
     over = _Over(shapes)
-    tied = keys >= over.most(keys) * (1 - TIE[keys.dtype.name])
+    tied = values >= over.most(values) * (1 - TIE[values.dtype.name])
     places = jnp.where(tied, pool.original, jnp.iinfo(jnp.int32).max)
     return jnp.argmin(places).astype(jnp.int32), over.least(places)
 
@@ -225,9 +233,9 @@ def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[...,
 def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
     """Algorithm 1: evaluate every candidate."""
     gains = all_gains(pool, state.root, shapes)
-    is_candidate = is_open(pool, state.taken, state.remaining)
-    keys = jnp.where(is_candidate, gains / pool.per, -jnp.inf)
-    return state._replace(bounds=gains, evaluated=state.evaluated + len(gains)), keys
+    is_candidate = is_open(pool, state.taken, state.room)
+    values = jnp.where(is_candidate, keys(pool, gains), -jnp.inf)
+    return state._replace(bounds=gains, evaluated=state.evaluated + len(gains)), values
 
 
 def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
@@ -241,19 +249,20 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
     """
     n, dtype, over = len(pool.start), state.bounds.dtype, _Over(shapes)
     nobody = jnp.iinfo(jnp.int32).max
-    is_candidate = is_open(pool, state.taken, state.remaining)
+    is_candidate = is_open(pool, state.taken, state.room)
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(batch.width for batch in shapes.batches)
 
     def stale(bounds, stamp, best, index) -> tuple[Array, Array]:
         """Keys of what may be evaluated, -inf for the rest; is one of them in reach anywhere?"""
-        keys = jnp.where(is_candidate & (stamp != state.chosen), bounds / pool.per, -jnp.inf)
-        near = (keys >= best * reach) & ((keys != best) | (pool.original < index))
-        return keys, over.any(near & (keys > -jnp.inf))
+        old = is_candidate & (stamp != state.chosen)
+        values = jnp.where(old, keys(pool, bounds), -jnp.inf)
+        near = (values >= best * reach) & ((values != best) | (pool.original < index))
+        return values, over.any(near & (values > -jnp.inf))
 
     def branch(batch: Batch):
-        def evaluate(keys):
-            top, offset = jax.lax.top_k(keys[batch.start : batch.stop], batch.width)
+        def evaluate(values):
+            top, offset = jax.lax.top_k(values[batch.start : batch.stop], batch.width)
             positions = batch.start + offset.astype(jnp.int32)
             length = jnp.where(top > -jnp.inf, pool.length[positions], 0)
             start = pool.start[positions]
@@ -265,22 +274,24 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
         return evaluate
 
     def body(carry):
-        bounds, stamp, best, index, evaluated, keys, _ = carry
-        tops = jnp.stack([jnp.max(keys[batch.start : batch.stop]) for batch in shapes.batches])
+        bounds, stamp, best, index, evaluated, values, _ = carry
+        tops = jnp.stack([jnp.max(values[batch.start : batch.stop]) for batch in shapes.batches])
         branches = [branch(batch) for batch in shapes.batches]
-        positions, gains = jax.lax.switch(jnp.argmax(tops), branches, keys)
+        positions, gains = jax.lax.switch(jnp.argmax(tops), branches, values)
         bounds = bounds.at[positions].set(gains, mode="drop")
         stamp = stamp.at[positions].set(state.chosen, mode="drop")
         evaluated += jnp.sum(positions < n, dtype=jnp.int32)
         inside = jnp.minimum(positions, n - 1)
-        ratios = jnp.where(positions < n, gains / pool.per[inside], -jnp.inf)
+        own = (gains + pool.bonus[inside]) / pool.per[inside]
+        ratios = jnp.where(positions < n, own, -jnp.inf)
         before, best = best, jnp.maximum(best, over.most(ratios))
         first = over.least(jnp.where(ratios == best, pool.original[inside], nobody))
         index = jnp.minimum(jnp.where(before == best, index, nobody), first)
         return bounds, stamp, best, index, evaluated, *stale(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
-        return jnp.where(is_candidate & (stamp == state.chosen), bounds / pool.per, -jnp.inf)
+        fresh = is_candidate & (stamp == state.chosen)
+        return jnp.where(fresh, keys(pool, bounds), -jnp.inf)
 
     best = over.most(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
     carry = (state.bounds, state.stamp, best, jnp.asarray(nobody, jnp.int32), state.evaluated)
@@ -291,10 +302,10 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
     )
 
 
-def _choose(pool: Pool, state: State, keys: Float[Array, "N"], shapes: Shapes) -> State:
+def _choose(pool: Pool, state: State, values: Float[Array, "N"], shapes: Shapes) -> State:
     """The example of the largest key joins the chosen ones."""
     over = _Over(shapes)
-    position, place = pick(pool, keys, shapes)
+    position, place = pick(pool, values, shapes)
     is_owner = pool.original[position] == place
 
     def joined(x_MxD):
@@ -303,7 +314,11 @@ def _choose(pool: Pool, state: State, keys: Float[Array, "N"], shapes: Shapes) -
     return state._replace(
         root=_with_row(pool, position, shapes, joined, is_owner),
         taken=state.taken.at[position].set(state.taken[position] | is_owner),
-        remaining=state.remaining - over.owner(pool.cost[position], is_owner),
+        room=spend(
+            state.room,
+            over.owner(pool.cost[position], is_owner),
+            over.owner(pool.group[position], is_owner),
+        ),
         chosen=state.chosen + 1,
         ranking=state.ranking.at[state.chosen].set(place),
         gains=state.gains.at[state.chosen].set(over.owner(state.bounds[position], is_owner)),

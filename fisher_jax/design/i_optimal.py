@@ -11,7 +11,15 @@ from jaxtyping import Array, Bool, Float, Int
 from fisher_jax.design import greedy
 from fisher_jax.design.buckets import Bucket, bucketed, worth
 from fisher_jax.design.budget import Budget, Ranking
-from fisher_jax.design.device_pool import Pool, is_open, make_pool, padded_rows
+from fisher_jax.design.device_pool import (
+    Pool,
+    Room,
+    first_room,
+    is_open,
+    make_pool,
+    padded_rows,
+    spend,
+)
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.design.greedy import Number
 from fisher_jax.design.linalg import cholesky_identity_plus, matmul, update_root
@@ -41,7 +49,7 @@ class VarianceState(NamedTuple):
     grams: tuple[Array, ...]
     crosses: tuple[Array, ...]
     taken: Bool[Array, "N"]
-    remaining: Float[Array, ""]
+    room: Room
     chosen: Int[Array, ""]
     ranking: Int[Array, "N"]
 
@@ -83,9 +91,9 @@ def least_variance(
             "this pool: cut rows (max_length), take fewer, or select by 'fisher'"
         )
     capacity, count = budget.most_examples, 0
-    costs, total = budget.units
+    total = budget.units[1]
     with computing(emb, ridge, budget) as emb:
-        pool, _ = make_pool(emb, costs, per)
+        pool, _ = make_pool(emb, budget, per)
         buckets = bucketed(np.asarray(pool.length), worth(emb.tokens.size, MAX_BUCKETS))
         wanted = pool.tokens if targets is None else jnp.asarray(targets.tokens, pool.tokens.dtype)
         sigma = _second_moment(wanted, float(len((targets or emb).tokens)))
@@ -95,7 +103,7 @@ def least_variance(
             grams=(),
             crosses=(),
             taken=jnp.zeros(len(emb), bool),
-            remaining=jnp.asarray(total, pool.cost.dtype),
+            room=first_room(budget),
             chosen=jnp.zeros((), jnp.int32),
             ranking=jnp.full(len(emb), -1, jnp.int32),
         )
@@ -106,7 +114,7 @@ def least_variance(
             state = _advance(pool, state, sigma, until, buckets)
             count = int(state.chosen)
             if on_progress is not None:
-                on_progress(int(total - state.remaining))
+                on_progress(int(total - state.room.all))
             if count < until:
                 break  # nothing that is left fits
         return np.asarray(state.ranking[:count], np.int64)
@@ -177,7 +185,7 @@ def _advance(
     longest = max(b.length for b in buckets)
 
     def choose(state: VarianceState) -> VarianceState:
-        is_candidate = is_open(pool, state.taken, state.remaining)
+        is_candidate = is_open(pool, state.taken, state.room)
         keys = jnp.where(is_candidate, _falls(state, buckets) / pool.per, -jnp.inf)
         position, place = greedy.pick(pool, keys)
         x_MxD = padded_rows(pool, position[None], -(-longest // BLOCK) * BLOCK)[0]
@@ -189,13 +197,13 @@ def _advance(
         state = jax.lax.fori_loop(0, -(-pool.length[position] // BLOCK), add_block, state)
         return state._replace(
             taken=state.taken.at[position].set(True),
-            remaining=state.remaining - pool.cost[position],
+            room=spend(state.room, pool.cost[position], pool.group[position]),
             chosen=state.chosen + 1,
             ranking=state.ranking.at[state.chosen].set(place),
         )
 
     def goes_on(state: VarianceState) -> Bool[Array, ""]:
-        is_candidate = is_open(pool, state.taken, state.remaining)
+        is_candidate = is_open(pool, state.taken, state.room)
         return (state.chosen < until) & jnp.any(is_candidate)
 
     return jax.lax.while_loop(goes_on, choose, state)

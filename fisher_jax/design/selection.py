@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from fisher_jax.design import greedy
 from fisher_jax.design.budget import Budget, Criterion
-from fisher_jax.design.device_pool import make_pool
+from fisher_jax.design.device_pool import first_room, make_pool
 from fisher_jax.design.embeddings import (
     PoolLike,
     TokenEmbeddings,
@@ -19,10 +19,11 @@ from fisher_jax.design.embeddings import (
 from fisher_jax.design.evaluation import checked_indices
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.greedy import Method
+from fisher_jax.design.groups import Cap
 from fisher_jax.design.precision import computing, in_precision, precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
-from fisher_jax.util.checks import check_ridge
+from fisher_jax.util.checks import check_numbers, check_ridge
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
@@ -41,6 +42,10 @@ def select(
     method: Method = "lazy",
     initial: PoolLike | None = None,
     initial_subset: Sequence[int] | np.ndarray = (),
+    groups: Sequence | np.ndarray | None = None,
+    group_cap: Cap | None = None,
+    quality: Sequence | np.ndarray | None = None,
+    quality_weight: float | int = 1.0,
     mesh: Mesh | None = None,
     pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
@@ -59,6 +64,11 @@ def select(
     exceeded. Lazy evaluation stays exact (old ratios bound new ones), but three things do not hold
     as above: gains may rise along the ranking, the rankings of two budgets need not be nested, and
     there is no 1 - 1/e.
+
+    With `quality` the objective is `f(S) + quality_weight sum_{i in S} q_i`, in nats, which is
+    monotone and submodular as f is, and the choice `argmax (gain_i + quality_weight q_i) / c_i`.
+    With `groups` greedy has at least 1/2 of the best for a budget of examples, not 1 - 1/e. Lazy
+    evaluation stays exact with both. `gains` and `log_det` are those of f alone.
 
     The precision is that of `emb.tokens`, except that outside
     1e-3 <= ridge / mean squared norm <= 1e3 all is computed in float64, whose gains are right to
@@ -83,6 +93,12 @@ def select(
             and f counts from there; they cost nothing.
         initial_subset: indices of the pool that are there already: the same, and they are not
             chosen again. A ranking goes on by its own first part.
+        groups: (N,) a label an example, such as its source; goes with `group_cap`. Initial rows
+            take no room.
+        group_cap: what is chosen of every group at most, in the budget's unit; by label, where
+            others have no cap; or "equal" or "proportional" shares of the budget.
+        quality: (N,) q_i of each example, at least 0.
+        quality_weight: nats that a unit of quality is worth, at least 0.
         mesh: devices, along one axis, over which the pool is divided; default one device. Same
             ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
         pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
@@ -103,7 +119,13 @@ def select(
     if pool_dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
     budget = Budget.of(
-        emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
+        emb,
+        n_samples=n_samples,
+        fraction=fraction,
+        token_budget=token_budget,
+        costs=costs,
+        groups=groups,
+        group_cap=group_cap,
     )
     per, there = budget.divisors(emb, criterion), []
     if initial is not None:
@@ -117,6 +139,7 @@ def select(
         budget,
         per,
         ridge=ridge,
+        bonus=None if quality is None else worth_of(emb, quality, quality_weight),
         there_TxD=np.concatenate(there) if there else None,
         method=method,
         mesh=mesh,
@@ -125,36 +148,59 @@ def select(
     )
 
 
+def worth_of(
+    emb: TokenSource, quality: Sequence | np.ndarray, weight: float | int
+) -> Float[np.ndarray, "N"]:
+    """Nats that each example's quality is worth.
+
+    Raises:
+        UserError: not a number of at least 0 for each, or a weight that is none.
+    """
+    check_numbers(quality_weight=weight)
+    if not 0 <= weight < np.inf:
+        raise UserError(f"quality_weight must be a finite number of at least 0, got {weight}")
+    values = np.asarray(quality, np.float64)
+    if values.shape != (len(emb),):
+        raise UserError(f"quality must be one number an example, {len(emb)}, got {values.shape}")
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        raise UserError(
+            f"quality must be at least 0, example {bad[0]} has {values[bad[0]]}: add a constant"
+        )
+    return float(weight) * values
+
+
 def greedily(
     emb: TokenSource,
     budget: Budget,
     per: np.ndarray,
     *,
     ridge: float | int,
+    bonus: Float[np.ndarray, "N"] | None = None,
     there_TxD: Float[np.ndarray, "R D"] | None = None,
     method: Method = "lazy",
     mesh: Mesh | None = None,
     pool_dtype: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Selection:
-    """`select` for a checked budget: by gain divided by `per` (N,), whatever a row costs.
+    """`select` for a checked budget: by gain and `bonus` divided by `per` (N,), whatever it costs.
 
     `there_TxD` are tokens that V holds from the start.
     """
     if not isinstance(emb, TokenEmbeddings):
         if method != "lazy" or mesh is not None or pool_dtype is not None:
             raise UserError(
-                "method='naive', mesh and pool_dtype are for a pool in memory: load() it first"
+                "method='naive', mesh and pool_dtype are for a pool in memory: pass its `in_memory()`"
             )
-        return _streamed(emb, budget, per, ridge, there_TxD, on_progress)
+        return _streamed(emb, budget, per, bonus, ridge, there_TxD, on_progress)
     capacity = budget.most_examples
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
-    costs, total = budget.units
+    total = budget.units[1]
     with computing(emb, ridge, budget) as emb:
-        pool, shapes = make_pool(emb, costs, per, mesh, pool_dtype)
+        pool, shapes = make_pool(emb, budget, per, bonus, mesh, pool_dtype)
         root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
-        state = greedy.start(pool, root, total, shapes)
+        state = greedy.start(pool, root, first_room(budget), shapes)
         if there_TxD is not None:  # the first gains are bounds, evaluated before no choice
             root = fresh_root(emb, np.empty(0, np.int64), ridge, emb.dtype, there_TxD)
             state = state._replace(root=root, stamp=state.stamp - 1)
@@ -163,7 +209,7 @@ def greedily(
             state = greedy.advance(pool, state, until, shapes, method)
             count = int(state.chosen)
             if on_progress is not None:
-                on_progress(int(total - state.remaining))
+                on_progress(int(total - state.room.all))
             if count < until:
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
@@ -179,6 +225,7 @@ def _streamed(
     source: TokenSource,
     budget: Budget,
     per: np.ndarray,
+    bonus: np.ndarray | None,
     ridge: float | int,
     there_TxD: np.ndarray | None,
     on_progress: OnProgress | None,
@@ -186,7 +233,7 @@ def _streamed(
     """`greedily` from a pool that is read as it is needed."""
     dtype = precision(source.mean_squared_norm(), source.dtype, ridge)
     with in_precision(dtype, budget):
-        stream = Stream(source, budget, per, ridge, dtype)
+        stream = Stream(source, budget, per, bonus, ridge, dtype)
         stream.start()
         if there_TxD is not None:
             nothing = np.empty(0, np.int64)

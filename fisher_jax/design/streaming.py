@@ -42,6 +42,7 @@ class Stream:
         source: TokenSource,
         budget: Budget,
         per: np.ndarray,
+        bonus: np.ndarray | None,
         ridge: float | int,
         dtype: np.dtype,
     ) -> None:
@@ -49,7 +50,9 @@ class Stream:
         self.gains: list[float] = []
         self.evaluated = 0
         self._source, self._per = source, per.astype(dtype)
+        self._bonus = np.zeros(len(source), dtype) if bonus is None else bonus.astype(dtype)
         self._costs, self._left = budget.units
+        self._group, self._room = budget.rooms
         self._lengths = np.minimum(source.lengths, source.dim)
         order = np.argsort(self._lengths, kind="stable")
         ascending = self._lengths[order]
@@ -84,13 +87,13 @@ class Stream:
 
     def choose(self) -> int | None:
         """The next example, or None where the budget pays for none that is left."""
-        is_open = ~self._taken & (self._costs <= self._left)
+        is_open = self._is_open
         if not is_open.any():
             return None
         fresh = is_open & (self._stamp == len(self.ranking))
         waiting, best = np.flatnonzero(is_open & ~fresh), self._best(np.flatnonzero(fresh))
         while len(waiting := self._in_reach(waiting, best)):
-            keys = self._bounds[waiting] / self._per[waiting]
+            keys = self._keys(waiting)
             kind = self._kind_of[waiting[np.argmax(keys)]]
             own, batch = np.flatnonzero(self._kind_of[waiting] == kind), self._kinds[kind].batch
             top = np.argpartition(-keys[own], min(batch.width, len(own)) - 1)[: batch.width]
@@ -99,14 +102,19 @@ class Stream:
             best = max(best, self._best(waiting[done]))
             waiting = np.delete(waiting, done)
         fresh = is_open & (self._stamp == len(self.ranking))
-        keys = np.where(fresh, self._bounds / self._per, -np.inf)
+        keys = np.where(fresh, self._keys(slice(None)), -np.inf)
         tied = keys >= keys.max() * (1 - TIE[keys.dtype.name])
         return int(np.argmax(tied))  # the first
 
     @property
     def open(self) -> Int[np.ndarray, "n"]:
         """Examples that are left and that the rest of the budget pays for."""
-        return np.flatnonzero(~self._taken & (self._costs <= self._left))
+        return np.flatnonzero(self._is_open)
+
+    @property
+    def _is_open(self) -> Bool[np.ndarray, "N"]:
+        room = np.minimum(self._left, self._room[self._group])
+        return ~self._taken & (self._costs <= room)
 
     def best_of(self, candidates: Int[np.ndarray, "n"]) -> int:
         """The best of some examples, all of which are evaluated; of ties the first."""
@@ -115,7 +123,7 @@ class Stream:
             own, begin = candidates[self._kind_of[candidates] == k], 0
             while begin < len(own):
                 begin += self._evaluate(kind.batch, own[begin:])
-        keys = self._bounds[candidates] / self._per[candidates]
+        keys = self._keys(candidates)
         return int(candidates[np.argmax(keys >= keys.max() * (1 - TIE[keys.dtype.name]))])
 
     def take(self, i: int) -> None:
@@ -127,6 +135,7 @@ class Stream:
         self.root = _joined(self.root, padded, self._kinds[0].batch.blocks)
         self._taken[i] = True
         self._left -= self._costs[i]
+        self._room[self._group[i]] -= self._costs[i]
         self.ranking.append(i)
         self.gains.append(float(self._bounds[i]))
 
@@ -135,18 +144,22 @@ class Stream:
         """Of the budget."""
         return float(self._costs[self.ranking].sum())
 
+    def _keys(self, examples: Int[np.ndarray, "n"] | slice) -> Float[np.ndarray, "n"]:
+        """As `device_pool.keys`."""
+        return (self._bounds[examples] + self._bonus[examples]) / self._per[examples]
+
     def _best(self, fresh: Int[np.ndarray, "n"]) -> tuple[float, int]:
         """The largest ratio of gain and price among some, and minus the first example of it."""
         if not len(fresh):
             return -np.inf, -len(self._taken)
-        ratios = self._bounds[fresh] / self._per[fresh]
+        ratios = self._keys(fresh)
         return float(ratios.max()), -int(fresh[ratios == ratios.max()].min())
 
     def _in_reach(
         self, stale: Int[np.ndarray, "n"], best: tuple[float, int]
     ) -> Int[np.ndarray, "m"]:
         """Those whose old bound may still win, as `greedy._find_lazy` has it."""
-        keys = self._bounds[stale] / self._per[stale]
+        keys = self._keys(stale)
         reach = best[0] * (1 - BOUND_SLACK[keys.dtype.name])
         return stale[(keys >= reach) & ((keys != best[0]) | (stale < -best[1]))]
 

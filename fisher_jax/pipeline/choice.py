@@ -38,6 +38,7 @@ class Choice:
         pool: what was selected from.
         selection: its ranking counts the rows that could be used, see `ranking`.
         weights: (n,) of the rows in a weighted loss; `fisher_random` alone has them.
+        certificate: the share of the best f that the selection has at least, with `certify`.
         clock: how long it took, in `seconds`.
     """
 
@@ -45,6 +46,7 @@ class Choice:
     pool: EmbeddedPool
     selection: Selection
     weights: Float[np.ndarray, "n"] | None
+    certificate: float | None
     clock: Clock
 
     @property
@@ -59,7 +61,7 @@ class Choice:
 
     @property
     def log_det(self) -> float:
-        """f(S), nats."""
+        """f(S), nats, beyond the initial rows if there are some."""
         return self.selection.log_det
 
     @property
@@ -77,20 +79,41 @@ class Choice:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out or cut, in sentences."""
-        return self.pool.notes
+        """What was left out or cut, and the certificate, in sentences."""
+        if self.certificate is None:
+            return self.pool.notes
+        share = f"at least {100 * self.certificate:.1f}%"
+        return [*self.pool.notes, f"This is {share} of the most that the budget can buy."]
 
     @property
     def facts(self) -> dict[str, Any]:
         """Sources with their hashes, and sizes."""
         chosen = self.selection.ranking
-        return self.pool.facts | {
-            "rows": self.pool.n_rows,
-            "tokens": int(self.pool.emb.lengths.sum()),
-            "selected_rows": len(chosen),
-            "selected_tokens": int(self.pool.costs[chosen].sum()),
-            "log_det": self.selection.log_det,
-        }
+        return (
+            self.pool.facts
+            | {
+                "rows": self.pool.n_rows,
+                "tokens": int(self.pool.emb.lengths.sum()),
+                "selected_rows": len(chosen),
+                "selected_tokens": int(self.pool.costs[chosen].sum()),
+                "log_det": self.selection.log_det,
+                "least_share_of_best": self.certificate,
+            }
+            | self._of_columns()
+        )
+
+    def _of_columns(self) -> dict[str, Any]:
+        """What columns say of the chosen rows: sums, and rows of each group."""
+        quality, price, group = self.pool.values.take(self.selection.ranking)
+        facts: dict[str, Any] = {}
+        if quality is not None:
+            facts["selected_quality"] = float(quality.sum())
+        if price is not None:
+            facts["selected_cost"] = float(price.sum())
+        if group is not None:
+            names, counts = np.unique(group, return_counts=True)
+            facts["selected_of_group"] = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return facts
 
     def write(
         self,
@@ -127,7 +150,7 @@ class Choice:
         request, pool, selection = self.request, self.pool, self.selection
         clock = dataclasses.replace(self.clock, on_step=on_progress)
         with clock.timed("compare"):
-            emb = pool.emb
+            emb = pool.added
             if isinstance(emb, TokenEmbeddings):
                 emb = emb.at_most_dim_rows()  # for the gains, once
             comparison = compare_with_uniform(
@@ -158,7 +181,7 @@ class Choice:
                     f"{counted(facts['tokens'], 'token embedding')} of width {pool.emb.dim}; "
                     f"{counted(facts['selected_rows'], 'row')} with "
                     f"{counted(facts['selected_tokens'], 'token')} chosen.",
-                    notes=pool.notes,
+                    notes=self.notes,
                     settings={k: v for k, v in (options | versions).items() if v is not None},
                 )
                 write_ranking(folder / "ranking.parquet", pool.rows, selection, pool.costs)
@@ -167,7 +190,7 @@ class Choice:
                 {
                     "options": options,
                     "result": facts,
-                    "notes": pool.notes,
+                    "notes": self.notes,
                     "uniform_log_det": {
                         "equal_examples": float(comparison.examples.mean[-1]),
                         "equal_tokens": float(comparison.tokens.mean[-1]),
@@ -178,4 +201,11 @@ class Choice:
                 },
             )
             written(1)
-        return f"{comparison.headline(selection)}; see {output.report_dir / 'report.html'}"
+        said = [comparison.headline(selection)]
+        if pool.values.quality is not None:
+            said.append(f"qualities add up to {facts['selected_quality']:.4g}")
+        if self.certificate is not None:
+            said.append(
+                f"at least {100 * self.certificate:.1f}% of the most that the budget can buy"
+            )
+        return f"{', '.join(said)}; see {output.report_dir / 'report.html'}"

@@ -14,7 +14,7 @@ from typing import Any
 from fisher_jax.data.contents import Table
 from fisher_jax.data.output import WRITERS
 from fisher_jax.data.pool_file import PoolFile
-from fisher_jax.pipeline.request import Request, names_of, path_of
+from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import (
@@ -70,7 +70,7 @@ class Output:
             )
         if not out.parent.is_dir():
             raise UserError(f"the folder {out.parent} of `out` does not exist: make it first")
-        sources = [request.pool, request.embeddings, request.targets]
+        sources = [getattr(request, name) for name in SOURCES]
         read = [Path(name) for source in sources for name in names_of(source)]
         for path in read:
             if path.exists() and out.exists() and out.samefile(path):

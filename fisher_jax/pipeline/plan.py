@@ -3,16 +3,16 @@
 import functools
 import os
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.design import budget_in_examples
+from fisher_jax.design import Budget, budget_in_examples
 from fisher_jax.pipeline.request import OFFERED, Request
-from fisher_jax.selectors import SELECTORS
+from fisher_jax.pipeline.row_values import NO_VALUES, RowValues
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_fits, fits
@@ -24,8 +24,9 @@ class Plan(NamedTuple):
     Attributes:
         rows: to choose from.
         tokens: that they have to learn.
-        total: the budget, in rows or in tokens, of which the rows have no more.
-        share: of the rows, or of their tokens, that it buys.
+        total: the budget, in rows or in cost, of which the rows have no more.
+        share: of the rows, or of their cost, that it buys.
+        passes: through the model, to embed; 0 without one.
         memory: bytes at the peak, roughly.
         seconds: until the end, roughly.
         streams: the embeddings are read from the cache as they are needed, because they are too
@@ -34,8 +35,9 @@ class Plan(NamedTuple):
 
     rows: int
     tokens: int
-    total: int
+    total: float | int
     share: float
+    passes: int
     memory: float
     seconds: float
     streams: bool = False
@@ -44,10 +46,10 @@ class Plan(NamedTuple):
         seconds = self.seconds
         about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
         return (
-            f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')} to learn, about "
-            f"{self.memory / 2**30:.1f} GiB and {about}."
-            + " Selects from the cache, which is larger than memory."
-            * self.streams
+            f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')} to learn, "
+            + (f"{self.passes:,} forward pass{'es' * (self.passes > 1)}, " if self.passes else "")
+            + f"about {self.memory / 2**30:.1f} GiB and {about}."
+            + " Selects from the cache, which is larger than memory." * self.streams
         )
 
 
@@ -58,61 +60,91 @@ def plan(
     dim: int,
     n_parameters: int = 0,
     n_fed: int = 0,
+    n_passes: int = 0,
+    values: RowValues = NO_VALUES,
     has_cache: bool = False,
 ) -> Plan:
     """The plan for rows with `lengths` embeddings to work on and `costs` tokens to learn.
 
-    A model of so many parameters is fed so many tokens; 0 where the embeddings are ready. With a
-    cache embeddings need not fit into memory, if the selector can read them as it needs them.
+    A model of so many parameters is fed so many tokens in so many passes; 0 where the embeddings
+    are ready. With a cache embeddings need not fit into memory, if the selector can read them as it
+    needs them.
 
     Raises:
-        UserError: the budget buys nothing, or the embeddings don't fit into memory.
+        UserError: the budget buys nothing, or this machine has less memory than the plan says.
     """
-    rows, tokens = len(lengths), int(lengths.sum())
+    rows, tokens, price = len(lengths), int(lengths.sum()), _price(values, costs)
     if request.token_budget is None:
         choices = total = budget_in_examples(rows, request.n_samples, request.fraction)
         share = total / rows
-    elif request.token_budget < costs.min():
+    elif request.token_budget < price.min():
+        dearest = "the shortest row has {} tokens to learn"
+        if values.price is not None:
+            dearest = "the cheapest row costs {}"
         raise UserError(
-            f"`token_budget={request.token_budget}` buys nothing: the shortest row has "
-            f"{costs.min()} tokens to learn, pass at least that"
+            f"`token_budget={request.token_budget}` buys nothing: {dearest.format(price.min())}, "
+            "pass at least that"
         )
     else:
-        choices = min(rows, request.token_budget * rows // int(costs.sum()))
-        total = min(request.token_budget, int(costs.sum()))
-        share = total / int(costs.sum())
+        total = min(request.token_budget, price.sum().item())
+        share = total / price.sum().item()
+        choices = int(rows * share)
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
     select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
     width = 2 if request.dtype == "bfloat16" else 4
     memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
-    needed, there = 4.0 * tokens * dim, physical_memory()
+    there, tokens_to_learn = physical_memory(), int(costs.sum())
     streams = has_cache and (memory > there or not fits(lengths, dim))
-    rule = None if request.selector is None else SELECTORS[request.selector]
-    if streams and (rule is None or rule.streams):
+    if streams and request.rule.streams and request.initial is None and not request.certify:
         memory = width * n_parameters + 2.0**31
-        return Plan(rows, int(costs.sum()), total, share, memory, seconds, streams=True)
-    if n_parameters and needed > there:  # ready embeddings are in memory already
+        return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds, streams=True)
+    if memory > there:
         remedy = "pass a smaller `max_length`, a narrower model or a smaller pool"
         if has_cache:
             names = ", ".join(rule.name for rule in OFFERED if rule.streams)
-            remedy += f", or select by one of {names}"
-        else:
-            remedy += f", or `cache=DIR` on a disk with {needed / 1e9:.0f} GB"
+            remedy += f", or select by one of {names}, without `initial` and `certify`"
+        elif n_parameters:
+            remedy += f", or `cache=DIR` on a disk with {4e-9 * tokens * dim:.0f} GB"
         raise UserError(
-            f"the embeddings of {counted(tokens, 'token')} need {needed / 2**30:.0f} GiB, this "
-            f"machine has {there / 2**30:.0f} GiB: {remedy}"
+            f"{counted(tokens, 'token')} of width {dim} need about {memory / 2**30:.1f} GiB, this "
+            f"machine has {there / 2**30:.1f} GiB: {remedy}"
         )
     check_fits(lengths, dim)
-    return Plan(rows, int(costs.sum()), total, share, memory, seconds)
+    return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds)
+
+
+def spending(
+    request: Request, costs: Int[np.ndarray, "N"], values: RowValues, total: float | int
+) -> dict[str, Any]:
+    """What may be spent of `total`, on rows of these tokens to learn, as rules take it.
+
+    Raises:
+        UserError: caps of groups that don't allow as much, or are of no group.
+    """
+    budget: dict[str, Any] = {"n_samples": total}
+    if request.token_budget is not None:
+        budget = {"token_budget": float(total), "costs": _price(values, costs)}
+    if values.group is not None:
+        budget |= {"groups": values.group, "group_cap": request.group_cap}
+    Budget.over(costs, **budget)
+    return budget
+
+
+def _price(values: RowValues, costs: Int[np.ndarray, "N"]) -> np.ndarray:
+    return costs if values.price is None else values.price
 
 
 def check_enough(request: Request, rows: int, name: object) -> None:
-    """Refuse to choose more rows than there are.
+    """Refuse to choose more rows than there are, or from none.
 
     Raises:
         UserError: with the name of the pool.
     """
+    if rows == 0:
+        raise UserError(
+            f"{name}: all rows are copies of rows of `exclude`, none is left: name another file"
+        )
     if request.n_samples is not None and request.n_samples > rows:
         raise UserError(
             f"`n_samples={request.n_samples}`: {name} has {counted(rows, 'row')} to choose from, "

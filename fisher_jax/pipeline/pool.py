@@ -7,7 +7,24 @@ from jaxtyping import Int
 
 from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.pool_file import PoolFile
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, beyond
+from fisher_jax.models import standardize
+from fisher_jax.pipeline.request import Request
+from fisher_jax.pipeline.row_values import RowValues
+
+
+class Standardized(NamedTuple):
+    """Embeddings of the pool and of rows beside it, centred and scaled by the same numbers.
+
+    Attributes:
+        emb: of the pool.
+        added: the same beyond the initial rows (`fisher_jax.design.beyond`); `emb` without any.
+        targets: of the task, as `added`; None without one.
+    """
+
+    emb: TokenEmbeddings
+    added: TokenEmbeddings
+    targets: TokenEmbeddings | None
 
 
 class EmbeddedPool(NamedTuple):
@@ -16,7 +33,10 @@ class EmbeddedPool(NamedTuple):
     Attributes:
         file: as read, None for embeddings without one.
         emb: of the rows kept, centred and scaled.
+        added: what they add to initial rows; rules choose by these.
         costs: tokens of each that are learnt.
+        budget: what may be spent, as rules take it.
+        values: what columns say of each.
         rows: which rows of the file they are.
         n_rows: of the file.
         notes: what was left out or cut, in sentences.
@@ -26,7 +46,10 @@ class EmbeddedPool(NamedTuple):
 
     file: PoolFile | None
     emb: TokenEmbeddings | StoredEmbeddings
+    added: TokenEmbeddings | StoredEmbeddings
     costs: Int[np.ndarray, "N"]
+    budget: dict[str, Any]
+    values: RowValues
     rows: Int[np.ndarray, "N"]
     n_rows: int
     notes: list[str]
@@ -36,3 +59,17 @@ class EmbeddedPool(NamedTuple):
     def preview(self, i: int) -> str:
         """Example i as a text to look at."""
         return f"example {i}" if self.file is None else self.file.preview(int(self.rows[i]))
+
+
+def standardized(
+    request: Request, hidden: TokenEmbeddings, beside: dict[str, TokenEmbeddings]
+) -> Standardized:
+    """The pool's embeddings, in place, and those of its `targets` and `initial` rows."""
+    others = [of.tokens for of in beside.values()]
+    tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
+    emb = added = TokenEmbeddings(tokens, hidden.offsets)
+    targets, initial = (beside.get(name) for name in ("targets", "initial"))
+    if initial is not None:
+        added = beyond(emb, initial, request.ridge)
+        targets = None if targets is None else beyond(targets, initial, request.ridge)
+    return Standardized(emb, added, targets)

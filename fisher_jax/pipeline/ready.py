@@ -3,46 +3,68 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
-from fisher_jax.data.embeddings_file import read_embeddings
 from fisher_jax.data.pool_file import PoolFile
-from fisher_jax.design import TokenEmbeddings
-from fisher_jax.models import file_sha256, standardize
+from fisher_jax.design import TokenEmbeddings, as_targets
 from fisher_jax.pipeline.clock import Clock
-from fisher_jax.pipeline.plan import Plan, check_enough, plan
-from fisher_jax.pipeline.pool import EmbeddedPool
+from fisher_jax.pipeline.copies import without_copies
+from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
+from fisher_jax.pipeline.pool import EmbeddedPool, standardized
 from fisher_jax.pipeline.request import Request, path_of
-from fisher_jax.pipeline.sources import facts_of, read_rows
+from fisher_jax.pipeline.row_values import RowValues, read_values
+from fisher_jax.pipeline.sources import facts_of, read_rows, read_states
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import unchanged
 
 
 class ReadyPool(NamedTuple):
-    """Embeddings, and the file whose rows they are if there is one."""
+    """Embeddings of the rows that may be chosen, and the file whose rows they are if there is one.
+
+    Attributes:
+        rows: which rows of the file they are.
+        n_rows: of the file.
+        beside: embeddings of `targets` and of `initial` rows.
+        budget: what may be spent, as rules take it.
+        values: what columns say of each row.
+    """
 
     request: Request
     file: PoolFile | None
     emb: TokenEmbeddings
+    rows: Int[np.ndarray, "N"]
+    n_rows: int
+    beside: dict[str, TokenEmbeddings]
+    budget: dict[str, Any]
+    values: RowValues
     plan: Plan
     notes: list[str]
     facts: dict[str, Any]
-    reading: str = ""  # no text is read
+    reading: str = ""  # nothing is tokenised
     calls: str = ""  # nothing is asked
     kept: str = ""  # nothing is embedded
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Centred and scaled."""
-        request, emb = self.request, self.emb
-        tokens = standardize(np.array(emb.tokens), request.normalize, request.center)
+        hidden, *beside = (
+            TokenEmbeddings(np.array(emb.tokens), emb.offsets)  # a copy, to be changed in place
+            for emb in (self.emb, *self.beside.values())
+        )
+        emb, added, targets = standardized(
+            self.request, hidden, dict(zip(self.beside, beside, strict=True))
+        )
+        scores = {} if targets is None else {"targets": targets}
         return EmbeddedPool(
             self.file,
-            TokenEmbeddings(tokens, emb.offsets),
+            emb,
+            added,
             emb.lengths,
-            np.arange(len(emb)),
-            len(emb),
+            self.budget,
+            self.values,
+            self.rows,
+            self.n_rows,
             self.notes,
-            self.facts | facts_of("pool", self.file),
-            {},
+            self.facts,
+            scores,
         )
 
 
@@ -52,21 +74,32 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
     Raises:
         UserError: either can't be used, or they are not of the same rows.
     """
-    emb, path = request.embeddings, path_of(request.embeddings)
-    facts = {}
-    if not isinstance(emb, TokenEmbeddings):
-        assert path is not None
-        with unchanged(path):
-            emb = read_embeddings(path)
-            facts = {"embeddings": str(path), "embeddings_sha256": file_sha256(path)}
-    file = None
-    if request.pool is not None:
-        file = read_rows(request.pool, "pool", request, needs_text=False)
-        if len(file) != len(emb):
-            raise UserError(
-                f"{path or 'embeddings'} has {len(emb)} examples, {file.path} has "
-                f"{len(file)} rows: they must be the same rows in the same order"
-            )
-    check_enough(request, len(emb), path if file is None else file.path)
-    planned = plan(request, emb.lengths, emb.lengths, emb.dim)
-    return ReadyPool(request, file, emb, planned, [], facts)
+    with clock.timed("read"):
+        emb, facts = read_states("embeddings", request)
+        path, file = path_of(request.embeddings), None
+        if request.pool is not None:
+            file = read_rows("pool", request, needs_text=request.reads_text)
+            facts |= facts_of("pool", file)
+            if len(file) != len(emb):
+                raise UserError(
+                    f"{path or 'embeddings'} has {len(emb)} examples, {file.path} has "
+                    f"{len(file)} rows: they must be the same rows in the same order"
+                )
+        beside = {}
+        for name, option in (("targets", "target_embeddings"), ("initial", "initial_embeddings")):
+            if getattr(request, option) is not None:
+                states, more = read_states(option, request)
+                beside[name] = as_targets(emb, states, f"`{option}`")
+                facts |= more
+    n_rows = len(emb)
+    kept = without_copies(request, n_rows, file, emb, clock)
+    check_enough(request, len(kept.at), path if file is None else file.path)
+    if len(kept.at) < n_rows:
+        emb = emb.take(kept.at)
+    values = read_values(request, file, kept.at)
+    planned = plan(request, emb.lengths, emb.lengths, emb.dim, values=values)
+    budget = spending(request, emb.lengths, values, planned.total)
+    notes, facts = kept.notes, facts | kept.facts
+    return ReadyPool(
+        request, file, emb, kept.at, n_rows, beside, budget, values, planned, notes, facts
+    )

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fisher_jax.selectors import SELECTORS
-from fisher_jax.util.checks import LEAST_RIDGE, check_one_budget, check_ridge, check_seed
+from fisher_jax.selectors import SELECTORS, Rule
+from fisher_jax.util.checks import (
+    LEAST_RIDGE,
+    check_numbers,
+    check_one_budget,
+    check_ridge,
+    check_seed,
+)
 from fisher_jax.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,11 +24,13 @@ if TYPE_CHECKING:
 # a file's path or a data set's name, a tuple of them, or the rows
 Rows = str | os.PathLike[str] | tuple[str, ...] | Iterable[str | Mapping[str, Any]]
 OFFERED = [rule for rule in SELECTORS.values() if not rule.planted]
-_OF_TEXT = (
-    *("max_length", "targets", "positions", "deduplicate", "on_empty", "batch_tokens", "cache"),
-    "dtype",
-    *("format", "text_column", "messages_column", "prompt_column", "completion_column", "eos"),
+SOURCES = (
+    *("pool", "embeddings", "targets", "target_embeddings", "initial", "initial_embeddings"),
+    "exclude",
 )
+_OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
+_COLUMNS = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
+_READY = {"targets": "target_embeddings", "initial": "initial_embeddings"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +49,26 @@ class Request:
         n_samples: budget in rows; of the three budgets exactly one is set.
         fraction: budget as a share of the rows, `floor(F N + 0.5)` of them.
         token_budget: budget in tokens to learn, never exceeded.
+        cost_column: column of the pool with what each row costs; `token_budget` is then in its
+            unit.
+        group_by: column of the pool, such as its source; of each of its values no more than
+            `group_cap` is chosen.
+        group_cap: in the budget's unit, for every group; or by group, where others have no cap; or
+            "equal" or "proportional" shares of the budget.
+        quality: column of the pool with numbers of at least 0: what is maximised is
+            `f(S) + quality_weight sum of quality`, in nats.
+        quality_weight: nats that a unit of quality is worth.
         selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
             gain per token with one in tokens.
         targets: rows like those that the tuned model will meet, as `pool`.
-        format: shape of the rows of `pool` and `targets`, a name in `data.shapes.FORMATS`; None
-            goes by the columns that are there.
+        target_embeddings: the same where `embeddings` are given: such a file, or such embeddings.
+        initial: rows that are owned already, as `pool`: V has them before the first choice, and
+            f counts what is added to them. They cost nothing and are not written.
+        initial_embeddings: the same where `embeddings` are given.
+        exclude: rows of another set, as `pool`; copies of them are left out first, `exact` ones
+            unless `deduplicate` says `near`.
+        format: shape of the rows of all these, a name in `data.shapes.FORMATS`; None goes by the
+            columns that are there.
         text_column: of them, with the text, or with messages.
         messages_column: with messages.
         prompt_column: with prompts; goes with `completion_column`.
@@ -55,7 +78,8 @@ class Request:
         skip_bad: leave out rows that can't be used, and list them.
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
-        deduplicate: leave out copies of an earlier row first.
+        deduplicate: leave out copies of an earlier row first: by the text, or "means", with
+            `embeddings`, by the rows' mean embeddings (`data.duplicates.deduplicate_means`).
         cache: folder that keeps each row's embeddings and scores, so that none is embedded twice
             and a killed run goes on; True for the user's own, which changes no byte of a result.
         batch_tokens: of a forward pass; None is what suits the device.
@@ -69,6 +93,8 @@ class Request:
         ridge: V = R I before the first choice.
         normalize: divide embeddings by their root mean squared norm, or each by its own.
         center: subtract the pool's mean embedding.
+        certify: tell which share of the best f the selection has at least, see
+            `fisher_jax.certify`.
         seed: of selectors that draw, and of the report's uniform draws.
 
     Raises:
@@ -80,9 +106,18 @@ class Request:
     embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
     n_samples: int | None = None
     fraction: float | int | None = None
-    token_budget: int | None = None
+    token_budget: float | int | None = None
+    cost_column: str | None = None
+    group_by: str | None = None
+    group_cap: float | int | str | Mapping[str, float | int] | None = None
+    quality: str | None = None
+    quality_weight: float | int = 1.0
     selector: str | None = None
     targets: Rows | None = None
+    target_embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
+    initial: Rows | None = None
+    initial_embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
+    exclude: Rows | None = None
     format: str | None = None
     text_column: str | None = None
     messages_column: str | None = None
@@ -93,7 +128,7 @@ class Request:
     skip_bad: bool = False
     max_length: int | None = None
     on_empty: Literal["error", "skip"] = "error"
-    deduplicate: Literal["none", "exact", "near"] = "none"
+    deduplicate: Literal["none", "exact", "near", "means"] = "none"
     batch_tokens: int | None = None
     cache: str | os.PathLike[str] | bool | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -105,6 +140,7 @@ class Request:
     ridge: float | int = 1.0
     normalize: Literal["rms", "unit", "none"] = "rms"
     center: bool = False
+    certify: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -112,6 +148,7 @@ class Request:
         self._check_choices()
         self._check_source()
         self._check_selector()
+        self._check_columns()
 
     def _check_numbers(self) -> None:
         names = ("n_samples", "fraction", "token_budget")
@@ -122,6 +159,27 @@ class Request:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UserError(f"`batch_tokens` must be at least 1, got {self.batch_tokens}")
         check_seed(self.seed, "`seed`")
+
+    def _check_columns(self) -> None:
+        """Columns of the pool that say more of its rows than what is embedded."""
+        if self.cost_column is not None and self.token_budget is None:
+            raise UserError("`cost_column` goes with `token_budget`, a budget in its unit: add it")
+        if (self.group_by is None) != (self.group_cap is None):
+            raise UserError("`group_by` and `group_cap` go together: give both")
+        if self.quality is None and self.quality_weight != default_of("quality_weight"):
+            raise UserError("`quality_weight` goes with `quality`, a column: add it")
+        check_numbers(**{"`quality_weight`": self.quality_weight})
+        if not 0 <= self.quality_weight < float("inf"):
+            raise UserError(f"`quality_weight` must be at least 0, got {self.quality_weight}")
+        for name in ("cost_column", "group_by", "quality"):
+            if getattr(self, name) is not None and self.pool is None:
+                raise UserError(f"`{name}` is a column: give the `pool` that has it")
+        for name, takes in (("quality", "weighs"), ("group_by", "grouped")):
+            if getattr(self, name) is not None and not getattr(self.rule, takes):
+                raise UserError(
+                    f"`selector={self.rule.name}` does not look at `{name}`: leave it out, or take "
+                    f"one of {_names(takes)}"
+                )
 
     def _check_choices(self) -> None:
         for name in ("on_empty", "deduplicate", "dtype", "positions", "normalize"):
@@ -134,35 +192,80 @@ class Request:
             raise UserError("give either `model`, to embed the pool's text, or `embeddings`")
         if self.pool is None and self.embeddings is None:
             raise UserError("give a `pool`: a .jsonl, .parquet or .txt file")
-        if self.embeddings is not None:
-            unused = [name for name in _OF_TEXT if getattr(self, name) != default_of(name)]
-            if unused:
+        if self.embeddings is None:
+            self._check_model()
+        else:
+            self._check_ready()
+
+    def _check_model(self) -> None:
+        for text, ready in _READY.items():
+            if getattr(self, ready) is not None:
+                raise UserError(f"`{ready}` goes with `embeddings`: of text give `{text}`")
+        if self.deduplicate == "means":
+            raise UserError("`deduplicate=means` goes with `embeddings`: of text take near")
+
+    def _check_ready(self) -> None:
+        for text, ready in _READY.items():
+            if getattr(self, text) is not None:
+                raise UserError(f"`{text}` goes with `model`: with `embeddings` give `{ready}`")
+        unused = [*_OF_MODEL, *(() if self.reads_text else _COLUMNS)]
+        for name in unused:
+            if getattr(self, name) != default_of(name):
                 raise UserError(
-                    f"`{unused[0]}` goes with `model`: ready `embeddings` are taken as they are"
+                    f"`{name}` goes with `model`: ready `embeddings` are taken as they are"
                 )
+        if self.reads_text and self.pool is None:
+            raise UserError(
+                "copies are told by the rows' text: give the `pool`, whose rows they are"
+            )
 
     def _check_selector(self) -> None:
-        rule = None if self.selector is None else SELECTORS[self.selector]
-        if rule is not None and rule not in OFFERED:
+        rule = self.rule
+        if rule not in OFFERED:
             raise UserError(f"`selector={rule.name}` needs {rule.needs[0]}, which no model tells")
-        if self.embeddings is not None and rule is not None and rule.needs:
+        if self.embeddings is not None and {*rule.needs} - {"targets"}:
             raise UserError(f"`selector={rule.name}` asks the model: give `model`")
-        if self.targets is not None and (rule is None or not rule.targeted):
-            names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
-            raise UserError(f"`targets` goes with `selector={names}`: add one")
-        if self.selector == "rds" and self.targets is None:
-            raise UserError("`selector=rds` chooses for a task: give its rows as `targets=FILE`")
+        self._check_beside(rule)
         if self.endpoint is not None and self.selector != "ask_llm":
             raise UserError("`endpoint` goes with `selector=ask_llm`: add it, or leave both out")
         if bool(self.endpoint) != bool(self.endpoint_model):
             raise UserError("`endpoint=URL` and `endpoint_model=NAME` go together: give both")
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
-        if self.positions == "prompt" and rule is not None and rule.by_label:
+        if self.positions == "prompt" and rule.by_label:
             raise UserError(
                 f"`selector={rule.name}` looks at completions: leave `positions=prompt` out, "
                 "or take another selector"
             )
+
+    def _check_beside(self, rule: Rule) -> None:
+        """Rows beside the pool: does the rule look at them?"""
+        targets, initial = (
+            _READY[name] if self.model is None else name for name in ("targets", "initial")
+        )
+        if getattr(self, targets) is not None and not rule.targeted:
+            raise UserError(f"`{targets}` goes with `selector={_names('targeted')}`: add one")
+        if getattr(self, targets) is None and "targets" in rule.needs:
+            raise UserError(
+                f"`selector={rule.name}` chooses for a task: give its rows as `{targets}=FILE`"
+            )
+        if getattr(self, initial) is not None and not rule.adds:
+            raise UserError(
+                f"`selector={rule.name}` does not look at `{initial}`: leave it out, or take one "
+                f"of {_names('adds')}"
+            )
+
+    @property
+    def rule(self) -> Rule:
+        """What chooses."""
+        usual = "fisher" if self.token_budget is None else "fisher_per_token"
+        return SELECTORS[self.selector or usual]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the pool's text is looked at."""
+        is_by_text = self.deduplicate in ("exact", "near") or self.exclude is not None
+        return self.embeddings is None or is_by_text
 
     def as_options(self) -> dict[str, Any]:
         """The options as JSON values: paths as text, rows and models in Python by what they are."""
@@ -171,6 +274,11 @@ class Request:
         if isinstance(values["cache"], bool):
             values["cache"] = None  # which changes no result
         return {name: _as_json(value) for name, value in values.items()}
+
+
+def _names(takes: str) -> str:
+    """Of the rules that take something."""
+    return ", ".join(rule.name for rule in OFFERED if getattr(rule, takes))
 
 
 def path_of(source: object) -> Path | None:
@@ -182,17 +290,6 @@ def names_of(source: object) -> list[str]:
     """Files and data sets that a request names, none where it holds the rows."""
     several = source if isinstance(source, tuple) else (source,)
     return [os.fspath(of) for of in several if isinstance(of, (str, os.PathLike))]
-
-
-def is_plain(source: object) -> bool:
-    """Whether a source is plain text, which has no columns."""
-    return any(".txt" in Path(name).suffixes[-2:] for name in names_of(source))
-
-
-def without_columns(request: Request) -> Request:
-    """The request for a file that has none."""
-    names = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
-    return dataclasses.replace(request, **dict.fromkeys(names))
 
 
 def choices_of(name: str) -> tuple[str, ...]:
@@ -210,6 +307,8 @@ def _as_json(value: Any) -> Any:
         return value
     if isinstance(value, tuple):
         return [_as_json(of) for of in value]
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(of) for name, of in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     named = getattr(value, "name", None)

@@ -1,10 +1,11 @@
 """`choose`: the whole path from rows to a selection, and its two halves."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from fisher_jax.design import Budget, Selection, draw_fisher, evaluate, select
+from fisher_jax.design import Budget, Selection, certify, draw_fisher, evaluate
 from fisher_jax.pipeline.choice import Choice
 from fisher_jax.pipeline.clock import Clock, OnStep
 from fisher_jax.pipeline.embedding import Part
@@ -12,7 +13,6 @@ from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
 from fisher_jax.pipeline.text import TextPool, read_text
-from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_platform
@@ -61,14 +61,30 @@ def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
     """
     request, total = prepared.request, prepared.plan.total
     pool = prepared.embedded(clock)
+    unit = "row" if request.token_budget is None else "token"
+    unit = unit if request.cost_column is None else "unit"
     with clock.timed("select"):
-        show = clock.counting(
-            "selecting", total, "row" if request.token_budget is None else "token"
-        )
-        selection, weights = _selected(request, pool, total, show)
-        chosen = selection.ranking
-        show(len(chosen) if request.token_budget is None else int(pool.costs[chosen].sum()))
-    return Choice(request, pool, selection, weights, clock)
+        show = clock.counting("selecting", math.ceil(total), unit)
+        selection, weights = _selected(request, pool, show)
+        show(math.ceil(_spent(pool, selection)))
+    share = None
+    if request.certify:
+        with clock.timed("certify"):
+            told = pool.budget | _quality(request, pool)
+            share = certify(pool.added.in_memory(), selection.ranking, request.ridge, **told)
+    return Choice(request, pool, selection, weights, share, clock)
+
+
+def _spent(pool: EmbeddedPool, selection: Selection) -> float:
+    """Of the budget."""
+    costs = pool.budget.get("costs", np.ones(len(pool.emb)))
+    return float(costs[selection.ranking].sum())
+
+
+def _quality(request: Request, pool: EmbeddedPool) -> dict[str, Any]:
+    if pool.values.quality is None:
+        return {}
+    return {"quality": pool.values.quality, "quality_weight": request.quality_weight}
 
 
 def embed_pool(prepared: TextPool, clock: Clock, part: tuple[int, int] = (1, 1)) -> str:
@@ -77,7 +93,7 @@ def embed_pool(prepared: TextPool, clock: Clock, part: tuple[int, int] = (1, 1))
     Raises:
         UserError: no cache that could keep them, embeddings that are not finite.
     """
-    cached = prepared.cached[0]
+    cached = prepared.cached.get("pool")
     if cached is None:
         raise UserError(prepared.kept or "embed fills a cache: name one as `cache=DIR`")
     n = len(prepared.usable.at)
@@ -93,7 +109,7 @@ def check_embedded(prepared: TextPool | ReadyPool) -> None:
         UserError: with their number.
     """
     if isinstance(prepared, TextPool):
-        cached, n = prepared.cached[0], len(prepared.usable.at)
+        cached, n = prepared.cached.get("pool"), len(prepared.usable.at)
         if cached is None or len(cached.absent):
             lacking = n if cached is None else len(cached.absent)
             raise UserError(
@@ -103,18 +119,14 @@ def check_embedded(prepared: TextPool | ReadyPool) -> None:
 
 
 def _selected(
-    request: Request, pool: EmbeddedPool, total: int, show: OnProgress
+    request: Request, pool: EmbeddedPool, show: OnProgress
 ) -> tuple[Selection, np.ndarray | None]:
     """The selection and, of `fisher_random`, the rows' weights."""
-    budget: dict[str, Any] = {"n_samples": total}
-    if request.token_budget is not None:
-        budget = {"token_budget": float(total), "costs": pool.costs}
-    ridge, seed = request.ridge, request.seed
-    if request.selector is None:
-        return select(pool.emb, **budget, ridge=ridge, on_progress=show), None
-    if request.selector == "fisher_random":
-        emb = pool.emb.load()
-        drawn = draw_fisher(emb, Budget.of(emb, **budget), ridge=ridge, seed=seed)
-        return evaluate(pool.emb, drawn.ranking, ridge), drawn.weights
-    options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
-    return SELECTORS[request.selector](pool.emb, **budget, **options), None
+    ridge, seed, rule = request.ridge, request.seed, request.rule
+    if rule.name == "fisher_random":
+        emb = pool.added.in_memory()
+        drawn = draw_fisher(emb, Budget.of(emb, **pool.budget), ridge=ridge, seed=seed)
+        return evaluate(emb, drawn.ranking, ridge), drawn.weights
+    options = {"ridge": ridge, "seed": seed, "on_progress": show}
+    options |= pool.scores | _quality(request, pool)
+    return rule(pool.added, **pool.budget, **options), None

@@ -1,39 +1,72 @@
-"""Rows from where a request says: a file, or Python's own."""
+"""Rows and embeddings from where a request says: a file, or Python's own."""
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fisher_jax.data import PoolError
 from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
 from fisher_jax.data.sets import Part
 from fisher_jax.data.shapes import Columns
-from fisher_jax.pipeline.request import Request, Rows, names_of
+from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.embeddings_file import read_embeddings
+from fisher_jax.models import file_sha256
+from fisher_jax.pipeline.request import SOURCES, Request, names_of
+from fisher_jax.util.files import unchanged
 
 
-def read_rows(source: Rows, name: str, request: Request, *, needs_text: bool = True) -> PoolFile:
-    """The rows of files, or rows as they are; `name` is theirs in messages.
+def read_rows(name: str, request: Request, *, needs_text: bool = True) -> PoolFile:
+    """The rows that an option of a request names: of files, or as they are.
+
+    Plain text has no columns: those that are told are of the request's other sources then.
 
     Raises:
         PoolError: a file or a row of it can't be used.
     """
-    columns = Columns(
+    source = getattr(request, name)
+    told = _columns(request)
+    others = [getattr(request, other) for other in SOURCES if other != name]
+    if _is_plain(source) and any(names_of(of) and not _is_plain(of) for of in others):
+        told = Columns()
+    reading: dict[str, Any] = {"needs_text": needs_text, "skip_bad": request.skip_bad}
+    if names := names_of(source):
+        return read_pool(names, told, part=Part(request.split, request.subset), **reading)
+    if isinstance(source, (str, os.PathLike, Mapping)) or hasattr(source, "columns"):
+        raise PoolError(
+            f"{name} must be a path or a list of rows, got one {type(source).__name__}: of a table "
+            "pass a list of mappings"
+        )
+    return pool_of(source, told, name=name, **reading)
+
+
+def read_states(name: str, request: Request) -> tuple[TokenEmbeddings, dict[str, Any]]:
+    """The embeddings that an option of a request names, or holds, and their file's hash.
+
+    Raises:
+        PoolError: no such file, or none of embeddings.
+    """
+    source = getattr(request, name)
+    if isinstance(source, TokenEmbeddings):
+        return source, {}
+    path = Path(source)
+    with unchanged(path):
+        return read_embeddings(path), {name: str(path), f"{name}_sha256": file_sha256(path)}
+
+
+def _columns(request: Request) -> Columns:
+    return Columns(
         request.format,
         request.text_column,
         request.messages_column,
         request.prompt_column,
         request.completion_column,
     )
-    reading: dict[str, Any] = {"needs_text": needs_text, "skip_bad": request.skip_bad}
-    if names := names_of(source):
-        part = Part(request.split, request.subset)
-        return read_pool(names, columns, part=part, **reading)
-    if isinstance(source, (str, os.PathLike, Mapping)) or hasattr(source, "columns"):
-        raise PoolError(
-            f"{name} must be a path or a list of rows, got one {type(source).__name__}: of a table "
-            "pass a list of mappings"
-        )
-    return pool_of(source, columns, name=name, **reading)
+
+
+def _is_plain(source: object) -> bool:
+    """Whether a source is plain text, which has no columns."""
+    return any(".txt" in Path(name).suffixes[-2:] for name in names_of(source))
 
 
 def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fisher_jax.data.duplicates import unique
 from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
@@ -16,23 +15,26 @@ from fisher_jax.models import (
     file_sha256,
     forward,
     load_model,
-    standardize,
+    passes_of,
     tokenize,
 )
 from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.cache import Cache
 from fisher_jax.pipeline.clock import Clock
+from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import CachedRows, cached_rows
-from fisher_jax.pipeline.plan import Plan, check_enough, plan
-from fisher_jax.pipeline.pool import EmbeddedPool
-from fisher_jax.pipeline.request import Request, is_plain, path_of, without_columns
+from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
+from fisher_jax.pipeline.pool import EmbeddedPool, standardized
+from fisher_jax.pipeline.request import Request, path_of
+from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, BY_ROW, Endpoint, Inputs, ask_questions, labels_of
-from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import here
+
+BESIDE = {"targets": "the task", "initial": "the initial set"}  # and how they are spoken of
 
 
 class TextPool(NamedTuple):
@@ -41,31 +43,33 @@ class TextPool(NamedTuple):
     Attributes:
         request: with the `batch_tokens` that are used.
         file: as read.
-        n_copies: rows of it that were left out as copies.
         model: that embeds it.
         usable: the rows that can be used.
-        task_file: of `targets`, if the request has some.
-        task: those of its rows that can be used.
+        beside: those of `targets` and of `initial`, if the request has some.
         costs: (N,) tokens to learn of each row.
+        budget: what may be spent, as rules take it.
+        values: what columns say of each row.
         plan: what is to come.
         notes: what was left out or cut, in sentences.
+        facts: for the manifest.
         endpoint: what `ask_llm` asks instead of the model.
-        cached: the rows in the cache, if there is one that keeps them; those of the task.
+        cached: the rows in the cache, if there is one that keeps them, and by name those beside.
         kept: what is to be told of the cache, in sentences.
     """
 
     request: Request
     file: PoolFile
-    n_copies: int
     model: LanguageModel
     usable: Usable
-    task_file: PoolFile | None
-    task: Usable | None
+    beside: dict[str, Usable]
     costs: Int[np.ndarray, "N"]
+    budget: dict[str, Any]
+    values: RowValues
     plan: Plan
     notes: list[str]
+    facts: dict[str, Any]
     endpoint: Endpoint | None
-    cached: tuple[CachedRows | None, CachedRows | None]
+    cached: dict[str, CachedRows]
     kept: str
 
     @property
@@ -90,26 +94,40 @@ class TextPool(NamedTuple):
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
         """Embeddings of the rows, centred and scaled, and what the selector needs beside them."""
-        request, targets = self.request, None
         with clock.timed("embed"):
-            hidden = _embedded(self, self.usable.tokens, self.cached[0], "embedding", clock)
-            if self.task is not None:
-                task = self.task.tokens
-                targets = _embedded(self, task, self.cached[1], "embedding the task", clock).load()
+            hidden = _embedded(self, "pool", self.usable.tokens, "embedding", clock)
+            beside = {
+                name: _embedded(
+                    self, name, of.tokens, f"embedding {BESIDE[name]}", clock
+                ).in_memory()
+                for name, of in self.beside.items()
+            }
         scores: dict[str, Any] = {}
+        targets = None
         with clock.timed("score"):
             if self.plan.streams and isinstance(hidden, StoredEmbeddings):
-                emb = hidden.standardized(request.center, request.normalize)
+                emb = added = hidden.standardized(self.request.center, self.request.normalize)
             else:
-                hidden = hidden.load()
+                hidden = hidden.in_memory()
                 scores = _scores(self, hidden, clock)
-                others = () if targets is None else (targets.tokens,)
-                tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
-                emb = TokenEmbeddings(tokens, hidden.offsets)
+                emb, added, targets = standardized(self.request, hidden, beside)
         if targets is not None:
             scores["targets"] = targets
-        notes, rows, n_rows = self.notes, self.usable.at, len(self.file)
-        return EmbeddedPool(self.file, emb, self.costs, rows, n_rows, notes, _facts(self), scores)
+        facts = self.facts | _facts_of_answers(self.endpoint)
+        rows, n_rows = self.usable.at, len(self.file)
+        return EmbeddedPool(
+            self.file,
+            emb,
+            added,
+            self.costs,
+            self.budget,
+            self.values,
+            rows,
+            n_rows,
+            self.notes,
+            facts,
+            scores,
+        )
 
 
 def read_text(request: Request, clock: Clock) -> TextPool:
@@ -122,68 +140,87 @@ def read_text(request: Request, clock: Clock) -> TextPool:
     assert request.pool is not None
     cache, endpoint = Cache.of(request.cache), _endpoint(request)
     with clock.timed("read"):
-        pool, task = _read(request)
-    with clock.timed("deduplicate"):
-        assert pool.rows is not None
-        show = None
-        if request.deduplicate == "near":
-            show = clock.counting("looking for copies", len(pool), "row")
-        kept = unique(pool.rows, request.deduplicate, show)
-        check_enough(request, len(kept), pool.path)
+        pool, files = _read(request)
+    kept = without_copies(request, len(pool), pool, None, clock)
+    check_enough(request, len(kept.at), pool.path)
+    values = read_values(request, pool, kept.at)
     with clock.timed("load_model"):
         model = request.model
         if not isinstance(model, LanguageModel):
             model = load_model(str(model), request.dtype)
     with clock.timed("tokenize"):
-        rows = usable(request, model, pool, kept)
+        rows = usable(request, model, pool, kept.at)
         check_enough(request, len(rows.at), pool.path)
-        of_task = None if task is None else usable(request, model, task, np.arange(len(task)))
+        beside = {
+            name: usable(request, model, file, np.arange(len(file))) for name, file in files.items()
+        }
         costs = rows.tokens.counted
         if request.positions == "prompt":
             costs = np.maximum(
                 tokenize(model, rows.texts, request.max_length, eos=request.eos).counted, 1
             )
         at_once = request.batch_tokens or here().forward_tokens
-        cached, told = cached_rows(cache, model, rows.tokens, at_once)
-        cached_task = None
-        if cached is not None and of_task is not None:
-            cached_task, _ = cached_rows(cache, model, of_task.tokens, at_once)
-    limit, n_copies = request.max_length or model.context, len(pool) - len(kept)
-    notes = _notes_on_rows(pool, model, rows)
-    notes += _notes_on_copies(request.deduplicate, n_copies, rows) + rows.notes(limit)
-    absent = range(len(rows.at)) if cached is None else cached.absent
-    n_fed = sum(len(rows.tokens.ids[i]) for i in absent)
-    if of_task is not None:
-        notes += of_task.notes(limit, " of the task")
-        n_fed += sum(map(len, of_task.tokens.ids))
+        cached, told = {}, ""
+        for name, of in {"pool": rows, **beside}.items():
+            kept_rows, said = cached_rows(cache, model, of.tokens, at_once)
+            told = told or said
+            if kept_rows is not None:
+                cached[name] = kept_rows
+    limit = request.max_length or model.context
+    notes = _notes_on_rows(pool, model, rows) + kept.notes
+    notes += note_on_equal_rows(rows.texts, request.deduplicate) + rows.notes(limit)
+    facts = _facts(pool, model, rows) | kept.facts
+    for name, of in beside.items():
+        notes += of.notes(limit, f" of {BESIDE[name]}")
+        facts |= facts_of(name, files[name])
+    values = values.take(np.searchsorted(kept.at, rows.at))
     request = dataclasses.replace(request, batch_tokens=at_once)
-    lengths, of_model = rows.tokens.counted, (model.dim, model.n_parameters)
-    planned = plan(request, lengths, costs, *of_model, n_fed, cached is not None)
+    fed = [
+        of.tokens.take(cached[name].absent) if name in cached else of.tokens
+        for name, of in {"pool": rows, **beside}.items()
+    ]
+    planned = plan(
+        request,
+        rows.tokens.counted,
+        costs,
+        model.dim,
+        model.n_parameters,
+        n_fed=sum(len(ids) for tokens in fed for ids in tokens.ids),
+        n_passes=sum(len(passes_of(model, tokens, at_once)) for tokens in fed),
+        values=values,
+        has_cache="pool" in cached,
+    )
+    budget = spending(request, costs, values, planned.total)
     return TextPool(
-        *(request, pool, n_copies, model, rows, task, of_task, costs, planned, notes, endpoint),
-        (cached, cached_task),
+        request,
+        pool,
+        model,
+        rows,
+        beside,
+        costs,
+        budget,
+        values,
+        planned,
+        notes,
+        facts,
+        endpoint,
+        cached,
         told,
     )
 
 
-def _read(request: Request) -> tuple[PoolFile, PoolFile | None]:
-    """The pool and the task; plain text has no column, so then the columns are the other's."""
-    assert request.pool is not None
-    pool_request = request
-    if request.targets is not None and is_plain(request.pool):
-        pool_request = without_columns(request)
-    pool = read_rows(request.pool, "pool", pool_request)
-    task = None
-    if request.targets is not None:
-        task_request = without_columns(request) if is_plain(request.targets) else request
-        task = read_rows(request.targets, "targets", task_request)
+def _read(request: Request) -> tuple[PoolFile, dict[str, PoolFile]]:
+    """The pool, and the files beside it."""
+    pool = read_rows("pool", request)
+    beside = {
+        name: read_rows(name, request) for name in BESIDE if getattr(request, name) is not None
+    }
     if request.selector == "ifd":
         _check_prompts(pool, "`selector=ifd`")
     if request.positions == "prompt":
-        for file in (pool, task):
-            if file is not None:
-                _check_prompts(file, "`positions=prompt`")
-    return pool, task
+        for file in (pool, *beside.values()):
+            _check_prompts(file, "`positions=prompt`")
+    return pool, beside
 
 
 def _check_prompts(file: PoolFile, what: str) -> None:
@@ -208,10 +245,10 @@ def _endpoint(request: Request) -> Endpoint | None:
 
 
 def _embedded(
-    pool: TextPool, tokens: TokenizedRows, cached: CachedRows | None, what: str, clock: Clock
+    pool: TextPool, name: str, tokens: TokenizedRows, what: str, clock: Clock
 ) -> TokenEmbeddings | StoredEmbeddings:
     show = clock.counting(what, len(tokens.ids), "row")
-    if cached is not None:
+    if (cached := pool.cached.get(name)) is not None:
         try:
             cached.embed(show)
             return cached.view()
@@ -224,8 +261,7 @@ def _embedded(
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
     """What the selector needs to be told by the model."""
-    selector = pool.request.selector
-    needs = [] if selector is None else [n for n in SELECTORS[selector].needs if n != "targets"]
+    needs = [name for name in pool.request.rule.needs if name != "targets"]
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})
@@ -241,7 +277,7 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
         endpoint=pool.endpoint,
         on_progress=clock.counting("scoring", total, unit),
     )
-    kept = pool.cached[0]
+    kept = pool.cached.get("pool")
     told = f"{pool.request.max_length} {pool.model.tokenizer_sha256} {pool.usable.texts}"
 
     def scored(name: str) -> Any:
@@ -270,35 +306,24 @@ def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[s
     return notes
 
 
-def _notes_on_copies(deduplicate: str, n_copies: int, rows: Usable) -> list[str]:
-    if n_copies:
-        was = "copy was" if n_copies == 1 else "copies were"
-        return [f"{n_copies:,} {deduplicate} {was} dropped."]
-    n_equal = 0
-    if deduplicate == "none":
-        n_equal = len(rows.texts) - len(unique(rows.texts, "exact"))
-    if n_equal:
-        return [
-            f"{counted(n_equal, 'row')} repeat{'s' * (n_equal == 1)} an earlier one: "
-            "exact deduplication leaves such rows out."
-        ]
-    return []
-
-
-def _facts(pool: TextPool) -> dict[str, Any]:
+def _facts(pool: PoolFile, model: LanguageModel, rows: Usable) -> dict[str, Any]:
     """Of the manifest."""
-    model, endpoint = pool.model, pool.endpoint
-    facts = facts_of("pool", pool.file) | {
+    return facts_of("pool", pool) | {
         "model": model.name,
         "weights_sha256": model.weights_sha256,
         "tokenizer_sha256": model.tokenizer_sha256,
-        "dropped_copies": pool.n_copies,
-        "skipped_rows": pool.usable.n_skipped,
-        "cut_rows": pool.usable.n_cut,
+        "skipped_rows": rows.n_skipped,
+        "cut_rows": rows.n_cut,
     }
-    facts |= facts_of("targets", pool.task_file)
-    if endpoint is not None:
-        kept = endpoint.transcript
-        facts |= {"answers": str(kept), "answers_sha256": file_sha256(kept)}
-        facts |= {"endpoint_settings": ASK_SETTINGS}
-    return facts
+
+
+def _facts_of_answers(endpoint: Endpoint | None) -> dict[str, Any]:
+    """The same, once an endpoint has answered."""
+    if endpoint is None:
+        return {}
+    kept = endpoint.transcript
+    return {
+        "answers": str(kept),
+        "answers_sha256": file_sha256(kept),
+        "endpoint_settings": ASK_SETTINGS,
+    }

@@ -25,12 +25,16 @@ from fisher_jax.util.streams import stream
     measured="at equal tokens better than uniform on copies with the last layer, worse on noise",
     criterion="gain_per_cost",
     streams=True,
+    adds=True,
+    weighs=True,
 )
 @rule(
     "most new information by the row: long rows, and noise",
     measured="at equal tokens worse than uniform on clean, mixed and noisy pools (LoRA)",
     criterion="gain",
     streams=True,
+    adds=True,
+    weighs=True,
 )
 def fisher(
     emb: TokenSource,
@@ -39,6 +43,8 @@ def fisher(
     *,
     criterion: Criterion = "gain",
     power: float | int = 1,
+    quality: Float[np.ndarray, "N"] | None = None,
+    quality_weight: float | int = 1.0,
 ) -> Selection:
     """FisherSFT, D-optimal: the largest information gain at each step (arXiv 2505.14826).
 
@@ -48,9 +54,13 @@ def fisher(
     Args:
         power: of the cost. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
             ones.
+        quality, quality_weight: nats beside the gain, as in `fisher_jax.select`.
     """
     per = budget.divisors(emb, criterion, power)
-    return design.greedily(emb, budget, per, ridge=terms.ridge, on_progress=terms.on_progress)
+    bonus = None if quality is None else design.worth_of(emb, quality, quality_weight)
+    return design.greedily(
+        emb, budget, per, ridge=terms.ridge, bonus=bonus, on_progress=terms.on_progress
+    )
 
 
 @rule(
@@ -81,6 +91,7 @@ def fisher_stochastic(
     measured="on made-up sequences it keeps much of fisher's selection bias",
     nested=False,
     criterion="gain",
+    adds=True,
 )
 def fisher_mixed(
     emb: TokenEmbeddings,
@@ -110,6 +121,8 @@ def fisher_mixed(
     "rows drawn by their information, with weights for an unbiased fit",
     measured="on made-up sequences the weights remove the bias of many rows and add variance",
     nested=False,
+    adds=True,
+    grouped=False,
 )
 def fisher_random(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, epsilon: float = 0.5
@@ -128,12 +141,14 @@ def fisher_random(
     measured="told of a task, not told apart from uniform at equal tokens (LoRA)",
     targeted=True,
     criterion="gain_per_cost",
+    adds=True,
 )
 @rule(
     "rows that make predictions for the pool, or for a task, most certain",
     measured="on planted problems as fisher",
     targeted=True,
     criterion="gain",
+    adds=True,
 )
 def i_optimal(
     emb: TokenEmbeddings,

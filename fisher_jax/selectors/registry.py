@@ -14,6 +14,7 @@ import numpy as np
 from fisher_jax import design
 from fisher_jax.design import (
     Budget,
+    Cap,
     Criterion,
     PoolLike,
     Ranking,
@@ -62,8 +63,12 @@ class Rule:
         measured: what RESULTS.md says of it, in a few words; empty where nothing was measured.
         needs: arguments that it must be given beside the embeddings.
         targeted: it takes `targets`, rows of a task to choose for.
+        adds: it goes by what rows add to the information of those before them, and so may go on
+            from initial rows (`fisher_jax.design.beyond`).
         by_label: it looks at the labels (completions), not at embeddings alone.
         nested: of n examples it takes the first n of those that it takes of more.
+        weighs: it takes `quality` (N,) and `quality_weight`, as `select` does.
+        grouped: it keeps to caps of groups.
         criterion: what a choice maximises where the rule goes by gains, else None; callers may pass
             another as `criterion`.
         streams: it takes a `TokenSource` too, a pool that need not fit into memory.
@@ -79,6 +84,9 @@ class Rule:
     nested: bool = True
     criterion: Criterion | None = None
     streams: bool = False
+    adds: bool = False
+    weighs: bool = False
+    grouped: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.function.__doc__)
@@ -96,12 +104,14 @@ class Rule:
         fraction: float | int | None = None,
         token_budget: float | int | None = None,
         costs: Sequence | np.ndarray | None = None,
+        groups: Sequence | np.ndarray | None = None,
+        group_cap: Cap | None = None,
         ridge: float | int = 1.0,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **options: object,
     ) -> Selection:
-        """Choose rows of `emb`; exactly one budget and `on_progress` as for `fisher_jax.select`.
+        """Choose rows of `emb`; one budget, groups and `on_progress` as for `fisher_jax.select`.
 
         Only rules that choose greedily by information or variance call `on_progress`.
 
@@ -116,9 +126,15 @@ class Rule:
         if not isinstance(emb, TokenSource):
             emb = as_embeddings(emb)
         elif not self.streams and not isinstance(emb, TokenEmbeddings):
-            raise UserError(f"{self.name} takes a pool in memory: load() it first")
+            raise UserError(f"{self.name} takes a pool in memory: pass its `in_memory()`")
         budget = Budget.of(
-            emb, n_samples=n_samples, fraction=fraction, token_budget=token_budget, costs=costs
+            emb,
+            n_samples=n_samples,
+            fraction=fraction,
+            token_budget=token_budget,
+            costs=costs,
+            groups=groups,
+            group_cap=group_cap,
         )
         chosen = self._choose(emb, budget, Terms(ridge, seed, on_progress), options)
         return chosen if isinstance(chosen, Selection) else design.evaluate(emb, chosen, ridge)
@@ -141,6 +157,8 @@ class Rule:
     ) -> Ranking | Selection:
         check_ridge(terms.ridge)
         check_seed(terms.seed)
+        if budget.groups is not None and not self.grouped:
+            raise UserError(f"selector {self.name!r} keeps to no caps of groups: take another")
         missing = [name for name in self.needs if options.get(name) is None]
         if missing:
             raise UserError(f"selector {self.name!r} needs {missing[0]}= beside the embeddings")
@@ -178,6 +196,9 @@ def rule(
     nested: bool = True,
     criterion: Criterion | None = None,
     streams: bool = False,
+    adds: bool = False,
+    weighs: bool = False,
+    grouped: bool = True,
 ) -> Callable[[AnyFunction], AnyFunction]:
     """Put a function into `SELECTORS`, by its own name or `name`; it stays as it is.
 
@@ -192,7 +213,8 @@ def rule(
         if key in SELECTORS:
             raise ValueError(f"there are two rules of the name {key!r}: rename one")
         SELECTORS[key] = Rule(
-            key, function, favours, measured, needs, targeted, by_label, nested, criterion, streams
+            *(key, function, favours, measured, needs),
+            *(targeted, by_label, nested, criterion, streams, adds, weighs, grouped),
         )
         return function
 

@@ -1,7 +1,7 @@
 """The one table of all rules, made from what their decorators say: for a terminal, and for docs."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fisher_jax.selectors.registry import SELECTORS, Rule
 
@@ -55,6 +55,13 @@ cost is largest. A cost is what `costs` says, else the row's tokens, also for a 
 `fj.select`, and the command without `--selector`, go by `"gain"` for a budget of rows and by
 `"gain_per_cost"` for one of tokens. All other rules take rows in their own order.
 
+## What else a rule takes
+
+- Rows that are owned already (`--initial`), from which gains count: {adds}.
+- Rows of a task (`--targets`): {targeted}.
+- A quality of each row (`--quality`), in nats beside its gain: {weighs}.
+- Groups of rows with caps (`--group-by`): all but {ungrouped}.
+
 ## A rule of one's own
 
 ```python
@@ -82,7 +89,14 @@ its module is imported.
 
 def page() -> str:
     """docs/selectors.md."""
-    return PAGE.replace("{table}", markdown())
+    page = PAGE.replace("{table}", markdown())
+    for takes in ("adds", "targeted", "weighs"):
+        page = page.replace(f"{{{takes}}}", _names(lambda rule, of=takes: getattr(rule, of)))
+    return page.replace("{ungrouped}", _names(lambda rule: not rule.grouped))
+
+
+def _names(is_named: Callable[[Rule], bool]) -> str:
+    return ", ".join(f"`{rule.name}`" for rule in SELECTORS.values() if is_named(rule))
 
 
 def markdown() -> str:

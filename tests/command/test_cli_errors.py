@@ -158,7 +158,7 @@ def test_a_pool_that_cannot_fit_is_refused(refused, run, llama, out, tmp_path, m
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": "a b c"}] * 4)
     argv = [pool, "-o", out, "--model", llama, "--n-samples", "1"]
     monkeypatch.setattr("fisher_jax.pipeline.plan.physical_memory", lambda: 4.0 * 8 * D - 1)
-    refused(argv, ["embeddings of 8 tokens need", "smaller --max-length"])
+    refused(argv, ["8 tokens of width 8 need about 1.0 GiB", "smaller --max-length"])
 
 
 def test_no_input_is_ever_replaced(refused, tmp_path):

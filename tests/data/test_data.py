@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from fisher_jax.command.main import main
 from fisher_jax.data import Columns, Example
-from fisher_jax.data.embeddings_file import read_embeddings
 from fisher_jax.data.pool_file import read_pool
+from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.util.files import replacing, replacing_files
 
 N, M, D, K = 8, 4, 8, 3  # one shape: each other is a compilation

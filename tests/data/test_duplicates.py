@@ -8,13 +8,11 @@ import pytest
 from fisher_jax.data import Example, PoolError
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from tests.helpers.cli import (
-    K,
     manifest_of,
     page_of,
     ranking_of,
     read_rows,
     texts,
-    write_embeddings,
     write_rows,
 )
 
@@ -123,9 +121,3 @@ def test_rows_with_nothing_to_predict_are_named_by_their_own_lines(tmp_path, lla
     pool = write_rows(tmp_path / "pool.jsonl", [{"text": row} for row in rows])
     argv = [pool, "-o", tmp_path / "out.jsonl", "--model", llama, "--n-samples", 1]
     refused([*argv, "--deduplicate", "exact"], ["1 row(s)", "line 5"])
-
-
-def test_ready_embeddings_are_not_deduplicated(tmp_path, refused):
-    write_embeddings(tmp_path / "e.safetensors")
-    argv = ["--embeddings", tmp_path / "e.safetensors", "-o", tmp_path / "out.jsonl"]
-    refused([*argv, "--n-samples", K, "--deduplicate", "near"], ["--deduplicate goes with --model"])

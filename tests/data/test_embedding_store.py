@@ -28,7 +28,7 @@ def test_what_is_read_is_what_was_written(tmp_path, dtype, tolerance):
     filled(tmp_path, dtype)
     view = EmbeddingStore(tmp_path).view(KEYS)
     expected = fj.TokenEmbeddings.from_list(EXAMPLES)
-    loaded = view.load()
+    loaded = view.in_memory()
     np.testing.assert_array_equal(loaded.offsets, expected.offsets)
     np.testing.assert_allclose(loaded.tokens, expected.tokens, rtol=tolerance)
     np.testing.assert_array_equal(
@@ -51,7 +51,7 @@ def test_standardized_as_in_memory(tmp_path, center):
     emb = fj.TokenEmbeddings.from_list(EXAMPLES)
     tokens = emb.tokens - emb.tokens.mean(axis=0) if center else emb.tokens
     tokens = tokens / np.sqrt(np.mean(np.sum(tokens**2, axis=1)))
-    np.testing.assert_allclose(view.load().tokens, tokens, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(view.in_memory().tokens, tokens, rtol=1e-5, atol=1e-6)
     assert view.mean_squared_norm() == pytest.approx(1, rel=1e-5)
 
 

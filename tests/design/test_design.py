@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+import fisher_jax as fj
 from fisher_jax import TokenEmbeddings
 from fisher_jax.design.embeddings import aligned
 from tests.helpers.references import f, random_pool
@@ -106,3 +107,29 @@ def test_lists_and_embeddings_become_arrays_that_jax_takes_without_a_copy():
         assert array.shape == shape and array.dtype == np.float32
         on_device = jax.device_put(array, may_alias=True)
         assert on_device.unsafe_buffer_pointer() == array.ctypes.data
+
+
+def test_embeddings_come_back_from_a_file_as_they_were(emb, tmp_path):
+    path = tmp_path / "emb.safetensors"
+    emb.save(path)
+    again = fj.TokenEmbeddings.load(path)
+    np.testing.assert_array_equal(again.tokens, emb.tokens)
+    np.testing.assert_array_equal(again.offsets, emb.offsets)
+    emb.save(str(path), "float16")
+    half = fj.TokenEmbeddings.load(str(path))
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half.tokens, emb.tokens.astype(np.float16))
+    assert fj.choose(embeddings=path, n_samples=2).ranking.shape == (2,)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_no_file_can_hold_is_refused(emb, tmp_path):
+    large = fj.TokenEmbeddings(emb.tokens * np.float32(1e6), emb.offsets)
+    for given, path, dtype, words in (
+        (emb, "emb.npz", None, "are written as .safetensors"),
+        (emb, "emb.safetensors", "int8", "dtype must be 'float16'"),
+        (large, "emb.safetensors", "float16", "can't hold numbers as large"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            given.save(tmp_path / path, dtype)
+    assert [*tmp_path.iterdir()] == []

@@ -8,7 +8,8 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.design import greedy
-from fisher_jax.design.device_pool import make_pool
+from fisher_jax.design.budget import Budget
+from fisher_jax.design.device_pool import first_room, make_pool
 from fisher_jax.util import platforms
 from tests.helpers.references import random_pool
 
@@ -86,9 +87,9 @@ def kernels():
     """Every public kernel with a small example of its arguments."""
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 20, [2, 5, 9], 8))
     pool, shapes = make_pool(emb)
-    root = greedy.first_root(8, 1.0, np.float32)
-    state = greedy.start(pool, root, 5, shapes)
-    yield "start", lambda pool, root: greedy.start(pool, root, 5, shapes), (pool, root)
+    root, room = greedy.first_root(8, 1.0, np.float32), first_room(Budget.of(emb, n_samples=5))
+    state = greedy.start(pool, root, room, shapes)
+    yield "start", lambda pool, root: greedy.start(pool, root, room, shapes), (pool, root)
     for method in ("lazy", "naive"):
         yield (
             f"advance {method}",

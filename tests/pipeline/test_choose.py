@@ -139,7 +139,7 @@ def test_an_unknown_option_is_a_mistake_of_the_program():
 def test_the_function_can_do_what_the_command_can():
     options = set(vars(parser().parse_args(["-o", "x"])))
     places = set(inspect.signature(Output).parameters)
-    shown = {"preview", "dry_run"}  # of what the command says, not of the choice
+    shown = {"preview", "dry_run", "config"}  # of what the command says, not of the choice
     assert options - places - shown == set(inspect.signature(Request).parameters) - {"answers"}
     assert options - shown <= set(flags())
     defaults = vars(parser().parse_args(["-o", "x"]))

@@ -158,7 +158,7 @@ def test_what_a_killed_run_left_is_removed(run, ready, out, tmp_path):
 def test_a_source_that_changes_while_it_is_read_is_told(
     what, run, ready, out, tmp_path, monkeypatch
 ):
-    import fisher_jax.pipeline.ready as reading
+    import fisher_jax.pipeline.sources as reading
     from fisher_jax.data.formats import JsonLines
 
     pool = tmp_path / "p.jsonl"

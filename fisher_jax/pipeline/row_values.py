@@ -1,0 +1,88 @@
+"""What columns of a pool say of its rows: worth, price and group of each."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fisher_jax.data import PoolError
+from fisher_jax.data.pool_file import PoolFile
+from fisher_jax.pipeline.request import Request
+
+
+class RowValues(NamedTuple):
+    """Of the rows that may be chosen; None where the request has no such column.
+
+    Attributes:
+        quality: (N,) at least 0.
+        price: (N,) positive, in the unit of `token_budget`.
+        group: (N,) labels.
+    """
+
+    quality: Float[np.ndarray, "N"] | None = None
+    price: Float[np.ndarray, "N"] | None = None
+    group: np.ndarray | None = None
+
+    def take(self, rows: Int[np.ndarray, "n"]) -> "RowValues":
+        """Those of some of the rows."""
+        return RowValues(*(None if of is None else of[rows] for of in self))
+
+
+NO_VALUES = RowValues()
+
+
+def read_values(request: Request, file: PoolFile | None, at: Int[np.ndarray, "N"]) -> RowValues:
+    """Of the rows `at` of a pool's file.
+
+    Raises:
+        PoolError: a row without the column, or with a value that can't be.
+    """
+    if file is None:
+        return NO_VALUES
+
+    def values(column: str | None, value_of: Callable[[Any], Any]) -> np.ndarray | None:
+        if column is None:
+            return None
+        read = []
+        for i, value in zip(at, file.column(column, at), strict=True):
+            try:
+                read.append(value_of(value))
+            except (TypeError, ValueError) as error:
+                raise PoolError(f"{file.where(int(i))}: column {column!r} {error}") from None
+        return np.asarray(read)
+
+    return RowValues(
+        values(request.quality, _at_least_0),
+        values(request.cost_column, _positive),
+        values(request.group_by, _label),
+    )
+
+
+def _number(value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # of CSV a text
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"must be a number, got {value!r}: mend the row, or leave it out")
+    return number
+
+
+def _at_least_0(value: Any) -> float:
+    if (number := _number(value)) < 0:
+        raise ValueError(f"must be at least 0, got {number}: add a constant to all rows")
+    return number
+
+
+def _positive(value: Any) -> float:
+    if (number := _number(value)) <= 0:
+        raise ValueError(f"must be above 0, got {number}: mend the row, or leave it out")
+    return number
+
+
+def _label(value: Any) -> str:
+    if value is None:
+        raise ValueError("must name a group: fill it, or leave the row out")
+    return str(value)
