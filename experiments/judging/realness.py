@@ -59,7 +59,8 @@ def mauve(
     k = round(fewest / 10)
     both = normalize(np.concatenate([real_NxD, written_KxD]).astype(np.float64))
     both = PCA(EXPLAINED, svd_solver="full").fit_transform(both)
-    clusters = KMeans(k, n_init=5, max_iter=500, random_state=seed).fit_predict(both)
+    means = KMeans(k, n_init=5, max_iter=500, random_state=seed)  # pyright: ignore
+    clusters = means.fit_predict(both)
     real, written = np.split(clusters, [len(real_NxD)])
     p, q = (np.bincount(own, minlength=k) / len(own) for own in (real, written))
     return mauve_of_shares(p, q)

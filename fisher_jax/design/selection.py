@@ -190,7 +190,8 @@ def greedily(
     if not isinstance(emb, TokenEmbeddings):
         if method != "lazy" or mesh is not None or pool_dtype is not None:
             raise UserError(
-                "method='naive', mesh and pool_dtype are for a pool in memory: pass its `in_memory()`"
+                "method='naive', mesh and pool_dtype are for a pool in memory: pass its "
+                "`in_memory()`"
             )
         return _streamed(emb, budget, per, bonus, ridge, there_TxD, on_progress)
     capacity = budget.most_examples

@@ -116,7 +116,7 @@ def passes_of(
         batch_tokens = here().forward_tokens
     if batch_tokens < 1:
         raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
-    fed = np.asarray([len(ids) - 1 for ids in rows.ids])
+    fed = np.asarray([len(ids) - 1 for ids in rows.ids], np.int64)
     steps = _padded_lengths(model, fed[fed > 0]).tolist()  # a row of one token is not fed
     passes = []
     for length, lower in zip(steps, [0, *steps][:-1], strict=True):

@@ -85,7 +85,7 @@ def test_what_was_not_used_for_longest_goes(llama, user, monkeypatch, embedded):
 def test_a_pool_larger_than_the_users_cache_is_not_kept(llama, user, monkeypatch):
     monkeypatch.setattr(cache, "LIMIT", 100)
     prepared = prepare(Request(pool=texts(), model=llama, n_samples=K, cache=True), Clock())
-    assert prepared.cached[0] is None and "not kept" in prepared.kept
+    assert prepared.cached.get("pool") is None and "not kept" in prepared.kept
     assert len(chosen(texts(), llama, True).ranking) == K
 
 
