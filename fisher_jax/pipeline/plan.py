@@ -88,8 +88,7 @@ def plan(
     memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
     needed, there = 4.0 * tokens * dim, physical_memory()
     streams = has_cache and (memory > there or not fits(lengths, dim))
-    rule = None if request.selector is None else SELECTORS[request.selector]
-    if streams and (rule is None or rule.streams):
+    if streams and all(SELECTORS[name].streams for name in request.asked):
         memory = width * n_parameters + 2.0**31
         return Plan(rows, int(costs.sum()), total, share, memory, seconds, streams=True)
     if n_parameters and needed > there:  # ready embeddings are in memory already

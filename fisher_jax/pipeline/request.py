@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fisher_jax.selectors import SELECTORS
+from fisher_jax.selectors import SELECTORS, Rule
 from fisher_jax.util.checks import LEAST_RIDGE, check_one_budget, check_ridge, check_seed
 from fisher_jax.util.errors import UserError
 
@@ -43,6 +43,8 @@ class Request:
         token_budget: budget in tokens to learn, never exceeded.
         selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
             gain per token with one in tokens.
+        compare: names of other rules; each chooses too, for the same budget, and the report shows
+            them side by side.
         targets: rows like those that the tuned model will meet, as `pool`.
         format: shape of the rows of `pool` and `targets`, a name in `data.shapes.FORMATS`; None
             goes by the columns that are there.
@@ -82,6 +84,7 @@ class Request:
     fraction: float | int | None = None
     token_budget: int | None = None
     selector: str | None = None
+    compare: Sequence[str] = ()
     targets: Rows | None = None
     format: str | None = None
     text_column: str | None = None
@@ -141,27 +144,46 @@ class Request:
                     f"`{unused[0]}` goes with `model`: ready `embeddings` are taken as they are"
                 )
 
+    @property
+    def rule(self) -> Rule:
+        """The rule that chooses."""
+        usual = "fisher" if self.token_budget is None else "fisher_per_token"
+        return SELECTORS[self.selector or usual]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the rules that choose: the selector's, then those compared with it."""
+        return (self.rule.name, *self.compare)
+
     def _check_selector(self) -> None:
-        rule = None if self.selector is None else SELECTORS[self.selector]
-        if rule is not None and rule not in OFFERED:
-            raise UserError(f"`selector={rule.name}` needs {rule.needs[0]}, which no model tells")
-        if self.embeddings is not None and rule is not None and rule.needs:
-            raise UserError(f"`selector={rule.name}` asks the model: give `model`")
-        if self.targets is not None and (rule is None or not rule.targeted):
+        if isinstance(self.compare, str):
+            raise UserError(f"`compare` takes a list of names, got {self.compare!r}: use brackets")
+        for i, name in enumerate(self.asked):
+            if name in self.asked[:i]:
+                raise UserError(f"`compare={name}` chooses already: name every other rule once")
+            self._check_rule(f"`{'compare' if i else 'selector'}={name}`", SELECTORS[name])
+        if self.targets is not None and not any(SELECTORS[name].targeted for name in self.asked):
             names = ", ".join(rule.name for rule in OFFERED if rule.targeted)
             raise UserError(f"`targets` goes with `selector={names}`: add one")
-        if self.selector == "rds" and self.targets is None:
-            raise UserError("`selector=rds` chooses for a task: give its rows as `targets=FILE`")
-        if self.endpoint is not None and self.selector != "ask_llm":
+        if self.endpoint is not None and "ask_llm" not in self.asked:
             raise UserError("`endpoint` goes with `selector=ask_llm`: add it, or leave both out")
         if bool(self.endpoint) != bool(self.endpoint_model):
             raise UserError("`endpoint=URL` and `endpoint_model=NAME` go together: give both")
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
-        if self.positions == "prompt" and rule is not None and rule.by_label:
+
+    def _check_rule(self, asked: str, rule: Rule) -> None:
+        """Refuse a rule that can't be told what it needs; `asked` is how it was named."""
+        if rule not in OFFERED:
+            raise UserError(f"{asked} needs {rule.needs[0]}, which no model tells")
+        if self.embeddings is not None and rule.needs:
+            raise UserError(f"{asked} asks the model: give `model`")
+        if "targets" in rule.needs and self.targets is None:
+            raise UserError(f"{asked} chooses for a task: give its rows as `targets=FILE`")
+        if self.positions == "prompt" and rule.by_label:
             raise UserError(
-                f"`selector={rule.name}` looks at completions: leave `positions=prompt` out, "
-                "or take another selector"
+                f"{asked} looks at completions: leave `positions=prompt` out, or take another "
+                "selector"
             )
 
     def as_options(self) -> dict[str, Any]:
@@ -170,6 +192,7 @@ class Request:
         del values["answers"]  # a result
         if isinstance(values["cache"], bool):
             values["cache"] = None  # which changes no result
+        values["compare"] = tuple(self.compare)
         return {name: _as_json(value) for name, value in values.items()}
 
 

@@ -12,7 +12,7 @@ from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
 from fisher_jax.pipeline.text import TextPool, read_text
-from fisher_jax.selectors import SELECTORS
+from fisher_jax.selectors import SELECTORS, Rule
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_platform
@@ -68,7 +68,14 @@ def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
         selection, weights = _selected(request, pool, total, show)
         chosen = selection.ranking
         show(len(chosen) if request.token_budget is None else int(pool.costs[chosen].sum()))
-    return Choice(request, pool, selection, weights, clock)
+    others = {}
+    if request.compare:
+        with clock.timed("select_others"):
+            show = clock.counting("selecting by other rules", len(request.compare), "rule")
+            for done, name in enumerate(request.compare, start=1):
+                others[name] = _by(SELECTORS[name], request, pool, total)
+                show(done)
+    return Choice(request, pool, selection, weights, clock, others)
 
 
 def embed_pool(prepared: TextPool, clock: Clock, part: tuple[int, int] = (1, 1)) -> str:
@@ -106,15 +113,26 @@ def _selected(
     request: Request, pool: EmbeddedPool, total: int, show: OnProgress
 ) -> tuple[Selection, np.ndarray | None]:
     """The selection and, of `fisher_random`, the rows' weights."""
-    budget: dict[str, Any] = {"n_samples": total}
-    if request.token_budget is not None:
-        budget = {"token_budget": float(total), "costs": pool.costs}
-    ridge, seed = request.ridge, request.seed
+    budget, ridge, seed = _budget(request, pool, total), request.ridge, request.seed
     if request.selector is None:
         return select(pool.emb, **budget, ridge=ridge, on_progress=show), None
     if request.selector == "fisher_random":
         emb = pool.emb.load()
         drawn = draw_fisher(emb, Budget.of(emb, **budget), ridge=ridge, seed=seed)
         return evaluate(pool.emb, drawn.ranking, ridge), drawn.weights
-    options = {"ridge": ridge, "seed": seed, "on_progress": show} | pool.scores
-    return SELECTORS[request.selector](pool.emb, **budget, **options), None
+    return _by(request.rule, request, pool, total, show), None
+
+
+def _by(
+    rule: Rule, request: Request, pool: EmbeddedPool, total: int, show: OnProgress | None = None
+) -> Selection:
+    """What a rule chooses for the request's budget."""
+    told = {name: value for name, value in pool.scores.items() if name in rule.takes}
+    terms = {"ridge": request.ridge, "seed": request.seed, "on_progress": show}
+    return rule(pool.emb, **_budget(request, pool, total), **terms, **told)
+
+
+def _budget(request: Request, pool: EmbeddedPool, total: int) -> dict[str, Any]:
+    if request.token_budget is None:
+        return {"n_samples": total}
+    return {"token_budget": float(total), "costs": pool.costs}

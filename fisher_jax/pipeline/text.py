@@ -1,6 +1,7 @@
 """A pool of text: read, without copies, as tokens of a model, and then embedded by it."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from fisher_jax.models import (
     load_model,
     standardize,
     tokenize,
+    word,
 )
 from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.cache import Cache
@@ -108,8 +110,22 @@ class TextPool(NamedTuple):
                 emb = TokenEmbeddings(tokens, hidden.offsets)
         if targets is not None:
             scores["targets"] = targets
-        notes, rows, n_rows = self.notes, self.usable.at, len(self.file)
-        return EmbeddedPool(self.file, emb, self.costs, rows, n_rows, notes, _facts(self), scores)
+        return EmbeddedPool(
+            self.file,
+            emb,
+            self.costs,
+            self.usable.at,
+            len(self.file),
+            self.notes,
+            _facts(self),
+            scores,
+            None if self.task is None else self._task_preview,
+            functools.partial(word, self.model, self.usable.tokens),
+        )
+
+    def _task_preview(self, q: int) -> str:
+        assert self.task is not None and self.task_file is not None
+        return self.task_file.preview(int(self.task.at[q]))
 
 
 def read_text(request: Request, clock: Clock) -> TextPool:
@@ -177,8 +193,8 @@ def _read(request: Request) -> tuple[PoolFile, PoolFile | None]:
     if request.targets is not None:
         task_request = without_columns(request) if is_plain(request.targets) else request
         task = read_rows(request.targets, "targets", task_request)
-    if request.selector == "ifd":
-        _check_prompts(pool, "`selector=ifd`")
+    if "ifd" in request.asked:
+        _check_prompts(pool, f"`{'selector' if request.selector == 'ifd' else 'compare'}=ifd`")
     if request.positions == "prompt":
         for file in (pool, task):
             if file is not None:
@@ -223,9 +239,9 @@ def _embedded(
 
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
-    """What the selector needs to be told by the model."""
-    selector = pool.request.selector
-    needs = [] if selector is None else [n for n in SELECTORS[selector].needs if n != "targets"]
+    """What the selector, and those compared with it, need to be told by the model."""
+    asked = [need for name in pool.request.asked for need in SELECTORS[name].needs]
+    needs = [need for need in dict.fromkeys(asked) if need != "targets"]
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})

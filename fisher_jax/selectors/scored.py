@@ -187,19 +187,24 @@ def i_optimal_weighted(
 def rds(emb: TokenEmbeddings, budget: Budget, terms: Terms, *, targets: TokenEmbeddings) -> Ranking:
     """RDS+: each target in turn takes its most similar row that is left (arXiv 2503.01807).
 
-    Similarity is the cosine of the rows' means weighted by position (`TokenEmbeddings.pooled`).
-
     Args:
-        targets: Q rows of the task, centred and scaled as `emb` is.
+        targets: Q rows of the task, centred and scaled as `emb` is; see `task_similarity`.
     """
-    targets_QxD, rows_NxD = (_unit(e.pooled("position")) for e in (targets, emb))
-    similarity = targets_QxD @ rows_NxD.T
     purse = Purse(budget)
-    for to_target in itertools.cycle(similarity):
+    for to_target in itertools.cycle(task_similarity(emb, targets)):
         if not purse.is_open.any():
             break
         purse.buy(int(np.argmax(np.where(purse.is_open, to_target, -np.inf))))
     return purse.ranking
+
+
+def task_similarity(emb: TokenEmbeddings, targets: TokenEmbeddings) -> Float[np.ndarray, "Q N"]:
+    """How like each of Q rows of a task is to each row of a pool, from -1 to 1.
+
+    The cosine of the rows' means weighted by position (`TokenEmbeddings.pooled`, RDS+'s).
+    """
+    targets_QxD, rows_NxD = (_unit(e.pooled("position")) for e in (targets, emb))
+    return targets_QxD @ rows_NxD.T
 
 
 @rule("rows near which many are that the model is unsure of", aim="spread", needs=("uncertainty",))

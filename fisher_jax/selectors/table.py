@@ -42,7 +42,7 @@ def listing(rules: Iterable[Rule] | None = None, width: int = 100) -> str:
         )
         entries.append(textwrap.fill(text, width, subsequent_indent="    "))
     note = f"Measured is {LEGEND}."
-    return "\n".join([*entries, textwrap.fill(note, width)])
+    return "\n".join([*entries, textwrap.fill(note, width, subsequent_indent="    ")])
 
 
 PAGE = """# Selectors

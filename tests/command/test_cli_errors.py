@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fisher_jax.report.page import FILES, write_ranking
+from fisher_jax.report import FILES, write_ranking
 from tests.helpers.cli import (
     EARLIER,
     D,
