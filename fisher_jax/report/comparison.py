@@ -37,8 +37,10 @@ class Judged(NamedTuple):
     def numbers(self) -> tuple[float, float, float]:
         """Of the selection, and means over the draws of as many examples and of as many tokens."""
         whole = self.measure.whole
-        draws = (np.mean([whole(x) for x in some]) for some in (self.examples, self.tokens))
-        return float(whole(self.own)), *(float(mean) for mean in draws)
+        as_many_rows, as_many_tokens = (
+            float(np.mean([whole(x) for x in draws])) for draws in (self.examples, self.tokens)
+        )
+        return float(whole(self.own)), as_many_rows, as_many_tokens
 
 
 @dataclass(frozen=True)

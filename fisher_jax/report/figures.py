@@ -14,7 +14,7 @@ from fisher_jax.report.likeness import CLUSTERS, Map
 
 _OURS, _POOL = "#0072b2", "#b8c0c8"  # with the strokes below: Okabe and Ito's colours
 _OTHERS = [("#d55e00", "-."), ("#009e73", ":"), ("#cc79a7", "--"), ("#e69f00", "-")]
-STYLE = {  # of matplotlib, for `rc_context` around figures and their files
+STYLE: dict[Any, Any] = {  # of matplotlib, for `rc_context` around figures and their files
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
