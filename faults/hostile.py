@@ -1,5 +1,7 @@
 """Hostile inputs: models that bring code, chat templates, rows in the report, echoed keys."""
 
+import base64
+import hashlib
 import json
 import os
 import pickle
@@ -14,6 +16,7 @@ from faults import inputs
 from faults.case import Case, Trial, shuffled
 from faults.commands import select
 from faults.processes import ended
+from fisher_jax.report.page import SCRIPT
 from tests.helpers.cli import K, N, texts, write_embeddings, write_rows
 from tests.helpers.endpoint_server import Server
 
@@ -41,7 +44,7 @@ TEMPLATES = [
     "{{ undefined.x.y }}",
     "{% if %}",
 ]
-KEPT = {"meta", "style", "title", "html", "head", "body"}  # of the page's own
+DIRECTIVES = {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -129,17 +132,30 @@ class _Executable(HTMLParser):
         super().__init__()
         self.found: list[str] = []
         self.policy = ""
+        self.scripts: list[str] = []
+        self._in_script = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         if given.get("http-equiv") == "Content-Security-Policy":
             self.policy = given["content"]
-        if tag in {"script", "iframe", "object", "embed", "base", "form", "link", "svg", "a"}:
+        if tag == "script" and not given:
+            self._in_script = True
+            self.scripts.append("")
+        elif tag in {"script", "iframe", "object", "embed", "base", "form", "link", "svg"}:
             self.found.append(self.get_starttag_text() or tag)
         for name, value in given.items():
-            away = name in ("src", "href", "action") and not value.startswith("data:image/png")
+            within = value.startswith("data:image/png") or (tag == "a" and value.startswith("#"))
+            away = name in ("src", "href", "action", "formaction") and not within
             if name.startswith("on") or away:
                 self.found.append(self.get_starttag_text() or name)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script &= tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts[-1] += data
 
 
 def scripts_in_rows(trial: Trial, folder: Path, seed: int) -> None:
@@ -154,7 +170,12 @@ def scripts_in_rows(trial: Trial, folder: Path, seed: int) -> None:
     page = _Executable()
     page.feed((folder / "out.jsonl.report/report.html").read_text())
     trial.check(not page.found, f"the report has {page.found}")
-    is_closed = page.policy.startswith("default-src 'none'") and "script-src" not in page.policy
+    ours = SCRIPT.read_text(encoding="utf-8")
+    trial.check(page.scripts == [ours], f"the report has the scripts {page.scripts}")
+    digest = base64.b64encode(hashlib.sha256(ours.encode()).digest()).decode()
+    sources = dict(part.split(maxsplit=1) for part in page.policy.split("; "))
+    expected = {"default-src": "'none'", "script-src": f"'sha256-{digest}'"}
+    is_closed = sources | expected == sources and {*sources} <= DIRECTIVES
     trial.check(is_closed, f"the report's policy is {page.policy!r}")
 
 

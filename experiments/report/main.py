@@ -1,4 +1,4 @@
-"""Rebuild RESULTS.md and results/*/*/README.md, or plot results of one's own.
+"""Rebuild RESULTS.md, results/*/*/README.md and what selectors say of themselves, or plot results.
 
 python -m experiments.report                    pages and figures from results/ alone
 python -m experiments.report --collect outputs  after taking over what was run there: a sweep's
@@ -16,11 +16,13 @@ from experiments.report.committed import KEPT, ROOT, STREAMS, STUDIES, collect
 from experiments.report.compare import compare
 from experiments.report.information_runs import InformationRun, LemmaRun, RemediesRun, RuntimeRun
 from experiments.report.language_runs import LanguageRun
+from experiments.report.measured import measured
 from experiments.report.published import PUBLISHED, published_wins
 from experiments.report.runs import Run
 from experiments.report.tables import nats, plain
 from experiments.run.harness import reporting
 from experiments.run.packed import PACKED
+from fisher_jax.selectors.registry import MEASURED
 from fisher_jax.util.files import replacing
 
 PAGES = Path(__file__).parent / "pages"
@@ -71,7 +73,7 @@ def kept_runs() -> Runs:
 
 
 def pages(runs: Runs) -> dict[Path, str]:
-    """path: text of RESULTS.md and of each run's page; draws their figures on the way."""
+    """path: text of RESULTS.md, of each run's page and of `measured`; draws figures on the way."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
         undefined=jinja2.StrictUndefined,
@@ -89,5 +91,6 @@ def pages(runs: Runs) -> dict[Path, str]:
     }
     results = environment.get_template("RESULTS.md.j2")
     return made | {
-        ROOT / "RESULTS.md": results.render(runs=runs, claims=claims(runs), streams=STREAMS[:10])
+        MEASURED: measured(runs),
+        ROOT / "RESULTS.md": results.render(runs=runs, claims=claims(runs), streams=STREAMS[:10]),
     }

@@ -293,6 +293,15 @@ def _add_design(p: argparse.ArgumentParser) -> None:
         "spends tokens); fisher_random adds a column fisher_weight for a weighted loss",
     )
     design.add_argument(
+        "--compare",
+        metavar="NAME",
+        nargs="+",
+        type=selector,
+        default=default_of("compare"),
+        help="other selectors that choose for the same budget, for the report: their information, "
+        "lengths and rows in common side by side; write it after POOL",
+    )
+    design.add_argument(
         "--list-selectors",
         action=Listing,
         help="print what each selector favours, needs, does with a token budget, and how it did",

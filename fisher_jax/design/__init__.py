@@ -26,7 +26,7 @@ from fisher_jax.util.lazy import lazily
 if TYPE_CHECKING:
     from fisher_jax.design.approximate import stochastic_greedy
     from fisher_jax.design.certificate import certify
-    from fisher_jax.design.evaluation import evaluate, log_dets, remaining_gains
+    from fisher_jax.design.evaluation import evaluate, log_dets, remaining_gains, token_gains
     from fisher_jax.design.fisher_selector import FisherSelector
     from fisher_jax.design.i_optimal import least_variance
     from fisher_jax.design.linalg import HIGHEST
@@ -65,6 +65,7 @@ __all__ = [
     "select",
     "stochastic_greedy",
     "take",
+    "token_gains",
     "worth_of",
 ]
 __getattr__ = lazily(
@@ -72,7 +73,7 @@ __getattr__ = lazily(
     {
         "fisher_jax.design.approximate": "stochastic_greedy",
         "fisher_jax.design.certificate": "certify",
-        "fisher_jax.design.evaluation": "evaluate log_dets remaining_gains",
+        "fisher_jax.design.evaluation": "evaluate log_dets remaining_gains token_gains",
         "fisher_jax.design.fisher_selector": "FisherSelector",
         "fisher_jax.design.i_optimal": "least_variance",
         "fisher_jax.design.linalg": "HIGHEST",

@@ -73,6 +73,27 @@ def log_dets(
     return curves
 
 
+def token_gains(
+    emb: TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int
+) -> Float[np.ndarray, "t"]:
+    """What each token of a sequence of examples adds to the tokens before it, in nats.
+
+    Token x adds `log(1 + x^T V^-1 x)`, V the ridge and all tokens before it, those of its own
+    example too. Over an example the gains of its tokens add up to `evaluate`'s gain.
+
+    Args:
+        emb: the pool.
+        ranking: indices of it; the t tokens are theirs, one example after the other.
+        ridge: positive.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    order = _checked_ranking(emb, ranking, ridge)
+    with _as_needed(emb, ridge) as (emb, dtype):
+        return _replay_tokens(emb, order, ridge, dtype)
+
+
 def remaining_gains(
     emb: PoolLike | TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int = 1.0
 ) -> Float[np.ndarray, "N"]:

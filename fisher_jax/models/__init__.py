@@ -8,7 +8,7 @@ from fisher_jax.models.decoder import Decoder, capped, packed_rows, project, sta
 from fisher_jax.models.embed import Pass, forward, last_states, passes_of, run_passes, standardize
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.load import DTYPES, LanguageModel, file_sha256, load_model
-from fisher_jax.models.tokenize import Positions, TokenizedRows, shown, tokenize
+from fisher_jax.models.tokenize import Positions, TokenizedRows, shown, tokenize, word
 
 __all__ = [
     "DTYPES",
@@ -32,4 +32,5 @@ __all__ = [
     "stack",
     "standardize",
     "tokenize",
+    "word",
 ]

@@ -46,7 +46,11 @@ class TokenizedRows(NamedTuple):
     @property
     def labels(self) -> list[Int[np.ndarray, "_"]]:
         """Of each row the tokens that count."""
-        return [ids[learnt] for ids, learnt in zip(self.ids, self.learnt, strict=True)]
+        return [self.labels_of(i) for i in range(len(self.ids))]
+
+    def labels_of(self, i: int) -> Int[np.ndarray, "_"]:
+        """Row i's tokens that count."""
+        return self.ids[i][self.learnt[i]]
 
     def take(self, rows: np.ndarray) -> "TokenizedRows":
         """Some of the rows."""
@@ -133,6 +137,12 @@ def shown(model: LanguageModel, rows: TokenizedRows, i: int) -> str:
         f"⟦{decode.decode(part)}⟧" if counts[:1].any() else decode.decode(part)
         for part, counts in zip(np.split(ids, changes), np.split(learnt, changes), strict=True)
     )
+
+
+def word(model: LanguageModel, rows: TokenizedRows, i: int, j: int) -> str:
+    """The text of the token that embedding j of row i predicts."""
+    decode: Any = model.tokenizer
+    return decode.decode(rows.labels_of(i)[j : j + 1])
 
 
 def _tokenized(

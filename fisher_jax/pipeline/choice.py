@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from fisher_jax.data.columns import kinds
 from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.output import write_selection
 from fisher_jax.design import Selection, TokenEmbeddings
@@ -18,6 +20,7 @@ from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.request import Request
 from fisher_jax.report import (
     N_DRAWS,
+    Subject,
     compare_with_uniform,
     write_manifest,
     write_ranking,
@@ -40,6 +43,7 @@ class Choice:
         weights: (n,) of the rows in a weighted loss; `fisher_random` alone has them.
         certificate: the share of the best f that the selection has at least, with `certify`.
         clock: how long it took, in `seconds`.
+        others: by name, what the rules that were compared chose for the same budget.
     """
 
     request: Request
@@ -48,6 +52,7 @@ class Choice:
     weights: Float[np.ndarray, "n"] | None
     certificate: float | None
     clock: Clock
+    others: Mapping[str, Selection] = field(default_factory=dict)
 
     @property
     def ranking(self) -> Int[np.ndarray, "n"]:
@@ -150,16 +155,9 @@ class Choice:
         request, pool, selection = self.request, self.pool, self.selection
         clock = dataclasses.replace(self.clock, on_step=on_progress)
         with clock.timed("compare"):
-            emb = pool.added
-            if isinstance(emb, TokenEmbeddings):
-                emb = emb.at_most_dim_rows()  # for the gains, once
+            subject = self._subject()
             comparison = compare_with_uniform(
-                emb,
-                selection,
-                request.ridge,
-                request.seed,
-                costs=pool.costs,
-                on_progress=clock.counting("uniform draws", N_DRAWS, "draw"),
+                subject, on_progress=clock.counting("uniform draws", N_DRAWS, "draw")
             )
         facts, versions = self.facts, provenance()
         options = request.as_options() | output.as_options()
@@ -170,13 +168,8 @@ class Choice:
             with clock.timed("report"):
                 write_report(
                     folder,
-                    emb,
-                    selection,
+                    subject,
                     comparison,
-                    ridge=request.ridge,
-                    preview=pool.preview,
-                    row_of=pool.rows,
-                    costs=pool.costs,
                     facts=f"{counted(facts['rows'], 'row')}, "
                     f"{counted(facts['tokens'], 'token embedding')} of width {pool.emb.dim}; "
                     f"{counted(facts['selected_rows'], 'row')} with "
@@ -195,13 +188,14 @@ class Choice:
                         "equal_examples": float(comparison.examples.mean[-1]),
                         "equal_tokens": float(comparison.tokens.mean[-1]),
                     },
+                    "compared": {name: self._compared(name) for name in self.others},
                     "versions": versions,
                     "sizes": here()._asdict(),
                     "seconds": clock.seconds | {"total": clock.total()},
                 },
             )
             written(1)
-        said = [comparison.headline(selection)]
+        said = [comparison.headline(subject)]
         if pool.values.quality is not None:
             said.append(f"qualities add up to {facts['selected_quality']:.4g}")
         if self.certificate is not None:
@@ -209,3 +203,32 @@ class Choice:
                 f"at least {100 * self.certificate:.1f}% of the most that the budget can buy"
             )
         return f"{', '.join(said)}; see {output.report_dir / 'report.html'}"
+
+    def _subject(self) -> Subject:
+        """What the report shows."""
+        request, pool = self.request, self.pool
+        return Subject(
+            pool.added,
+            self.selection,
+            request.rule,
+            request.ridge,
+            request.seed,
+            pool.costs,
+            pool.rows,
+            pool.preview,
+            self.others,
+            pool.scores,
+            pool.task_preview,
+            pool.word,
+            {} if pool.file is None else kinds(pool.file, pool.rows),
+        )
+
+    def _compared(self, name: str) -> dict[str, Any]:
+        """Of the manifest: what another rule chose."""
+        other = self.others[name]
+        return {
+            "rows": len(other.ranking),
+            "tokens": int(self.pool.costs[other.ranking].sum()),
+            "log_det": other.log_det,
+            "rows_in_common": int(np.isin(other.ranking, self.selection.ranking).sum()),
+        }

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from fisher_jax.design import Budget, budget_in_examples
 from fisher_jax.pipeline.request import OFFERED, Request
 from fisher_jax.pipeline.row_values import NO_VALUES, RowValues
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_fits, fits
@@ -96,7 +97,8 @@ def plan(
     memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
     there, tokens_to_learn = physical_memory(), int(costs.sum())
     streams = has_cache and (memory > there or not fits(lengths, dim))
-    if streams and request.rule.streams and request.initial is None and not request.certify:
+    all_stream = all(SELECTORS[name].streams for name in request.asked)
+    if streams and all_stream and request.initial is None and not request.certify:
         memory = width * n_parameters + 2.0**31
         return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds, streams=True)
     if memory > there:

@@ -1,5 +1,6 @@
 """Pools on their way to a selection: prepared, then embedded."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,8 @@ class EmbeddedPool(NamedTuple):
         notes: what was left out or cut, in sentences.
         facts: for the manifest.
         scores: by name, what the selector needs beside the embeddings.
+        task_preview: example q of the task in `scores` as a text to look at.
+        word: the token that embedding j of example i predicts, as text.
     """
 
     file: PoolFile | None
@@ -55,6 +58,8 @@ class EmbeddedPool(NamedTuple):
     notes: list[str]
     facts: dict[str, Any]
     scores: dict[str, Any]
+    task_preview: Callable[[int], str] | None = None
+    word: Callable[[int, int], str] | None = None
 
     def preview(self, i: int) -> str:
         """Example i as a text to look at."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -60,6 +60,8 @@ class Request:
         quality_weight: nats that a unit of quality is worth.
         selector: a name in `SELECTORS`; None is FisherSFT, by gain with a budget in rows and by
             gain per token with one in tokens.
+        compare: names of other rules; each chooses too, for the same budget, and the report shows
+            them side by side.
         targets: rows like those that the tuned model will meet, as `pool`.
         target_embeddings: the same where `embeddings` are given: such a file, or such embeddings.
         initial: rows that are owned already, as `pool`: V has them before the first choice, and
@@ -113,6 +115,7 @@ class Request:
     quality: str | None = None
     quality_weight: float | int = 1.0
     selector: str | None = None
+    compare: Sequence[str] = ()
     targets: Rows | None = None
     target_embeddings: "str | os.PathLike[str] | TokenEmbeddings | None" = None
     initial: Rows | None = None
@@ -174,12 +177,16 @@ class Request:
         for name in ("cost_column", "group_by", "quality"):
             if getattr(self, name) is not None and self.pool is None:
                 raise UserError(f"`{name}` is a column: give the `pool` that has it")
-        for name, takes in (("quality", "weighs"), ("group_by", "grouped")):
-            if getattr(self, name) is not None and not getattr(self.rule, takes):
-                raise UserError(
-                    f"`selector={self.rule.name}` does not look at `{name}`: leave it out, or take "
-                    f"one of {_names(takes)}"
-                )
+        for name, takes, rules in (
+            ("quality", "weighs", self.asked[:1]),
+            ("group_by", "grouped", self.asked),
+        ):
+            for i, rule in enumerate(rules if getattr(self, name) is not None else ()):
+                if not getattr(SELECTORS[rule], takes):
+                    raise UserError(
+                        f"`{'compare' if i else 'selector'}={rule}` does not look at `{name}`: "
+                        f"leave it out, or take one of {_names(takes)}"
+                    )
 
     def _check_choices(self) -> None:
         for name in ("on_empty", "deduplicate", "dtype", "positions", "normalize"):
@@ -219,47 +226,56 @@ class Request:
                 "copies are told by the rows' text: give the `pool`, whose rows they are"
             )
 
+    @property
+    def rule(self) -> Rule:
+        """The rule that chooses."""
+        usual = "fisher" if self.token_budget is None else "fisher_per_token"
+        return SELECTORS[self.selector or usual]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the rules that choose: the selector's, then those compared with it."""
+        return (self.rule.name, *self.compare)
+
     def _check_selector(self) -> None:
-        rule = self.rule
-        if rule not in OFFERED:
-            raise UserError(f"`selector={rule.name}` needs {rule.needs[0]}, which no model tells")
-        if self.embeddings is not None and {*rule.needs} - {"targets"}:
-            raise UserError(f"`selector={rule.name}` asks the model: give `model`")
-        self._check_beside(rule)
-        if self.endpoint is not None and self.selector != "ask_llm":
+        if isinstance(self.compare, str):
+            raise UserError(f"`compare` takes a list of names, got {self.compare!r}: use brackets")
+        for i, name in enumerate(self.asked):
+            if name in self.asked[:i]:
+                raise UserError(f"`compare={name}` chooses already: name every other rule once")
+            self._check_rule(f"`{'compare' if i else 'selector'}={name}`", SELECTORS[name])
+        targets = _READY["targets"] if self.model is None else "targets"
+        is_targeted = any(SELECTORS[name].targeted for name in self.asked)
+        if getattr(self, targets) is not None and not is_targeted:
+            raise UserError(f"`{targets}` goes with `selector={_names('targeted')}`: add one")
+        if self.endpoint is not None and "ask_llm" not in self.asked:
             raise UserError("`endpoint` goes with `selector=ask_llm`: add it, or leave both out")
         if bool(self.endpoint) != bool(self.endpoint_model):
             raise UserError("`endpoint=URL` and `endpoint_model=NAME` go together: give both")
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
-        if self.positions == "prompt" and rule.by_label:
-            raise UserError(
-                f"`selector={rule.name}` looks at completions: leave `positions=prompt` out, "
-                "or take another selector"
-            )
 
-    def _check_beside(self, rule: Rule) -> None:
-        """Rows beside the pool: does the rule look at them?"""
+    def _check_rule(self, asked: str, rule: Rule) -> None:
+        """Refuse a rule that can't be told what it needs; `asked` is how it was named."""
+        if rule not in OFFERED:
+            raise UserError(f"{asked} needs {rule.needs[0]}, which no model tells")
+        if self.embeddings is not None and {*rule.needs} - {"targets"}:
+            raise UserError(f"{asked} asks the model: give `model`")
         targets, initial = (
             _READY[name] if self.model is None else name for name in ("targets", "initial")
         )
-        if getattr(self, targets) is not None and not rule.targeted:
-            raise UserError(f"`{targets}` goes with `selector={_names('targeted')}`: add one")
         if getattr(self, targets) is None and "targets" in rule.needs:
-            raise UserError(
-                f"`selector={rule.name}` chooses for a task: give its rows as `{targets}=FILE`"
-            )
+            raise UserError(f"{asked} chooses for a task: give its rows as `{targets}=FILE`")
         if getattr(self, initial) is not None and not rule.adds:
             raise UserError(
-                f"`selector={rule.name}` does not look at `{initial}`: leave it out, or take one "
-                f"of {_names('adds')}"
+                f"{asked} does not look at `{initial}`: leave it out, or take one of "
+                f"{_names('adds')}"
             )
-
-    @property
-    def rule(self) -> Rule:
-        """What chooses."""
-        usual = "fisher" if self.token_budget is None else "fisher_per_token"
-        return SELECTORS[self.selector or usual]
+        if self.positions == "prompt" and rule.by_label:
+            raise UserError(
+                f"{asked} looks at completions: leave `positions=prompt` out, or take another "
+                "selector"
+            )
 
     @property
     def reads_text(self) -> bool:
@@ -273,6 +289,7 @@ class Request:
         del values["answers"]  # a result
         if isinstance(values["cache"], bool):
             values["cache"] = None  # which changes no result
+        values["compare"] = tuple(self.compare)
         return {name: _as_json(value) for name, value in values.items()}
 
 

@@ -13,6 +13,7 @@ from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
 from fisher_jax.pipeline.text import TextPool, read_text
+from fisher_jax.selectors import SELECTORS, Rule
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import check_platform
@@ -67,12 +68,18 @@ def finish(prepared: TextPool | ReadyPool, clock: Clock) -> Choice:
         show = clock.counting("selecting", math.ceil(total), unit)
         selection, weights = _selected(request, pool, show)
         show(math.ceil(_spent(pool, selection)))
-    share = None
+    share, others = None, {}
     if request.certify:
         with clock.timed("certify"):
             told = pool.budget | _quality(request, pool)
             share = certify(pool.added.in_memory(), selection.ranking, request.ridge, **told)
-    return Choice(request, pool, selection, weights, share, clock)
+    if request.compare:
+        with clock.timed("select_others"):
+            show = clock.counting("selecting by other rules", len(request.compare), "rule")
+            for done, name in enumerate(request.compare, start=1):
+                others[name] = _by(SELECTORS[name], request, pool)
+                show(done)
+    return Choice(request, pool, selection, weights, share, clock, others)
 
 
 def _spent(pool: EmbeddedPool, selection: Selection) -> float:
@@ -127,6 +134,15 @@ def _selected(
         emb = pool.added.in_memory()
         drawn = draw_fisher(emb, Budget.of(emb, **pool.budget), ridge=ridge, seed=seed)
         return evaluate(emb, drawn.ranking, ridge), drawn.weights
-    options = {"ridge": ridge, "seed": seed, "on_progress": show}
-    options |= pool.scores | _quality(request, pool)
-    return rule(pool.added, **pool.budget, **options), None
+    return _by(rule, request, pool, show), None
+
+
+def _by(
+    rule: Rule, request: Request, pool: EmbeddedPool, show: OnProgress | None = None
+) -> Selection:
+    """What a rule chooses for the request's budget."""
+    told = {name: value for name, value in pool.scores.items() if name in rule.takes}
+    if rule.weighs:
+        told |= _quality(request, pool)
+    terms = {"ridge": request.ridge, "seed": request.seed, "on_progress": show}
+    return rule(pool.added, **pool.budget, **terms, **told)

@@ -1,6 +1,7 @@
 """A pool of text: read, without copies, as tokens of a model, and then embedded by it."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from fisher_jax.models import (
     load_model,
     passes_of,
     tokenize,
+    word,
 )
 from fisher_jax.models.chat import writes_tools
 from fisher_jax.pipeline.cache import Cache
@@ -30,6 +32,7 @@ from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, BY_ROW, Endpoint, Inputs, ask_questions, labels_of
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.platforms import here
@@ -127,7 +130,12 @@ class TextPool(NamedTuple):
             self.notes,
             facts,
             scores,
+            self._task_preview if "targets" in self.beside else None,
+            functools.partial(word, self.model, self.usable.tokens),
         )
+
+    def _task_preview(self, q: int) -> str:
+        return str(self.beside["targets"].texts[q].preview())
 
 
 def read_text(request: Request, clock: Clock) -> TextPool:
@@ -215,8 +223,8 @@ def _read(request: Request) -> tuple[PoolFile, dict[str, PoolFile]]:
     beside = {
         name: read_rows(name, request) for name in BESIDE if getattr(request, name) is not None
     }
-    if request.selector == "ifd":
-        _check_prompts(pool, "`selector=ifd`")
+    if "ifd" in request.asked:
+        _check_prompts(pool, f"`{'selector' if request.selector == 'ifd' else 'compare'}=ifd`")
     if request.positions == "prompt":
         for file in (pool, *beside.values()):
             _check_prompts(file, "`positions=prompt`")
@@ -260,8 +268,9 @@ def _embedded(
 
 
 def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, Any]:
-    """What the selector needs to be told by the model."""
-    needs = [name for name in pool.request.rule.needs if name != "targets"]
+    """What the selector, and those compared with it, need to be told by the model."""
+    asked = [need for name in pool.request.asked for need in SELECTORS[name].needs]
+    needs = [need for need in dict.fromkeys(asked) if need != "targets"]
     if not needs:
         return {}
     asks_again = bool({"quality", "ifd"} & {*needs})

@@ -67,7 +67,7 @@ def usable(
         eos=request.eos,
     )
     is_empty, lacks = tokens.counted == 0, "no token to predict"
-    if request.selector == "ifd":
+    if "ifd" in request.asked:
         prompts = np.array([bool(row.prompt or (row.is_chat and row.has_prompt)) for row in texts])
         is_empty |= ~prompts | (completions_alone(model, tokens).counted == 0)
         lacks = "no prompt or no token to predict without it"

@@ -1,194 +1,159 @@
-"""What a selection looks like: a ranking, figures, a page and a manifest in one folder."""
+"""The page of a selection and its figures, which fit the rule that chose."""
 
 import base64
+import hashlib
 import io
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Int
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fisher_jax.design import Selection, TokenSource, log_dets, remaining_gains
-from fisher_jax.report import figures
-from fisher_jax.report.figures import UniformDraws
-from fisher_jax.util.excerpt import counted
-from fisher_jax.util.progress import OnProgress
-from fisher_jax.util.streams import stream
+from fisher_jax.design import remaining_gains
+from fisher_jax.report import figures, listing, tables
+from fisher_jax.report.comparison import Comparison
+from fisher_jax.report.figures import Curve
+from fisher_jax.report.guidance import flat_from, gains_by_criterion, guidance
+from fisher_jax.report.likeness import Map, map_of, nearest_earlier, row_means
+from fisher_jax.report.subject import Subject
 
-N_DRAWS = 20
-FIGURES = ("gain", "log_det_examples", "log_det_tokens", "lengths")
-FILES = ("ranking.parquet", "report.html", "manifest.json", *(f"{name}.png" for name in FIGURES))
-_PREVIEW_CHARACTERS = 600
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A selection beside uniform draws at equal examples and at equal tokens."""
-
-    examples: UniformDraws
-    tokens: UniformDraws
-
-    def headline(self, selection: Selection) -> str:
-        """The result in a line."""
-        n = len(selection.ranking)
-        f, equal, tokens = selection.log_det, self.examples.mean[-1], self.tokens.mean[-1]
-        return (
-            f"{counted(n, 'example')}, log det {f:.1f} nats; uniform has {equal:.1f} with as many "
-            f"examples and {tokens:.1f} with as many tokens"
-        )
-
-
-def compare_with_uniform(
-    emb: TokenSource,
-    selection: Selection,
-    ridge: float | int,
-    seed: int,
-    *,
-    costs: Int[np.ndarray, "N"] | None = None,
-    on_progress: OnProgress | None = None,
-) -> Comparison:
-    """log det of `N_DRAWS` uniform draws, as long in examples or in tokens as the selection.
-
-    `costs` are the tokens that each row is trained on, by default those that it is selected by.
-    """
-    rng = stream(seed, "report")
-    costs = emb.lengths if costs is None else costs
-    n_examples, budget = len(selection.ranking), float(costs[selection.ranking].sum())
-    orders = [rng.permutation(len(emb)) for _ in range(N_DRAWS)]
-    spent = [np.cumsum(costs[order]) for order in orders]
-    n_tokens = [int(np.searchsorted(s, budget)) + 1 for s in spent]  # the last row reaches it
-    longest = [order[: max(n_examples, k)] for order, k in zip(orders, n_tokens, strict=True)]
-    curves = log_dets(emb, longest, ridge, on_progress=on_progress)
-    steps = np.arange(1.0, n_examples + 1)
-    by_examples = [(steps, curve[:n_examples]) for curve in curves]
-    by_tokens = [
-        (s[:k].astype(np.float64), curve[:k])
-        for s, curve, k in zip(spent, curves, n_tokens, strict=True)
-    ]
-    return Comparison(figures.uniform_draws(by_examples), figures.uniform_draws(by_tokens, budget))
-
-
-def write_ranking(path: Path, rows: np.ndarray, selection: Selection, tokens: np.ndarray) -> None:
-    """index (row of the pool), rank, gain (nats) and tokens of every choice."""
-    table = pa.table(
-        {
-            "index": rows[selection.ranking],
-            "rank": np.arange(len(selection.ranking)),
-            "gain": selection.gains.astype(np.float64),
-            "tokens": tokens[selection.ranking],
-        }
-    )
-    pq.write_table(table, path)
-
-
-def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """All that is needed to make the selection again."""
-    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+SCRIPT = Path(__file__).with_name("rows.js")
 
 
 def write_report(
     folder: Path,
-    emb: TokenSource,
-    selection: Selection,
+    subject: Subject,
     comparison: Comparison,
     *,
-    ridge: float | int,
-    preview: Callable[[int], str],
-    row_of: np.ndarray,
-    costs: Int[np.ndarray, "N"],
     facts: str,
-    notes: list[str],
+    notes: Sequence[str],
+    results: Sequence[str] = (),
     settings: dict[str, Any],
 ) -> None:
     """report.html, self-contained, and its figures as PNG.
 
     Args:
         folder: where to; `files.replacing_files` has one whose files come whole or not at all.
-        emb: the pool.
-        selection: what was chosen of it.
-        comparison: `compare_with_uniform` of the two.
-        ridge: of the selection, for the gains of what was left out.
-        preview: text of an example of `emb`.
-        row_of: (N,) row of the pool's file of each example.
-        costs: (N,) tokens that each is trained on.
+        subject: the selection.
+        comparison: `compare_with_uniform` of it.
         facts: a line on pool and model.
         notes: what a reader must know, such as rows that were cut or skipped.
+        results: what else was found of the selection, such as a bound, in sentences.
         settings: options and versions.
     """
-    tokens = costs[selection.ranking]
-    drawn = {
-        "gain": figures.gain_curve(selection.gains),
-        "log_det_examples": figures.log_det_curve(
-            np.arange(1.0, len(tokens) + 1), selection.gains, comparison.examples, "examples"
-        ),
-        "log_det_tokens": figures.log_det_curve(
-            np.cumsum(tokens, dtype=np.float64), selection.gains, comparison.tokens, "tokens"
-        ),
-        "lengths": figures.length_histogram(costs, tokens),
-    }
+    means = row_means(subject.emb)
+    nearest = nearest_earlier(means, subject.selection.ranking[: listing.MOST_ROWS])
+    seen = map_of(subject, means) if len(means) > 1 else None
     encoded = []
-    for name, figure in drawn.items():
-        png = _png(figure)
-        (folder / f"{name}.png").write_bytes(png)
-        encoded.append({"title": name, "base64": base64.b64encode(png).decode()})
-
-    def rows(examples: np.ndarray, gains: np.ndarray) -> list[dict[str, Any]]:
-        return [
-            {
-                "order": order,
-                "index": int(row_of[i]),
-                "tokens": int(costs[i]),
-                "gain": float(gain),
-                "text": _shorten(preview(int(i))),
-            }
-            for order, (i, gain) in enumerate(zip(examples, gains, strict=True))
-        ]
-
-    left = remaining_gains(emb, selection.ranking, ridge)
-    least = np.argsort(left, kind="stable")[: min(10, int(np.isfinite(left).sum()))]
-    tables = [
-        {
-            "title": "First choices",
-            "text": "The rows chosen first, and what each added to those before it.",
-            "order": "rank",
-            "rows": rows(selection.ranking[:10], selection.gains[:10]),
-        },
-        {
-            "title": "Least to add",
-            "text": "The rows left out whose gain is smallest at the end: what they would teach "
-            "the last layer is in the selection already, or they are short.",
-            "order": "",
-            "rows": rows(least, left[least]),
-        },
-    ]
+    with rc_context(figures.STYLE):
+        for name, figure in _drawn(subject, comparison, seen):
+            png = _png(figure)
+            (folder / f"{name}.png").write_bytes(png)
+            encoded.append(
+                {
+                    "title": figure.axes[0].get_title("left"),
+                    "wide": figure.get_figwidth() > 6,
+                    "base64": base64.b64encode(png).decode(),
+                }
+            )
+    least = []
+    if subject.aim == "information":
+        left = remaining_gains(subject.short, subject.selection.ranking, subject.ridge)
+        least = listing.least_rows(subject, comparison, left)
+    script = SCRIPT.read_text(encoding="utf-8")
+    names = listing.column_names(comparison)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fisher_jax.report", "."), autoescape=True
     )
-    page = environment.get_template("report.html.j2").render(
-        headline=comparison.headline(selection),
+    page = environment.get_template("page.html.j2").render(
+        policy=_policy(script),
+        script=script,  # the only text that is not escaped
+        headline=comparison.headline(subject),
         facts=facts,
         notes=notes,
+        guidance=[*results, *guidance(subject, nearest, seen)],
         figures=encoded,
-        tables=tables,
+        others=subject.others,
+        compared=tables.compared(subject, comparison),
+        shares=tables.shares(subject, seen),
+        about_rows=_about_rows(subject),
+        columns_of_rows=names,
+        rows=listing.chosen_rows(subject, comparison, nearest),
+        least=least,
         settings=settings,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _drawn(
+    subject: Subject, comparison: Comparison, seen: Map | None
+) -> Iterator[tuple[str, Figure]]:
+    """Figures by name, what the rule is judged by first."""
+    everyone = {"selected": subject.selection, **subject.others}
+    if (judged := comparison.judged) is not None:
+        measure = judged.measure
+        of = {name: measure.of(selection.ranking) for name, selection in everyone.items()}
+        if measure.values is None:
+            yield "judged", figures.distances(judged.tokens, of, measure.label)
+        else:
+            title = measure.name.removeprefix("mean ")
+            title = f"{title[0].upper()}{title[1:]}"
+            yield "judged", figures.histogram(measure.values, of, measure.label, title)
+    informed = subject.rule.aim == "information"
+    by_tokens = {
+        name: Curve(np.cumsum(subject.costs[s.ranking], dtype=np.float64), s.gains)
+        for name, s in everyone.items()
+    }
+    by_examples = {
+        name: Curve(np.arange(1.0, len(s.ranking) + 1), s.gains) for name, s in everyone.items()
+    }
+    if informed:
+        yield (
+            "log_det_examples",
+            figures.log_det_curve(by_examples, comparison.examples, "examples"),
+        )
+    if informed or subject.others:
+        yield "log_det_tokens", figures.log_det_curve(by_tokens, comparison.tokens, "tokens")
+    if informed:
+        flat = None
+        if subject.rule.criterion is not None:
+            flat = flat_from(gains_by_criterion(subject))
+        yield "gain", figures.gain_curve(subject.selection.gains, flat)
+    lengths = {name: subject.costs[s.ranking] for name, s in everyone.items()}
+    yield "lengths", figures.histogram(subject.costs, lengths, "tokens of a row", "Lengths")
+    if seen is not None:
+        rankings = {name: s.ranking for name, s in everyone.items()}
+        yield "map", figures.pool_map(seen, rankings)
+
+
+def _about_rows(subject: Subject) -> str:
+    n = len(subject.selection.ranking)
+    cut = ""
+    if n > listing.MOST_ROWS:
+        cut = (
+            f" The page has the first {listing.MOST_ROWS:,} of {n:,}; ranking.parquet and the "
+            "output have all."
+        )
+    return (
+        "A click on a row shows all of its text, and why it was chosen. Gains are what a row adds "
+        "to those before it; likeness is the largest cosine, between rows' mean embeddings less "
+        f"the pool's, to one of those. Rows are counted from 0.{cut}"
+    )
+
+
+def _policy(script: str) -> str:
+    """Nothing is loaded, and nothing runs but this script, by its hash."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _shorten(text: str) -> str:
-    if len(text) <= _PREVIEW_CHARACTERS:
-        return text
-    return text[:_PREVIEW_CHARACTERS] + f" … ({len(text):,} characters)"

@@ -15,7 +15,7 @@ from fisher_jax.util.streams import stream
 
 @rule(
     "rows of sparse regions of the pool, drawn",
-    measured="on planted problems as uniform",
+    aim="spread",
 )
 def density(
     emb: TokenEmbeddings,
@@ -47,6 +47,7 @@ def density(
 
 @rule(
     "rows far from their cluster's centre, or of clusters that the model finds hard, drawn",
+    aim="spread",
     needs=("losses",),
     by_label=True,
 )
@@ -84,7 +85,7 @@ def sensitivity(
     return take(budget, _weighted_order(of_centre + weight * squared + 1e-30, rng))
 
 
-@rule("rows near their cluster's centre")
+@rule("rows near their cluster's centre", aim="spread")
 def prototypes_easy(
     emb: TokenEmbeddings,
     budget: Budget,
@@ -103,7 +104,7 @@ def prototypes_easy(
     return take(budget, np.argsort(squared, kind="stable"))
 
 
-@rule("rows far from their cluster's centre", measured="on planted problems as fisher_per_token")
+@rule("rows far from their cluster's centre", aim="spread")
 def prototypes_hard(
     emb: TokenEmbeddings,
     budget: Budget,
@@ -120,7 +121,7 @@ def prototypes_hard(
     return take(budget, np.argsort(-squared, kind="stable"))
 
 
-@rule("rows far from all that are chosen", measured="on planted problems as fisher_per_token")
+@rule("rows far from all that are chosen", aim="spread")
 def k_center(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, pooling: Pooling = "mean"
 ) -> Ranking:
@@ -138,7 +139,7 @@ def k_center(
     return _farthest(budget, rng.permutation(len(points)), to, lambda far: int(np.argmax(far)))
 
 
-@rule("rows of large and different gradients, drawn", needs=("probabilities",))
+@rule("rows of large and different gradients, drawn", aim="spread", needs=("probabilities",))
 def badge(
     emb: TokenEmbeddings,
     budget: Budget,

@@ -22,7 +22,6 @@ from fisher_jax.util.streams import stream
 @rule(
     "most new information by the token: short, varied rows, and noise",
     name="fisher_per_token",
-    measured="at equal tokens better than uniform on copies with the last layer, worse on noise",
     criterion="gain_per_cost",
     streams=True,
     adds=True,
@@ -30,7 +29,6 @@ from fisher_jax.util.streams import stream
 )
 @rule(
     "most new information by the row: long rows, and noise",
-    measured="at equal tokens worse than uniform on clean, mixed and noisy pools (LoRA)",
     criterion="gain",
     streams=True,
     adds=True,
@@ -88,7 +86,6 @@ def fisher_stochastic(
 
 @rule(
     "half of the budget as fisher, half random rows",
-    measured="on made-up sequences it keeps much of fisher's selection bias",
     nested=False,
     criterion="gain",
     adds=True,
@@ -119,7 +116,6 @@ def fisher_mixed(
 
 @rule(
     "rows drawn by their information, with weights for an unbiased fit",
-    measured="on made-up sequences the weights remove the bias of many rows and add variance",
     nested=False,
     adds=True,
     grouped=False,
@@ -138,14 +134,12 @@ def fisher_random(
 @rule(
     "as i_optimal, by the token",
     name="i_optimal_per_token",
-    measured="told of a task, not told apart from uniform at equal tokens (LoRA)",
     targeted=True,
     criterion="gain_per_cost",
     adds=True,
 )
 @rule(
     "rows that make predictions for the pool, or for a task, most certain",
-    measured="on planted problems as fisher",
     targeted=True,
     criterion="gain",
     adds=True,
@@ -173,7 +167,6 @@ def i_optimal(
 
 @rule(
     "most new information by a row's mean vector: short and unusual rows",
-    measured="on planted problems as fisher_per_token",
     criterion="gain",
 )
 def sentence_od(
@@ -198,7 +191,6 @@ def sentence_od(
 
 @rule(
     "most exact information, for small planted problems",
-    measured="on planted problems little ahead of fisher",
     needs=("theta",),
     criterion="gain",
 )

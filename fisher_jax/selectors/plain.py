@@ -9,7 +9,6 @@ from fisher_jax.util.streams import stream
 
 @rule(
     "random rows",
-    measured="on clean text no rule beat it at equal tokens",
     streams=True,
 )
 def uniform(emb: TokenSource, budget: Budget, terms: Terms) -> Ranking:
@@ -19,7 +18,6 @@ def uniform(emb: TokenSource, budget: Budget, terms: Terms) -> Ranking:
 
 @rule(
     "rows of the most tokens",
-    measured="as fisher at equal examples, no better than uniform at equal tokens",
     streams=True,
 )
 def longest(emb: TokenSource, budget: Budget, terms: Terms) -> Ranking:

@@ -5,9 +5,12 @@ decorator says all that is known of a rule before it runs, so nothing here impor
 file needs of JAX is taken from `fisher_jax.design` when the rule is called.
 """
 
+import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, TypeVar
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -43,6 +46,8 @@ class Terms(NamedTuple):
     on_progress: OnProgress | None = None
 
 
+MEASURED = Path(__file__).with_name("measured.json")  # `make figures` writes it
+Aim = Literal["information", "spread", "score", "task"]
 Function = Callable[..., Ranking | Selection]  # of (emb, budget, terms, **needs_and_options)
 AnyFunction = TypeVar("AnyFunction", bound=Function)
 
@@ -60,7 +65,8 @@ class Rule:
         function: takes the pool, a `Budget`, `Terms`, and by name what the rule needs and its own
             options; gives a ranking, or a whole `Selection` where it knows the gains already.
         favours: which rows it takes first, in a few words.
-        measured: what RESULTS.md says of it, in a few words; empty where nothing was measured.
+        aim: what a report judges its rows by: their "information", their "spread" over the pool,
+            the "score" that it needs, or their likeness to a "task".
         needs: arguments that it must be given beside the embeddings.
         targeted: it takes `targets`, rows of a task to choose for.
         adds: it goes by what rows add to the information of those before them, and so may go on
@@ -77,7 +83,7 @@ class Rule:
     name: str
     function: Function
     favours: str
-    measured: str = ""
+    aim: Aim = "information"
     needs: tuple[str, ...] = ()
     targeted: bool = False
     by_label: bool = False
@@ -90,6 +96,16 @@ class Rule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.function.__doc__)
+
+    @property
+    def measured(self) -> str:
+        """How it did in the studies, with intervals; empty where it was in none."""
+        return _measured().get(self.name, "")
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Arguments that it must or may be given beside the embeddings."""
+        return (*self.needs, "targets") if self.targeted else self.needs
 
     @property
     def planted(self) -> bool:
@@ -189,7 +205,7 @@ def rule(
     favours: str,
     *,
     name: str | None = None,
-    measured: str = "",
+    aim: Aim = "information",
     needs: tuple[str, ...] = (),
     targeted: bool = False,
     by_label: bool = False,
@@ -213,9 +229,14 @@ def rule(
         if key in SELECTORS:
             raise ValueError(f"there are two rules of the name {key!r}: rename one")
         SELECTORS[key] = Rule(
-            *(key, function, favours, measured, needs),
+            *(key, function, favours, aim, needs),
             *(targeted, by_label, nested, criterion, streams, adds, weighs, grouped),
         )
         return function
 
     return register
+
+
+@functools.cache
+def _measured() -> dict[str, str]:
+    return json.loads(MEASURED.read_text(encoding="utf-8"))

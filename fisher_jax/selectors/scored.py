@@ -16,7 +16,7 @@ from fisher_jax.selectors.registry import Terms, rule
 from fisher_jax.util.errors import UserError
 
 
-@rule("rows that the model finds likely", needs=("losses",), by_label=True)
+@rule("rows that the model finds likely", aim="score", needs=("losses",), by_label=True)
 def perplexity_low(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, losses: Float[np.ndarray, "N"]
 ) -> Ranking:
@@ -32,7 +32,7 @@ def perplexity_low(
 
 @rule(
     "rows of a middling loss",
-    measured="without near copies better than uniform on copies and noise, worse on a mixed pool",
+    aim="score",
     needs=("losses",),
     by_label=True,
 )
@@ -49,7 +49,7 @@ def perplexity_middle(
     return take(budget, order[np.argsort(from_median, kind="stable")])
 
 
-@rule("rows that the model finds unlikely", needs=("losses",), by_label=True)
+@rule("rows that the model finds unlikely", aim="score", needs=("losses",), by_label=True)
 def perplexity_high(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, losses: Float[np.ndarray, "N"]
 ) -> Ranking:
@@ -57,7 +57,7 @@ def perplexity_high(
     return _highest(emb, budget, "losses", losses)
 
 
-@rule("rows that the model calls informative", needs=("quality",), by_label=True)
+@rule("rows that the model calls informative", aim="score", needs=("quality",), by_label=True)
 def ask_llm(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, quality: Float[np.ndarray, "N"]
 ) -> Ranking:
@@ -69,7 +69,7 @@ def ask_llm(
     return _highest(emb, budget, "quality", quality)
 
 
-@rule("completions that their prompt helps least", needs=("ifd",), by_label=True)
+@rule("completions that their prompt helps least", aim="score", needs=("ifd",), by_label=True)
 def ifd(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, ifd: Float[np.ndarray, "N"]
 ) -> Ranking:
@@ -86,7 +86,7 @@ def ifd(
     return take(budget, np.lexsort((np.where(is_dropped, values, -values), is_dropped)))
 
 
-@rule("rows whose tokens are predicted worst", needs=("el2n",), by_label=True)
+@rule("rows whose tokens are predicted worst", aim="score", needs=("el2n",), by_label=True)
 def el2n(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, el2n: Float[np.ndarray, "N"]
 ) -> Ranking:
@@ -100,7 +100,7 @@ def el2n(
     return _highest(emb, budget, "el2n", el2n)
 
 
-@rule("rows of the largest gradients", needs=("gradient_norm",), by_label=True)
+@rule("rows of the largest gradients", aim="score", needs=("gradient_norm",), by_label=True)
 def gradient_norm(
     emb: TokenEmbeddings, budget: Budget, terms: Terms, *, gradient_norm: Float[np.ndarray, "N"]
 ) -> Ranking:
@@ -180,29 +180,34 @@ def i_optimal_weighted(
 
 @rule(
     "rows most like those of a task",
-    measured="better than uniform at equal tokens on messy pools (LoRA), as are the task's rows",
+    aim="task",
     needs=("targets",),
     targeted=True,
 )
 def rds(emb: TokenEmbeddings, budget: Budget, terms: Terms, *, targets: TokenEmbeddings) -> Ranking:
     """RDS+: each target in turn takes its most similar row that is left (arXiv 2503.01807).
 
-    Similarity is the cosine of the rows' means weighted by position (`TokenEmbeddings.pooled`).
-
     Args:
-        targets: Q rows of the task, centred and scaled as `emb` is.
+        targets: Q rows of the task, centred and scaled as `emb` is; see `task_similarity`.
     """
-    targets_QxD, rows_NxD = (_unit(e.pooled("position")) for e in (targets, emb))
-    similarity = targets_QxD @ rows_NxD.T
     purse = Purse(budget)
-    for to_target in itertools.cycle(similarity):
+    for to_target in itertools.cycle(task_similarity(emb, targets)):
         if not purse.is_open.any():
             break
         purse.buy(int(np.argmax(np.where(purse.is_open, to_target, -np.inf))))
     return purse.ranking
 
 
-@rule("rows near which many are that the model is unsure of", needs=("uncertainty",))
+def task_similarity(emb: TokenEmbeddings, targets: TokenEmbeddings) -> Float[np.ndarray, "Q N"]:
+    """How like each of Q rows of a task is to each row of a pool, from -1 to 1.
+
+    The cosine of the rows' means weighted by position (`TokenEmbeddings.pooled`, RDS+'s).
+    """
+    targets_QxD, rows_NxD = (_unit(e.pooled("position")) for e in (targets, emb))
+    return targets_QxD @ rows_NxD.T
+
+
+@rule("rows near which many are that the model is unsure of", aim="spread", needs=("uncertainty",))
 def adaicl(
     emb: TokenEmbeddings,
     budget: Budget,

@@ -5,7 +5,11 @@ from collections.abc import Callable, Iterable
 
 from fisher_jax.selectors.registry import SELECTORS, Rule
 
-NOT_MEASURED = "never fine-tuned on"
+NOT_MEASURED = "in no study with intervals"
+LEGEND = (
+    "the difference to uniform rows with its 95% interval, below 0 is better, in the study nearest "
+    "to fine-tuning that has the rule"
+)
 _BY_TOKENS = {
     "gain": "by gain, whatever a row costs",
     "gain_per_cost": "by gain divided by cost",
@@ -37,14 +41,16 @@ def listing(rules: Iterable[Rule] | None = None, width: int = 100) -> str:
             f"Token budget: {by_tokens(rule)}. Measured: {rule.measured or NOT_MEASURED}."
         )
         entries.append(textwrap.fill(text, width, subsequent_indent="    "))
-    return "\n".join(entries)
+    note = f"Measured is {LEGEND}."
+    return "\n".join([*entries, textwrap.fill(note, width, subsequent_indent="    ")])
 
 
 PAGE = """# Selectors
 
 {table}
 `fisher-select --list-selectors` prints this; in Python `fj.SELECTORS[name](emb, n_samples=...)`
-chooses by a rule, `fj.SELECTORS[name].needs` tells what else it must be given.
+chooses by a rule, `fj.SELECTORS[name].needs` tells what else it must be given. *Measured* is
+{legend}. Five replicates are few: [which selector when](which_selector.md) reads them.
 
 ## What a token budget means
 
@@ -89,7 +95,7 @@ its module is imported.
 
 def page() -> str:
     """docs/selectors.md."""
-    page = PAGE.replace("{table}", markdown())
+    page = PAGE.replace("{table}", markdown()).replace("{legend}", LEGEND)
     for takes in ("adds", "targeted", "weighs"):
         page = page.replace(f"{{{takes}}}", _names(lambda rule, of=takes: getattr(rule, of)))
     return page.replace("{ungrouped}", _names(lambda rule: not rule.grouped))

@@ -1,4 +1,4 @@
-"""Words of messages: what a library says, cut for a line of ours, and numbers of things."""
+"""Words of messages: texts cut for a line of ours, and numbers of things."""
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
@@ -9,3 +9,9 @@ def one_line(error: BaseException, most: int = 200) -> str:
 def counted(n: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text in one line of at most so many characters and an ellipsis."""
+    line = " ".join(text.split()) if len(text) <= 2 * most else " ".join(text[: 2 * most].split())
+    return line if len(line) <= most and len(text) <= 2 * most else f"{line[:most]}…"

@@ -34,8 +34,8 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder whose files move into `folder` if all goes well, and go if not.
 
     Where `folder` is new, or holds nothing but files of the names in `ours`, the whole takes its
-    place by a rename. Other files in it stay: then ours move one by one, and where one can't be
-    moved, those before it are taken back and earlier ones of their names restored.
+    place by a rename. Other files in it stay: then ours move one by one, earlier ones that are not
+    written again go, and where one can't be moved, all is taken back and restored.
 
     Raises:
         IsADirectoryError: a folder is where a file should go.
@@ -47,7 +47,7 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     try:
         with room_told(folder, temporary):
             yield temporary
-            _place(temporary, folder, as_whole and _holds_only(folder, ours))
+            _place(temporary, folder, as_whole and _holds_only(folder, ours), ours)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -73,7 +73,7 @@ def _temporary_folder(at: Path, name: str) -> Path:
     return Path(tempfile.mkdtemp(dir=at, prefix=f".{name}.", suffix=_SUFFIX))
 
 
-def _place(source: Path, folder: Path, as_whole: bool) -> None:
+def _place(source: Path, folder: Path, as_whole: bool, ours: Collection[str]) -> None:
     """The files of `source` in `folder`, which is as it was if that can't be."""
     for path in source.iterdir():
         if (folder / path.name).is_dir():
@@ -84,7 +84,7 @@ def _place(source: Path, folder: Path, as_whole: bool) -> None:
             _move_folder(source, folder.resolve())
         else:
             _make(folder, undo)
-            _move_files(source, folder, undo)
+            _move_files(source, folder, undo, ours)
         undo.pop_all()
 
 
@@ -114,8 +114,10 @@ def _move_folder(source: Path, folder: Path) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _move_files(source: Path, folder: Path, undo: contextlib.ExitStack) -> None:
-    """All files of `source` into `folder`; how each move is undone."""
+def _move_files(
+    source: Path, folder: Path, undo: contextlib.ExitStack, ours: Collection[str]
+) -> None:
+    """All files of `source` into `folder`, where no other of `ours` stays; how to undo moves."""
     paths = sorted(source.iterdir())
     earlier = Path(tempfile.mkdtemp(dir=source))
     for path in paths:
@@ -126,6 +128,10 @@ def _move_files(source: Path, folder: Path, undo: contextlib.ExitStack) -> None:
         else:
             undo.callback(target.unlink, missing_ok=True)
         path.replace(target)
+    for name in {*ours} - {path.name for path in paths}:
+        if (folder / name).is_file():
+            (folder / name).replace(earlier / name)
+            undo.callback((earlier / name).replace, folder / name)
 
 
 @contextlib.contextmanager

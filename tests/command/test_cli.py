@@ -1,6 +1,7 @@
 """The command `fisher-select`, run in this process except for its start-up."""
 
 import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -224,8 +225,8 @@ def test_selectors_that_need_more_and_options_without_use_are_refused(refused, r
 def test_selectors_are_listed_with_what_they_favour(capsys):
     with pytest.raises(SystemExit) as done:
         main(["--list-selectors"])
-    entries = capsys.readouterr().out.replace("\n    ", " ").splitlines()
-    assert done.value.code == 0
+    *entries, legend = capsys.readouterr().out.replace("\n    ", " ").splitlines()
+    assert done.value.code == 0 and legend.startswith("Measured is the difference to uniform")
     offered = [rule for rule in SELECTORS.values() if not rule.planted]
     for entry, rule in zip(entries, offered, strict=True):
         assert entry.startswith(f"{rule.name}: {rule.favours}. Needs: ") and "Measured: " in entry
@@ -234,6 +235,36 @@ def test_selectors_are_listed_with_what_they_favour(capsys):
 def test_an_unknown_selector_is_told_with_the_nearest(refused, ready, out):
     argv = [*ready, "-o", out, "--n-samples", K, "--selector", "prototype_hard"]
     refused(argv, ["no selector 'prototype_hard': did you mean 'prototypes_hard'?"])
+    argv = [*ready, "-o", out, "--n-samples", K, "--compare", "uniform", "longset"]
+    refused(argv, ["argument --compare: there is no selector 'longset': did you mean 'longest'?"])
+    argv[-1] = "el2n"
+    refused(argv, ["--compare el2n asks the model: give --model"])
+
+
+def test_rules_are_compared_and_choices_explained(run, llama, out, tmp_path):
+    rows = [{"text": text, "source": "ab"[i % 2]} for i, text in enumerate(texts())]
+    pool, task = (tmp_path / name for name in ("pool.jsonl", "task.jsonl"))
+    write_rows(pool, rows)
+    write_rows(task, [{"text": text} for text in texts(seed=1, n=2)])
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--targets", task]
+    assert run(*argv, "--compare", "rds", "uniform")[0] == 0
+    page, manifest = page_of(out), manifest_of(out)
+    assert manifest["options"]["compare"] == ["rds", "uniform"]
+    compared = manifest["compared"]
+    assert [*compared] == ["rds", "uniform"] and compared["uniform"]["rows"] == K
+    choice = fj.choose(rows, model=llama, n_samples=K, targets=texts(seed=1, n=2), compare=["rds"])
+    common = {*choice.selection.ranking} & {*choice.others["rds"].ranking}
+    assert compared["rds"]["rows_in_common"] == len(common)
+    assert compared["rds"]["log_det"] == choice.others["rds"].log_det
+    assert page.count("Tokens that add most: ") == K and "<th>source</th>" in page
+    labels = {word for row in rows for word in row["text"].split()[1:]}
+    words = re.findall(r"“(.*?)” \d", page)
+    assert len(words) == K * M and {*words} <= labels
+    assert run(*argv, "--selector", "rds", "--overwrite")[0] == 0
+    page = page_of(out)
+    assert "mean similarity to the task" in page and "Tokens that add most" not in page
+    found = re.findall(r"Nearest row of the task, \d+ \(cosine -?\d.\d\d\): (.*?)</p>", page)
+    assert len(found) == K and {*found} <= {*texts(seed=1, n=2)}
 
 
 def standardized(emb, *, center=False, normalize=True):

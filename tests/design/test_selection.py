@@ -8,7 +8,7 @@ import pytest
 import fisher_jax as fj
 from fisher_jax.design import evaluation, greedy, selection
 from fisher_jax.design.embeddings import as_embeddings
-from fisher_jax.design.evaluation import log_dets, remaining_gains
+from fisher_jax.design.evaluation import log_dets, remaining_gains, token_gains
 from fisher_jax.util import platforms
 from tests.helpers.references import algorithm_1, f, random_pool
 
@@ -203,6 +203,17 @@ def test_log_dets_are_the_sums_of_evaluated_gains(dim, ridge):
         gains = fj.evaluate(emb, order, ridge).gains
         assert gains.dtype == np.float32
         np.testing.assert_allclose(curve, np.cumsum(gains, dtype=np.float64), rtol=1e-5)
+
+
+def test_gains_of_tokens_are_those_of_one_after_the_other():
+    examples = [x.astype(np.float64) for x in random_pool(3, 6, [2, 5, 9], 4)]
+    emb, order = fj.TokenEmbeddings.from_list(examples), [4, 0, 3]
+    gains, v = token_gains(emb, order, 0.5), 0.5 * np.eye(4)
+    for x, gain in zip(np.concatenate([examples[i] for i in order]), gains, strict=True):
+        assert gain == pytest.approx(np.log1p(x @ np.linalg.solve(v, x)), rel=1e-9)
+        v += np.outer(x, x)
+    of_rows = np.add.reduceat(gains, np.cumsum([0, *emb.lengths[order]])[:-1])
+    np.testing.assert_allclose(of_rows, fj.evaluate(emb, order, 0.5).gains, rtol=1e-9)
 
 
 def test_log_dets_of_pools_of_one_width_share_a_program():

@@ -54,7 +54,7 @@ def snapshot(folder):
 
 
 def leave_earlier_results(out):
-    from fisher_jax.report.page import FILES  # brings matplotlib
+    from fisher_jax.report import FILES  # brings matplotlib
 
     report = out.with_name(out.name + ".report")
     report.mkdir()

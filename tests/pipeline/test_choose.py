@@ -66,6 +66,21 @@ def test_ready_embeddings_and_scores_are_values(llama, tmp_path):
     assert choice.ranking.tolist() == order.tolist()
 
 
+@pytest.mark.parametrize("budget", [{"n_samples": K}, {"token_budget": 2 * M}])
+def test_rules_that_are_compared_choose_as_they_would_alone(budget, llama):
+    asked = {"model": llama, "targets": texts(seed=1, n=2), **budget}
+    names = ["rds", "perplexity_low", "longest"]
+    choice = fj.choose(texts(), compare=names, **asked)
+    alone = fj.choose(texts(), **{name: asked[name] for name in ("model", *budget)})
+    assert choice.ranking.tolist() == alone.ranking.tolist()
+    assert [*choice.others] == names
+    for name in names:
+        told = asked if name == "rds" else {k: v for k, v in asked.items() if k != "targets"}
+        alone = fj.choose(texts(), selector=name, **told)
+        assert choice.others[name].ranking.tolist() == alone.ranking.tolist()
+        assert choice.others[name].gains.tolist() == alone.gains.tolist()
+
+
 def test_rows_left_out_do_not_shift_the_ranking(llama):
     rows = texts()
     plain = fj.choose(rows, model=llama, n_samples=K)
@@ -112,6 +127,30 @@ WRONG = {
     "no targets": (
         {"pool": ["a"], "model": "m", "n_samples": 1, "selector": "rds"},
         "`targets=FILE`",
+    ),
+    "no rule to compare with": (
+        {"pool": ["a"], "model": "m", "n_samples": 1, "compare": ["longset"]},
+        "did you mean 'longest'",
+    ),
+    "one name": (
+        {"pool": ["a"], "model": "m", "n_samples": 1, "compare": "uniform"},
+        "`compare` takes a list of names, got 'uniform'",
+    ),
+    "itself": (
+        {"pool": ["a"], "model": "m", "n_samples": 1, "compare": ["fisher"]},
+        "`compare=fisher` chooses already",
+    ),
+    "compared without a model": (
+        {"embeddings": "e", "n_samples": 1, "compare": ["uniform", "el2n"]},
+        "`compare=el2n` asks the model: give `model`",
+    ),
+    "compared without a task": (
+        {"pool": ["a"], "model": "m", "n_samples": 1, "compare": ["rds"]},
+        "`compare=rds` chooses for a task: give its rows as `targets=FILE`",
+    ),
+    "compared by completions": (
+        {"pool": ["a"], "model": "m", "n_samples": 1, "compare": ["ifd"], "positions": "prompt"},
+        "`compare=ifd` looks at completions",
     ),
 }
 

@@ -15,12 +15,14 @@ import fisher_jax as fj
 from fisher_jax.command.arguments import parser
 from fisher_jax.command.main import main
 from fisher_jax.design.evaluation import remaining_gains
-from fisher_jax.report import page as reporting
-from fisher_jax.report.figures import uniform_draws
-from fisher_jax.report.page import FIGURES, FILES, N_DRAWS, compare_with_uniform
+from fisher_jax.report import FILES, N_DRAWS, compare_with_uniform
+from fisher_jax.report import comparison as comparing
+from fisher_jax.report.comparison import uniform_draws
+from fisher_jax.report.page import SCRIPT
 from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.streams import stream
 from tests.helpers.references import f, information, log_det, random_pool
+from tests.helpers.subjects import subject
 
 N, M, D, K = 8, 4, 8, 3  # the command's runs share one shape: each other is a compilation
 
@@ -49,7 +51,7 @@ def test_uniform_draws_get_as_much_as_the_selection(budget):
     examples[3] = examples[3][:1]  # all that one token buys, and no draw begins with it
     emb = fj.TokenEmbeddings.from_list(examples)
     selection = fj.select(emb, ridge=0.5, **budget)
-    comparison = compare_with_uniform(emb, selection, 0.5, seed)
+    comparison = compare_with_uniform(subject(emb, selection, ridge=0.5, seed=seed))
     n, spent = len(selection.ranking), float(emb.lengths[selection.ranking].sum())
     assert comparison.examples.budget[-1] == n
     assert comparison.tokens.budget[-1] == spent
@@ -67,7 +69,7 @@ def test_uniform_draws_get_as_much_as_the_selection(budget):
         curve = [f(examples, order[:k], 0.5) for k in range(n_rows + 1)]
         values.append(np.interp(spent, tokens, curve))  # of the row that no longer fits, a share
     np.testing.assert_allclose(comparison.tokens.mean[-1], np.mean(values), rtol=1e-4)
-    headline = comparison.headline(selection)
+    headline = comparison.headline(subject(emb, selection))
     counted = "1 example" if n == 1 else f"{n} examples"
     assert headline.startswith(f"{counted}, log det {selection.log_det:.1f} nats; ")
     assert f"{comparison.tokens.mean[-1]:.1f} with as many tokens" in headline
@@ -77,14 +79,14 @@ def test_a_uniform_selection_is_not_compared_with_itself(monkeypatch):
     emb = fj.TokenEmbeddings.from_list(random_pool(2, 20, [2, 3], 4))
     selection = SELECTORS["uniform"](emb, n_samples=5, seed=7)
     measured = []
-    real = reporting.log_dets
+    real = comparing.log_dets
 
     def log_dets(emb, orders, ridge, **options):
         measured.extend(order[:5].tolist() for order in orders)
         return real(emb, orders, ridge, **options)
 
-    monkeypatch.setattr(reporting, "log_dets", log_dets)
-    compare_with_uniform(emb, selection, 1.0, seed=7)
+    monkeypatch.setattr(comparing, "log_dets", log_dets)
+    compare_with_uniform(subject(emb, selection, "uniform", seed=7))
     assert len(measured) == N_DRAWS
     assert selection.ranking.tolist() not in measured
 
@@ -115,26 +117,39 @@ TEXTS = [
 
 
 class Page(html.parser.HTMLParser):
-    """Tags with their attributes, the cells of the tables and the list items."""
+    """Tags with their attributes, scripts, and the rows of the list: cells, excerpt and text."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.cells, self.open = [], [], []
+        self.tags, self.scripts, self.rows, self.cells, self.open = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag in ("meta", "img", "input"):
+            return
         self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+        if attrs.get("class") == "row":
+            self.rows.append([])
         if tag == "td":
             self.cells.append("")
+        if "details" in self.open and tag in ("b", "span", "p"):
+            self.rows[-1].append("")
 
     def handle_endtag(self, tag):
         while self.open.pop() != tag:
             pass
 
     def handle_data(self, data):
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
         if "td" in self.open:
             self.cells[-1] += data
+        if "details" in self.open and self.open[-1] in ("b", "span", "p"):
+            self.rows[-1][-1] += data
 
 
 def read(path):
@@ -166,39 +181,44 @@ def page(report):
 
 
 def test_the_folder_holds_the_report_and_nothing_else(report, written):
-    assert {path.name for path in report.iterdir()} == set(FILES)
+    assert {path.name for path in report.iterdir()} == set(FILES) - {"judged.png"}
     assert set(report.parent.iterdir()) == {*written, report}
 
 
 def test_the_page_needs_no_other_file(page, report):
     tags = Page(page).tags
-    assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object", "base")]
-    for _, attributes in tags:
-        assert not set(attributes) & {"href", "srcset", "background", "onload"}
+    for tag, attributes in tags:
+        assert not set(attributes) & {"srcset", "background", "onload"}
         assert attributes.get("src", "data:").startswith("data:")
+        assert attributes.get("href", "#").startswith("#") and (
+            "href" not in attributes or tag == "a"
+        )
     assert "@import" not in page and "url(" not in page
-    images = {a["alt"]: a["src"] for tag, a in tags if tag == "img"}
-    assert set(images) == set(FIGURES)
-    for name, source in images.items():
-        image = (report / f"{name}.png").read_bytes()
+    ids = {a["id"] for _, a in tags if "id" in a}
+    assert {a["href"][1:] for tag, a in tags if tag == "a"} <= ids
+    images = {a["src"] for tag, a in tags if tag == "img"}
+    files = [path.read_bytes() for path in report.glob("*.png")]
+    assert images == {"data:image/png;base64," + base64.b64encode(f).decode() for f in files}
+    for image in files:
         assert image.startswith(b"\x89PNG\r\n\x1a\n") and image[-8:-4] == b"IEND"
-        assert source == "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def test_every_text_is_shown_as_it_is(page, written):
-    cells = Page(page).cells
-    table = cells[: 5 * N]
-    texts = table[4::5]
+    rows = Page(page).rows
     shown = [str({"text": text}) for text in TEXTS]
-    shown[-1] = shown[-1][:600] + f" … ({len(shown[-1]):,} characters)"
-    assert sorted(texts) == sorted(shown)
-    assert "alert(1)" in page and "<script>" not in page
-    assert str(written[0]) in cells and "<i>" not in page
+    assert [row[5] for row in rows if len(row[5]) <= 140] != []
+    for row in rows:
+        (text,) = {row[6]} if len(row[5]) == 141 else {row[5]}
+        assert text in shown
+        shown.remove(text)
+    assert shown == []
+    assert "alert(1)" in page and "<script>alert" not in page
+    assert str(written[0]) in Page(page).cells and "<i>" not in page
 
 
-def test_the_tables_rank_first_and_last_rows(page, written):
+def test_the_list_has_all_choices_and_the_rows_with_least_to_add(page, written):
     _, emb, out = written
-    table = np.array(Page(page).cells[: 5 * N]).reshape(N, 5)
+    table = np.array([row[:4] for row in Page(page).rows])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     ranking = pq.read_table(out.with_name("chosen.jsonl.report") / "ranking.parquet").to_pydict()
     assert table[:K, 0].tolist() == [str(rank) for rank in range(K)]
@@ -239,6 +259,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
         "result",
         "notes",
         "uniform_log_det",
+        "compared",
         "versions",
         "sizes",
         "seconds",
@@ -262,7 +283,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
         "log_det": expected.log_det,
         "out_sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
-    assert manifest["notes"] == []
+    assert manifest["notes"] == [] and manifest["compared"] == {}
     equal = manifest["uniform_log_det"]
     assert set(equal) == {"equal_examples", "equal_tokens"}
     assert equal["equal_tokens"] == pytest.approx(equal["equal_examples"])
@@ -273,20 +294,28 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     assert {"select", "compare", "report", "total"} == set(manifest["seconds"])
 
 
-def test_the_page_loads_nothing_and_texts_run_in_their_own_direction(page):
-    tags = Page(page).tags
+def test_nothing_runs_but_our_script_and_texts_run_in_their_own_direction(page):
+    parsed = Page(page)
+    tags = parsed.tags
     (policy,) = [a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    assert all(a["src"].startswith("data:") for tag, a in tags if tag == "img")
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in tags}
-    texts = [a for tag, a in tags if tag == "td" and a.get("class") == "text" and "dir" in a]
-    assert len(texts) >= K and {own["dir"] for own in texts} == {"auto"}
+    digest = base64.b64encode(hashlib.sha256(parsed.scripts[0].encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    assert parsed.scripts == [SCRIPT.read_text(encoding="utf-8")]
+    assert len(parsed.scripts[0].splitlines()) < 60
+    assert not {"link", "iframe", "object", "base", "form"} & {tag for tag, _ in tags}
+    assert not [name for _, a in tags for name in a if name.startswith("on")]
+    shown = [a for tag, a in tags if tag == "span" and "dir" in a]
+    assert len(shown) == N and {own["dir"] for own in shown} == {"auto"}
+    assert {a["dir"] for tag, a in tags if tag == "p" and a.get("class") == "text"} == {"auto"}
 
 
 def test_a_pool_of_one_row_has_a_report_too(tmp_path):
     emb, out = tmp_path / "emb.safetensors", tmp_path / "chosen.jsonl"
     save_file({"tokens": np.ones((M, D), np.float32), "offsets": np.array([0, M])}, emb)
     assert main(["--embeddings", str(emb), "-o", str(out), "--fraction", "0.1"]) == 0
-    cells = Page((tmp_path / "chosen.jsonl.report" / "report.html").read_text()).cells
-    assert cells[:3] == ["0", "0", str(M)] and cells[4] == "example 0"
+    (row,) = Page((tmp_path / "chosen.jsonl.report" / "report.html").read_text()).rows
+    assert row[:3] == ["0", "0", str(M)] and row[5] == "example 0"
     assert json.loads(out.read_text())["index"] == 0

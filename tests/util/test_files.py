@@ -1,4 +1,4 @@
-"""What a full disk leaves behind, and what it is told as."""
+"""Files that come whole or not at all: earlier ones, and a full disk."""
 
 import resource
 import signal
@@ -30,3 +30,19 @@ def test_a_full_disk_is_told_with_path_sizes_and_remedy(small_files, tmp_path):
     with told, replacing_files(tmp_path / "report") as folder:
         (folder / "page").write_bytes(bytes(1 << 17))
     assert list(tmp_path.iterdir()) == [out] and out.read_bytes() == b"earlier"
+
+
+def test_earlier_files_of_ours_go_and_come_back_where_a_move_fails(tmp_path):
+    folder, ours = tmp_path / "report", ("page", "figure", "table")
+    folder.mkdir()
+    for name in ("page", "figure", "notes"):
+        (folder / name).write_text(f"earlier {name}")
+    with replacing_files(folder, ours) as temporary:
+        (temporary / "page").write_text("new page")
+    kept = {path.name: path.read_text() for path in folder.iterdir()}
+    assert kept == {"page": "new page", "notes": "earlier notes"}
+    (folder / "table").mkdir()
+    with pytest.raises(IsADirectoryError), replacing_files(folder, ours) as temporary:
+        for name in ("page", "table"):
+            (temporary / name).write_text("newer")
+    assert (folder / "page").read_text() == "new page" and (folder / "table").is_dir()

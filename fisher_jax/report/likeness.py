@@ -1,0 +1,126 @@
+"""Which choices are like each other, and where pool and choices lie: by the rows' means."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fisher_jax.design import TokenEmbeddings, TokenSource
+from fisher_jax.report.subject import Subject
+from fisher_jax.util.streams import stream
+
+NEAR_COPY = 0.98  # cosine above which a choice is a near copy of an earlier one
+CLUSTERS = "ABCDEFGH"  # their names, the largest first
+SAMPLE = 5000  # rows of the pool that directions and clusters are made from
+_AT_ONCE = 1 << 16  # tokens of a pool that is not in memory
+_DIRECTIONS = 16  # in which clusters are looked for
+
+
+def row_means(emb: TokenSource) -> Float[np.ndarray, "N D"]:
+    """The mean of each example's tokens; a pool that is not in memory is read once."""
+    if isinstance(emb, TokenEmbeddings):
+        return emb.pooled("mean")
+    lengths, parts = emb.lengths, []
+    begins = np.flatnonzero(np.diff(np.cumsum(lengths) // _AT_ONCE)) + 1
+    for some in np.split(np.arange(len(lengths)), begins):
+        offsets = np.concatenate([[0], np.cumsum(lengths[some])])
+        parts.append(TokenEmbeddings(emb.read(some), offsets).pooled("mean"))
+    return np.concatenate(parts)
+
+
+class Nearest(NamedTuple):
+    """Of each choice, the most similar one before it; the first has rank -1 and cosine NaN."""
+
+    rank: Int[np.ndarray, "n"]
+    cosine: Float[np.ndarray, "n"]
+
+    @property
+    def copies(self) -> Int[np.ndarray, "c"]:
+        """Ranks of the near copies."""
+        return np.flatnonzero(np.nan_to_num(self.cosine) > NEAR_COPY)
+
+
+def nearest_earlier(means_NxD: Float[np.ndarray, "N D"], ranking: Int[np.ndarray, "n"]) -> Nearest:
+    """The earlier choice of the largest cosine between rows' means, less the pool's mean.
+
+    Without the pool's mean all rows of a language model's embeddings look alike. Ties go to the
+    first choice.
+    """
+    points = means_NxD[ranking] - means_NxD.mean(axis=0)
+    norms = np.linalg.norm(points, axis=1, keepdims=True)
+    points /= np.maximum(norms, np.finfo(points.dtype).tiny)
+    rank, cosine = np.full(len(points), -1), np.full(len(points), np.nan)
+    for begin in range(0, len(points), 1024):
+        cosines = points[begin : begin + 1024] @ points[: begin + 1024].T
+        later = np.arange(cosines.shape[1]) >= begin + np.arange(len(cosines))[:, None]
+        cosines[later] = -np.inf
+        some = slice(max(begin, 1), begin + len(cosines))
+        best = np.argmax(cosines, axis=1)[some.start - begin :]
+        rank[some] = best
+        cosine[some] = cosines[np.arange(some.start - begin, len(cosines)), best]
+    return Nearest(rank, cosine)
+
+
+class Map(NamedTuple):
+    """The pool seen from where it is widest.
+
+    Attributes:
+        places: (N, 2) along its first two principal components.
+        shares: of the variance, that these two have.
+        cluster: (N,) which cluster each example is in, the largest first.
+        centres: (C, 2) of the clusters, in the same plane.
+        typical: (C,) the choice nearest to each cluster's centre; -1 where it has none.
+    """
+
+    places: Float[np.ndarray, "N 2"]
+    shares: Float[np.ndarray, "2"]
+    cluster: Int[np.ndarray, "N"]
+    centres: Float[np.ndarray, "C 2"]
+    typical: Int[np.ndarray, "C"]
+
+
+def map_of(subject: Subject, means_NxD: Float[np.ndarray, "N D"]) -> Map:
+    """Principal components and k-means of the rows' means, both from a sample of the pool."""
+    from sklearn.cluster import KMeans  # takes a second to import
+
+    rng = stream(subject.seed, "report: map")
+    sample = np.sort(rng.permutation(len(means_NxD))[:SAMPLE])
+    mean = means_NxD[sample].mean(axis=0)
+    directions, shares = _principal(means_NxD[sample] - mean, rng)
+    places = (means_NxD - mean) @ directions
+    k = min(len(CLUSTERS), len(np.unique(places[sample], axis=0)))
+    own_seed = int(rng.integers(2**32))  # scikit-learn takes no Generator
+    found = KMeans(k, n_init=4, random_state=own_seed).fit(places[sample])  # pyright: ignore
+    cluster, centres = np.asarray(found.predict(places)), found.cluster_centers_
+    order = np.argsort(-np.bincount(cluster, minlength=k), kind="stable")
+    cluster, centres = np.argsort(order)[cluster], centres[order]
+    chosen = subject.selection.ranking
+    typical = np.full(k, -1)
+    apart = np.linalg.norm(places[chosen] - centres[cluster[chosen]], axis=1)
+    for rank in np.argsort(-apart, kind="stable"):
+        typical[cluster[chosen[rank]]] = chosen[rank]
+    return Map(places[:, :2], shares[:2], cluster, centres[:, :2], typical)
+
+
+def _principal(
+    points_SxD: Float[np.ndarray, "S D"], rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "D k"], Float[np.ndarray, "k"]]:
+    """The widest directions of centred points, by subspace iteration; shares of the variance.
+
+    At least two; those that the points lack are zero.
+    """
+    k = min(_DIRECTIONS, *points_SxD.shape)
+    guess = rng.standard_normal((points_SxD.shape[1], min(2 * k, points_SxD.shape[1])))
+    basis = guess.astype(points_SxD.dtype)
+    for _ in range(6):
+        basis = np.linalg.qr(points_SxD.T @ (points_SxD @ np.linalg.qr(basis)[0]))[0]
+    _, widths, turns = np.linalg.svd(points_SxD @ basis, full_matrices=False)
+    directions = (basis @ turns.T)[:, :k]
+    largest = np.argmax(np.abs(directions), axis=0)
+    directions *= np.where(directions[largest, np.arange(k)] < 0, -1, 1)
+    total = max(float(np.square(points_SxD, dtype=np.float64).sum()), np.finfo(np.float64).tiny)
+    missing = max(0, 2 - k)
+    return (
+        np.pad(directions, ((0, 0), (0, missing))),
+        np.pad(np.square(widths[:k], dtype=np.float64) / total, (0, missing)),
+    )
