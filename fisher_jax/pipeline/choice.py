@@ -94,18 +94,16 @@ class Choice:
     def facts(self) -> dict[str, Any]:
         """Sources with their hashes, and sizes."""
         chosen = self.selection.ranking
-        return (
-            self.pool.facts
-            | {
-                "rows": self.pool.n_rows,
-                "tokens": int(self.pool.emb.lengths.sum()),
-                "selected_rows": len(chosen),
-                "selected_tokens": int(self.pool.costs[chosen].sum()),
-                "log_det": self.selection.log_det,
-                "least_share_of_best": self.certificate,
-            }
-            | self._of_columns()
-        )
+        facts = self.pool.facts | {
+            "rows": self.pool.n_rows,
+            "tokens": int(self.pool.emb.lengths.sum()),
+            "selected_rows": len(chosen),
+            "selected_tokens": int(self.pool.costs[chosen].sum()),
+            "log_det": self.selection.log_det,
+        }
+        if self.certificate is not None:
+            facts["least_share_of_best"] = self.certificate
+        return facts | self._of_columns()
 
     def _of_columns(self) -> dict[str, Any]:
         """What columns say of the chosen rows: sums, and rows of each group."""

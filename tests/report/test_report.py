@@ -266,7 +266,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     }
     options = manifest["options"]
     asked = vars(parser().parse_args(["-o", "x"]))
-    assert set(options) == set(asked) - {"preview", "dry_run"}
+    assert set(options) == set(asked) - {"preview", "dry_run", "config"}
     assert (options["pool"], options["embeddings"]) == (str(pool), str(emb))
     assert (options["out"], options["report_dir"]) == (str(out), str(report))
     assert (options["n_samples"], options["normalize"], options["ridge"]) == (K, "none", 1.0)
@@ -276,6 +276,7 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
         "pool_sha256": hashlib.sha256(pool.read_bytes()).hexdigest(),
         "embeddings": str(emb),
         "embeddings_sha256": hashlib.sha256(emb.read_bytes()).hexdigest(),
+        "dropped_copies": 0,
         "rows": N,
         "tokens": N * M,
         "selected_rows": K,
@@ -291,7 +292,8 @@ def test_the_manifest_has_all_to_make_the_selection_again(written, report):
     assert {"fisher-jax", "jax", "flax", "numpy", "python", "platform"} <= set(manifest["versions"])
     assert manifest["versions"]["numpy"] == np.__version__
     assert manifest["versions"]["devices"].startswith(f"{jax.device_count()} x ")
-    assert {"select", "compare", "report", "total"} == set(manifest["seconds"])
+    steps = {"read", "deduplicate", "select", "compare", "report"}
+    assert steps | {"total"} == set(manifest["seconds"])
 
 
 def test_nothing_runs_but_our_script_and_texts_run_in_their_own_direction(page):
