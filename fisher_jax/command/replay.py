@@ -96,7 +96,7 @@ def _words(name: str, value: Any, half: str) -> Iterator[str]:
         switched = {True: flags[0], False: f"--no-{name}"}[value]
         if value or switched in flags:
             yield switched
-    elif isinstance(value, list):
+    elif isinstance(value, list) and actions[name].nargs == "+":
         yield from map(str, [flags[-1], *value] if value else [])
     elif isinstance(value, dict):
         yield from (f"{flags[-1]}={key}={of}" for key, of in value.items())

@@ -78,6 +78,7 @@ def test_every_option_stands_in_words_as_it_was(manifest):
     [
         ({"pool": "a list in Python"}, ["manifest.json: POOL was a list in Python: name a file"]),
         ({"colour": 1}, ["there is no option 'colour'"]),
+        ({"compare": ["nobody"]}, ["manifest.json: ", "there is no selector 'nobody'"]),
         ({"seed": "x"}, ["manifest.json: argument --seed: invalid int value: 'x'"]),
         ({"seed": [1]}, ["--seed", "invalid int"]),
         (None, ["has no options: name a manifest.json"]),
