@@ -26,8 +26,8 @@ from tests.helpers.endpoint_server import Server
 from tests.helpers.references import DIM, N, random_pool
 from tests.helpers.small_models import llama_checkpoint, word_tokenizer_files
 
-# programs whose rounding is held to a bound are those that users run
-AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models", "test_selection"}
+# programs whose rounding is held to a bound are those that users run; also tests marked `optimised`
+AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models"}
 os.environ |= {SWITCH: "off", CACHE_SWITCH: "off"}  # tests keep nothing in the user's folder
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
@@ -75,6 +75,7 @@ def compilation(request):
     """Small programs run once: without LLVM's optimisation they compile in half the time."""
     large = (
         request.module.__name__.rpartition(".")[2] in AS_USERS_RUN
+        or request.node.get_closest_marker("optimised")
         or "smollm2" in request.fixturenames
     )
     jax.config.update("jax_disable_most_optimizations", not large)

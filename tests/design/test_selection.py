@@ -64,6 +64,7 @@ def test_devices_of_every_size_choose_alike(device, sizes, batch_cost):
         np.testing.assert_allclose(one.gains, other.gains, rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.optimised
 def test_a_pool_in_bfloat16_is_the_pool_of_rounded_embeddings():
     examples = pool(22, 40, [1, 4, 9], 12, awkward=False)
     emb = fj.TokenEmbeddings.from_list(examples)
@@ -161,6 +162,7 @@ def test_ridges_out_of_float32s_reach_are_computed_in_float64(ridge):
     np.testing.assert_allclose(got.gains, gains, rtol=1e-5)  # slogdet's own rounding at 1e6
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("ridge", [1e-3, 1.0, 900.0])
 def test_float32_does_not_drift_over_5000_choices(ridge):
     examples = random_pool(10, 5000, [1, 3, 6, 12], 48)

@@ -23,7 +23,7 @@ from tests.helpers.experiment_options import SMALL, options
 
 NAMES = re.compile(
     r"`[^`]*`|\]\([^)]*\)|https?://\S+|SmolLM2-135M|SmolLM2|GPT-2|GPT-4o|gsm8k|Q4_1|4-bit"
-    r"|float32|float64|95%|6B"
+    r"|float32|float64|95%|6B|Lemma 3\.1"
 )  # digits that are no measured number
 
 
