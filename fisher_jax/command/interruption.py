@@ -24,7 +24,8 @@ def listening() -> Iterator[None]:
         yield
         return
     _asked = _is_over = False
-    before = {}
+    before, unraisable = {}, sys.unraisablehook
+    sys.unraisablehook = lambda args: None if _is_swallowed(args) else unraisable(args)
     try:
         for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:  # Windows has two of them
             number = getattr(signal, name)
@@ -32,6 +33,7 @@ def listening() -> Iterator[None]:
                 before[number] = signal.signal(number, _interrupt)
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             # None: set by what is not Python, which can't be put back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -57,6 +59,11 @@ def leave(code: int | str | None) -> NoReturn:
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     sys.exit(code)
+
+
+def _is_swallowed(args: "sys.UnraisableHookArgs") -> bool:
+    """An interruption in a callback of C: Python would print a traceback, and `check` tells."""
+    return isinstance(args.exc_value, KeyboardInterrupt)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fisher_jax.command import main
+from fisher_jax.command import interruption, main
 from tests.helpers.cli import K, leave_earlier_results, read_rows, snapshot
 
 
@@ -43,7 +43,7 @@ def wait_for(process, is_reached):
     raise AssertionError("the command never got there")
 
 
-@pytest.mark.parametrize(("module", "where"), [("run", "select"), ("choice", "write_ranking")])
+@pytest.mark.parametrize(("module", "where"), [("run", "_by"), ("choice", "write_ranking")])
 def test_an_interruption_that_a_library_swallows_is_not_lost(
     module, where, run, ready, out, monkeypatch, tmp_path
 ):
@@ -53,7 +53,7 @@ def test_an_interruption_that_a_library_swallows_is_not_lost(
     def swallowing(*args, **options):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        return real(*args, **{k: v for k, v in options.items() if k != "on_progress"})
+        return real(*args[:3] if where == "_by" else args, **options)  # without progress
 
     monkeypatch.setattr(at, where, swallowing)
     before = snapshot(tmp_path)
@@ -61,6 +61,17 @@ def test_an_interruption_that_a_library_swallows_is_not_lost(
     assert code == 130 and messages.endswith("interrupted, no selection was written\n")
     assert ("uniform draws" in messages) == (where == "write_ranking")  # at the next step
     assert snapshot(tmp_path) == before
+
+
+def test_an_interruption_in_a_callback_is_told_without_a_traceback(capsys):
+    class Swallows:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), interruption.listening():
+        Swallows()
+        assert capsys.readouterr().err == ""
+        interruption.check()
 
 
 def test_nobody_has_to_read_the_messages(ready, out, monkeypatch):

@@ -58,7 +58,7 @@ def test_the_root_is_computed_anew_now_and_then(monkeypatch):
 
 def test_what_is_for_pools_in_memory_is_refused():
     emb = fj.TokenEmbeddings.from_list(random_pool(0, 10, [1], 3))
-    with pytest.raises(ValueError, match="load"):
+    with pytest.raises(ValueError, match="in_memory"):
         fj.select(Reader(emb), n_samples=2, method="naive")
 
 

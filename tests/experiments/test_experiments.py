@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, replace
 
@@ -27,11 +28,19 @@ CONFIGS = [
 ]
 
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="compiled")
+COMPILATION = {  # what one command has compiled the next one finds
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": _FOLDER.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+}
+
+
 def command(name, *overrides, cwd=ROOT, timeout=240):
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *overrides],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=os.environ | COMPILATION | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=timeout,

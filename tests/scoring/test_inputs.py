@@ -247,7 +247,7 @@ def test_prompts_alone_have_no_losses(name, out, tmp_path, llama, refused):
     ("name", "words"),
     [
         ("el2n", ["--selector el2n asks the model", "--model"]),
-        ("rds", ["--selector rds asks the model"]),
+        ("rds", ["--selector rds chooses for a task", "--target-embeddings FILE"]),
         ("exact_information", ["there is no selector 'exact_information'"]),
     ],
 )
