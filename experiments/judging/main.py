@@ -39,7 +39,7 @@ from fisher_jax.models import LanguageModel, load_model, tokenize
 from fisher_jax.scoring.endpoint import SETTINGS, Estimate
 from fisher_jax.training.finetune import TrainOptions, finetune
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import replacing
+from fisher_jax.util.files import remove_leftovers_in, replacing
 
 JUDGED, CALIBRATED, REALNESS = "judged.json", "calibrated.json", "realness.json"
 REFERENCE_ROWS, LEAST_ROWS = 1000, 100  # that the reference model learns from
@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: a folder without texts, or a judge that can't be asked.
     """
     texts = Texts(args.folder)
+    remove_leftovers_in(args.folder)
     path = args.folder / JUDGED
     entries = _of_these_texts(_read_entries(path), texts, path)
     if args.key is not None and args.answers is None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from experiments.run import live
 from experiments.run.kept import Row, read_facts, read_options, read_rows
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import replacing
+from fisher_jax.util.files import remove_leftovers_in, replacing
 from fisher_jax.util.platforms import here
 from fisher_jax.util.provenance import provenance
 
@@ -75,6 +75,7 @@ class Results:
                 f"{folder} has {RESULTS} but no {RESOLVED}, so nobody knows its options: put that "
                 "back, or pass overwrite=true"
             )
+        remove_leftovers_in(folder)
         if overwrite or not path.exists() or not has_rows:
             (folder / RESULTS).unlink(missing_ok=True)
         else:  # what the rows there were made with stays told

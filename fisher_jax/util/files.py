@@ -64,6 +64,13 @@ def remove_leftovers(path: Path) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def remove_leftovers_in(folder: Path) -> None:
+    """Remove what a killed process has left of `replacing`, whatever it wrote in this folder."""
+    for left in folder.glob(f".*.{'?' * _RANDOM}{_SUFFIX}"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def _holds_only(folder: Path, names: Collection[str]) -> bool:
     """True also of a folder that is not there."""
     return not folder.exists() or {path.name for path in folder.iterdir()} <= {*names}

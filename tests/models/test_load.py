@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from fisher_jax.models import load
 from fisher_jax.models.decoder import Llama3Scaling
 from fisher_jax.models.files import tokenizer_probe
+from fisher_jax.models.files.advice import no_advice
 from fisher_jax.models.files.huggingface import load_folder, read_config
 from fisher_jax.models.load import SMOLLM2, _smollm2_file, load_model
 from tests.helpers.small_models import (
@@ -364,3 +366,14 @@ def test_a_tokenizer_that_never_ends_is_refused(llama_folder, monkeypatch, part)
     monkeypatch.setattr(tokenizer_probe, "CPU_SECONDS", 2)
     path.write_text(json.dumps(json.loads(path.read_text()) | part))
     assert_model_error(lambda: load_model(str(llama_folder)), path, "can't cut a short text")
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_advice_of_transformers_is_off_only_meanwhile(before, monkeypatch):
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # as its logging reads it
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with no_advice():
+        assert os.environ[name] == "1"
+    assert os.environ.get(name) == before

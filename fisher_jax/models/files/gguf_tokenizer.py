@@ -16,6 +16,7 @@ from tokenizers import (
 
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.families.family import Metadata
+from fisher_jax.models.files.advice import no_advice
 
 _NORMAL, _UNKNOWN, _SPECIAL, _USER_DEFINED = 1, 2, 3, 4  # tokenizer.ggml.token_type
 _SPACE = "\u2581"  # SentencePiece's sign for a space
@@ -122,7 +123,8 @@ def gguf_tokenizer(file: Metadata) -> Callable[..., Any]:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=single, special_tokens=list(used.items())
         )
-    from transformers import PreTrainedTokenizerFast  # slow to import
+    with no_advice():
+        from transformers import PreTrainedTokenizerFast  # slow to import
 
     roles = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
     return PreTrainedTokenizerFast(

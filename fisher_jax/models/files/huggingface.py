@@ -14,6 +14,7 @@ from fisher_jax.models.decoder import Decoder
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.families import all_families, family_of, of_model_type
 from fisher_jax.models.families.family import JsonFields
+from fisher_jax.models.files.advice import no_advice
 from fisher_jax.models.files.assemble import Tensor, assemble, checked_sizes
 from fisher_jax.models.files.tokenizer_probe import probe_tokenizer
 from fisher_jax.util.excerpt import one_line
@@ -91,7 +92,8 @@ def load_tokenizer(folder: Path) -> Callable[..., Any]:
         )
     if (serialised := folder / "tokenizer.json").is_file():
         _probed(serialised, serialised.stat())
-    from transformers import AutoTokenizer  # imports torch where that is installed: seconds
+    with no_advice():
+        from transformers import AutoTokenizer  # imports torch where that is installed: seconds
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
