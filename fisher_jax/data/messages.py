@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fisher_jax.util.excerpt import kind_of
+
 ROLES = {
     "human": "user",
     "user": "user",
@@ -40,7 +42,7 @@ def messages_of(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
         value = _from_json(value, "a list of messages")
     if not isinstance(value, list):
-        raise ValueError(f"holds a {type(value).__name__}, not a list of messages")
+        raise ValueError(f"holds {kind_of(value)}, not a list of messages")
     if value and all(isinstance(turn, str) for turn in value):
         return [_message(("user", "assistant")[i % 2], text) for i, text in enumerate(value)]
     messages: list[dict[str, Any]] = []
@@ -146,9 +148,7 @@ def _checked(turn: Mapping[str, Any]) -> dict[str, Any]:
         if "content" in turn:
             message["content"] = None  # as transformers' templates take it
     elif not isinstance(content, str):
-        raise ValueError(
-            f"holds a message whose 'content' is a {type(content).__name__}, not a string"
-        )
+        raise ValueError(f"holds a message whose 'content' is {kind_of(content)}, not a string")
     return message
 
 

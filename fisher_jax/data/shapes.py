@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from fisher_jax.data.example import Example, PoolError
 from fisher_jax.data.messages import messages_of, tools_of, transcript_of
+from fisher_jax.util.excerpt import kind_of
 
 Record = Mapping[str, Any]
 SYSTEM = ("system", "system_prompt")
@@ -50,6 +51,8 @@ def _text(record: Record, columns: Sequence[str]) -> Example:
     value = record[column]
     if isinstance(value, str):
         return Example(_checked(value, column))
+    if value is not None and not isinstance(value, list):
+        raise ValueError(f"{column!r} holds {kind_of(value)}, not a string")
     return Example("") if value is None else _chat(record, columns)
 
 
@@ -262,7 +265,7 @@ def _string(record: Record, column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{column!r} holds a {type(value).__name__}, not a string")
+        raise ValueError(f"{column!r} holds {kind_of(value)}, not a string")
     return _checked(value, column)
 
 

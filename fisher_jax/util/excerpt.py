@@ -11,6 +11,12 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def kind_of(value: object) -> str:
+    """`an int`, `a list`."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def shortened(text: str, most: int) -> str:
     """A text in one line of at most so many characters and an ellipsis."""
     line = " ".join(text.split()) if len(text) <= 2 * most else " ".join(text[: 2 * most].split())

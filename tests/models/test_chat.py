@@ -209,6 +209,7 @@ def test_fields_that_other_messages_have_are_not_null_in_parquet(tmp_path):
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
         ({"messages": "hello", "id": None}, "a string, not a list of messages"),
         ({"prompt": "a", "completion": [SAYS]}, "'completion' holds a list, not a string"),
+        ({"text": 5}, "'text' holds an int, not a string"),
     ],
 )
 def test_a_broken_chat_is_named(tmp_path, row, said):
