@@ -1,6 +1,6 @@
 # make demo: the main job on real input   make test: all tests   make quick: ruff and the fast ones
 # make faults: the fault suite, an hour   make faults-full: all of it, goes on where it was
-# make figures: RESULTS.md, and pages and figures of results/, from the data alone
+# make figures: RESULTS.md, docs/selectors.md, pages and figures of results/, from the data alone
 # make lint   make docs: the site   make bench: speed
 PYTHON ?= python3
 BIN := .venv/bin
@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 
 figures: $(INSTALLED)
 	$(BIN)/python -m experiments.report
+	$(BIN)/python -m fisher_jax.selectors > docs/selectors.md
 
 faults: $(INSTALLED)
 	$(BIN)/python -m faults
