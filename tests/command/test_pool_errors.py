@@ -82,7 +82,7 @@ POOLS = {
     "Parquet type": (
         "p.parquet",
         parquet(text=[1, None]),
-        ["row 0", "not a list", "mend"],
+        ["row 0", "an int, not a string", "mend"],
     ),
     "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
     "Parquet names": ("p.parquet", twice(), ["several columns 'text'", "rename or drop one"]),
