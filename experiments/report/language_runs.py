@@ -271,8 +271,11 @@ class LanguageRun(Run):
         return [v for v in _read_list(self.folder / JUDGED) if v["judge"] not in failed]
 
     def calibration(self) -> str:
-        """Of every judge, beside its limits."""
-        return texts.calibration(self.calibrations) if self.calibrations else "Not calibrated."
+        """Of every judge, beside its limits; and who has none."""
+        known = {row["judge"] for row in self.calibrations}
+        others = sorted({f"`{v['judge']}`" for v in self.verdicts if v["judge"] not in known})
+        told = [texts.calibration(self.calibrations)] if known else []
+        return "\n\n".join([*told, f"Not calibrated yet: {', '.join(others)}."] if others else told)
 
     def realness(self) -> str:
         """How near texts are to real ones, as sets."""
