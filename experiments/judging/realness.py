@@ -5,7 +5,6 @@ Neither compares two texts, so neither has an order to be biased by.
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +19,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 
+from experiments.judging.judge import Rate
 from fisher_jax.util.errors import UserError
 
 SCALING = 5.0  # c of MAUVE
@@ -27,14 +27,6 @@ EXPLAINED = 0.9  # of the features' variance that is clustered
 MIXTURES = 1000  # points of the divergence curve
 FOLDS = 5
 RESAMPLES = 1000
-
-
-class Share(NamedTuple):
-    """A value with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def mauve(
@@ -80,7 +72,7 @@ def mauve_of_shares(p_K: Float[np.ndarray, "K"], q_K: Float[np.ndarray, "K"]) ->
 
 def told_apart(
     real: Sequence[str], written: Sequence[str], prompts: Sequence[str], seed: int = 0
-) -> Share:
+) -> Rate:
     """The area under the ROC curve of a classifier on its unseen texts: 0.5 if it can't tell them.
 
     Logistic regression on tf-idf of 1 to 4 characters, cross-fitted in five folds by prompt; the
@@ -122,4 +114,4 @@ def told_apart(
         drawn = np.concatenate([places[g] for g in rng.integers(len(places), size=len(places))])
         areas.append(roc_auc_score(is_written[drawn], score[drawn]))
     low, high = np.quantile(areas, [0.025, 0.975])
-    return Share(float(roc_auc_score(is_written, score)), float(low), float(high))
+    return Rate(float(roc_auc_score(is_written, score)), float(low), float(high))

@@ -52,7 +52,7 @@ SETUPS: dict[str, list[Point]] = {
     "planted problem, n = 200, equal tokens, maximum error in percent": [
         Point("", "synthetic/exact", "max_logit", {"equal": "tokens", "n": 200})
     ],
-    "planted sequences, n = 200, equal examples, mean error in percent": [
+    "planted sequences of one length, n = 200, mean error in percent": [
         Point("", "synthetic/remedies", "mean_logit", {"equal": "examples", "n": 200})
     ],
 }

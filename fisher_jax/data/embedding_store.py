@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.design.embeddings import aligned, check_squares
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import replacing
+from fisher_jax.util.files import remove_leftovers_in, replacing
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -259,8 +259,7 @@ def read_numbers(path: Path) -> Float[np.ndarray, "N"] | None:
 def only_one(folder: Path) -> Iterator[None]:
     """Meanwhile no other process writes into a folder, and what a killed one has left is gone."""
     with FileLock(folder / ".lock"):
-        for left in folder.glob(".*.tmp"):
-            left.unlink()
+        remove_leftovers_in(folder)
         yield
 
 

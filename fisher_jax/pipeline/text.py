@@ -287,12 +287,12 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
         on_progress=clock.counting("scoring", total, unit),
     )
     kept = pool.cached.get("pool")
-    told = f"{pool.request.max_length} {pool.model.tokenizer_sha256} {pool.usable.texts}"
 
     def scored(name: str) -> Any:
         is_kept = name in BY_ROW and (name != "quality" or pool.endpoint is None)
         if kept is None or not is_kept:  # an endpoint's answers have a file of their own
             return inputs[name]
+        told = f"{pool.request.max_length} {pool.model.tokenizer_sha256} {pool.usable.texts}"
         return kept.numbers(name, told, lambda: inputs[name])
 
     return {name: scored(name) for name in needs}

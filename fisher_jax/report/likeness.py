@@ -85,11 +85,10 @@ def map_of(subject: Subject, means_NxD: Float[np.ndarray, "N D"]) -> Map:
 
     rng = stream(subject.seed, "report: map")
     sample = np.sort(rng.permutation(len(means_NxD))[:SAMPLE])
-    mean = means_NxD[sample].mean(axis=0)
-    directions, shares = _principal(means_NxD[sample] - mean, rng)
-    places = (means_NxD - mean) @ directions
-    k = min(len(CLUSTERS), len(np.unique(places[sample], axis=0)))
     own_seed = int(rng.integers(2**32))  # scikit-learn takes no Generator
+    directions, shares = _principal(means_NxD[sample], own_seed)
+    places = (means_NxD - means_NxD[sample].mean(axis=0)) @ directions
+    k = min(len(CLUSTERS), len(np.unique(places[sample], axis=0)))
     found = KMeans(k, n_init=4, random_state=own_seed).fit(places[sample])  # pyright: ignore
     cluster, centres = np.asarray(found.predict(places)), found.cluster_centers_
     order = np.argsort(-np.bincount(cluster, minlength=k), kind="stable")
@@ -103,24 +102,16 @@ def map_of(subject: Subject, means_NxD: Float[np.ndarray, "N D"]) -> Map:
 
 
 def _principal(
-    points_SxD: Float[np.ndarray, "S D"], rng: np.random.Generator
+    points_SxD: Float[np.ndarray, "S D"], seed: int
 ) -> tuple[Float[np.ndarray, "D k"], Float[np.ndarray, "k"]]:
-    """The widest directions of centred points, by subspace iteration; shares of the variance.
+    """The widest directions, and their shares of the variance; at least two, zero if they lack."""
+    from sklearn.decomposition import PCA
 
-    At least two; those that the points lack are zero.
-    """
     k = min(_DIRECTIONS, *points_SxD.shape)
-    guess = rng.standard_normal((points_SxD.shape[1], min(2 * k, points_SxD.shape[1])))
-    basis = guess.astype(points_SxD.dtype)
-    for _ in range(6):
-        basis = np.linalg.qr(points_SxD.T @ (points_SxD @ np.linalg.qr(basis)[0]))[0]
-    _, widths, turns = np.linalg.svd(points_SxD @ basis, full_matrices=False)
-    directions = (basis @ turns.T)[:, :k]
-    largest = np.argmax(np.abs(directions), axis=0)
-    directions *= np.where(directions[largest, np.arange(k)] < 0, -1, 1)
-    total = max(float(np.square(points_SxD, dtype=np.float64).sum()), np.finfo(np.float64).tiny)
+    with np.errstate(invalid="ignore"):  # of equal points there is no variance to share
+        found = PCA(k, svd_solver="randomized", random_state=seed).fit(points_SxD)
     missing = max(0, 2 - k)
     return (
-        np.pad(directions, ((0, 0), (0, missing))),
-        np.pad(np.square(widths[:k], dtype=np.float64) / total, (0, missing)),
+        np.pad(found.components_.T, ((0, 0), (0, missing))),
+        np.pad(np.nan_to_num(found.explained_variance_ratio_), (0, missing)),
     )

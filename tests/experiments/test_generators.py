@@ -59,9 +59,11 @@ def test_lemma_3_1_is_true_and_its_gamma_the_largest_allowed(generator):
     with jax.enable_x64(True):
         h = np.asarray(softmax_model.information(theta, x, reduced=True))
     assert got["log_det"] == pytest.approx(np.linalg.slogdet(h)[1], rel=1e-9)
-    # the all-ones vector is the eigenvector of 0, so the next eigenvalue is the complement's least
-    p = np.exp(x @ theta) / np.exp(x @ theta).sum(axis=1, keepdims=True)
-    least = min(np.linalg.eigvalsh(np.diag(q) - np.outer(q, q))[1] for q in p)
+    with jax.enable_x64(True):  # in the complement, a token of one feature at a time
+        of_token = jax.vmap(
+            lambda logits: softmax_model.information(logits[None], np.ones((1, 1)), reduced=True)
+        )
+        least = np.linalg.eigvalsh(np.asarray(of_token(x @ theta))).min()
     assert got["gamma"] == pytest.approx(least, rel=1e-6)
     lower = least * np.kron(np.eye(theta.shape[1] - 1), x.T @ x)
     assert np.linalg.eigvalsh(h - lower).min() > -1e-9 * np.abs(h).max()
