@@ -32,6 +32,8 @@ def arguments_of(argv: Sequence[str], half: str = "") -> argparse.Namespace:
     dropped = {*given, "overwrite"}
     if dropped & BUDGETS:
         dropped |= BUDGETS
+        if "token_budget" not in given:
+            dropped.add("cost_column")  # its unit
     if "out" in given:
         dropped.add("report_dir")
     try:

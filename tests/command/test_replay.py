@@ -99,3 +99,13 @@ def test_what_is_no_manifest_is_refused(refused, tmp_path):
     refused(["--config", tmp_path / "none.json"], ["can't read --config", "none.json"])
     (tmp_path / "broken.json").write_text("{")
     refused(["--config", tmp_path / "broken.json"], ["broken.json is no JSON"])
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost_column"), [(["--n-samples", "4"], None), (["--token-budget", "9"], "price")]
+)
+def test_another_budget_takes_its_unit_with_it(budget, cost_column, manifest):
+    options = {"pool": ["a.jsonl"], "token_budget": 5, "cost_column": "price"}
+    manifest.write_text(json.dumps({"options": options, "result": {}}))
+    args = arguments_of(["--config", str(manifest), "-o", "o.jsonl", *budget])
+    assert args.cost_column == cost_column
