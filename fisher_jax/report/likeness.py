@@ -110,8 +110,9 @@ def _principal(
     k = min(_DIRECTIONS, *points_SxD.shape)
     with np.errstate(invalid="ignore"):  # of equal points there is no variance to share
         found = PCA(k, svd_solver="randomized", random_state=seed).fit(points_SxD)
+    directions, shares = np.asarray(found.components_).T, found.explained_variance_ratio_
     missing = max(0, 2 - k)
     return (
-        np.pad(found.components_.T, ((0, 0), (0, missing))),
-        np.pad(np.nan_to_num(found.explained_variance_ratio_), (0, missing)),
+        np.pad(directions, ((0, 0), (0, missing))),
+        np.pad(np.nan_to_num(shares), (0, missing)),
     )
