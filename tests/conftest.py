@@ -22,13 +22,13 @@ from fisher_jax.util import platforms
 from fisher_jax.util.platforms import PLATFORMS, here
 from fisher_jax.util.user_folder import CACHE_SWITCH
 from tests.helpers.cli import save_llama, snapshot, write_embeddings
+from tests.helpers.compiling import QUICKLY
 from tests.helpers.endpoint_server import Server
 from tests.helpers.references import DIM, N, random_pool
 from tests.helpers.small_models import llama_checkpoint, word_tokenizer_files
 
-# programs whose rounding is held to a bound are those that users run; also tests marked `optimised`
-AS_USERS_RUN = {"test_embed", "test_greedy", "test_linalg", "test_models"}
 os.environ |= {SWITCH: "off", CACHE_SWITCH: "off"}  # tests keep nothing in the user's folder
+os.environ.setdefault("XLA_FLAGS", QUICKLY)  # before the first program
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
 
@@ -72,12 +72,9 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def compilation(request):
-    """Small programs run once: without LLVM's optimisation they compile in half the time."""
-    large = (
-        request.module.__name__.rpartition(".")[2] in AS_USERS_RUN
-        or request.node.get_closest_marker("optimised")
-        or "smollm2" in request.fixturenames
-    )
+    """LLVM optimises only what computes much; small programs compile in half the time without."""
+    marked = request.node.get_closest_marker("optimised")
+    large = marked or "smollm2" in request.fixturenames
     jax.config.update("jax_disable_most_optimizations", not large)
 
 

@@ -13,7 +13,10 @@ from fisher_jax.design.device_pool import first_room, make_pool
 from fisher_jax.util import platforms
 from tests.helpers.references import random_pool
 
-pytestmark = pytest.mark.usefixtures("no_rank_promotion", "small_buckets")
+pytestmark = [
+    pytest.mark.optimised,
+    pytest.mark.usefixtures("no_rank_promotion", "small_buckets"),
+]
 
 
 @pytest.mark.parametrize(

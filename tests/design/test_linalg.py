@@ -19,7 +19,7 @@ from fisher_jax.design.linalg import (
 )
 from tests.helpers.references import log_det
 
-pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+pytestmark = [pytest.mark.optimised, pytest.mark.usefixtures("no_rank_promotion")]
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
 
 

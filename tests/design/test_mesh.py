@@ -1,9 +1,10 @@
-import os
 import socket
 import subprocess
 import sys
 
 import pytest
+
+from tests.helpers.compiling import with_devices
 
 PROGRAM = """if True:
     import jax
@@ -76,13 +77,6 @@ OF_TWO_PROCESSES = """if True:
         np.testing.assert_allclose(many.gains, one.gains, rtol=1e-5)
     print("same")
 """
-
-
-def with_devices(n):
-    """An environment of so many virtual devices."""
-    # of more devices than cores, XLA's shared threads may wait for each other for ever
-    flags = f"--xla_force_host_platform_device_count={n} --xla_cpu_multi_thread_eigen=false"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def test_two_processes_of_four_devices_choose_as_one_device():

@@ -16,6 +16,8 @@ from fisher_jax.models.load import load_model
 from fisher_jax.models.tokenize import shown, tokenize
 from tests.helpers.word_folder import CONTEXT, DIM, PAIRS, SPECIAL, TEXTS, WORDS, save_folder
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

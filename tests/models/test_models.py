@@ -20,6 +20,8 @@ from tests.helpers.random_models import (
     save_random_reference,
 )
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture(params=["llama", "gpt2"])
 def model(request):

@@ -1,6 +1,5 @@
 """Packing, adapters and fine-tuning, on tiny random models."""
 
-import os
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from fisher_jax.training import packing
 from fisher_jax.training.adapters import merged, untied, with_lora
 from fisher_jax.training.finetune import DivergedError, batches_of, finetune, learning_rates
 from fisher_jax.training.packing import Batches, arrange, packed_states
+from tests.helpers.compiling import with_devices
 from tests.helpers.random_models import MODELS, random_ids
 from tests.helpers.tuning import language_model, nll_by_hand, options, random_rows
 
@@ -361,12 +361,7 @@ def test_eight_devices_give_the_losses_of_one():
     done = subprocess.run(
         [sys.executable, "-c", _SHARDED],
         cwd=here,
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "PYTHONPATH": str(here),
-        },
+        env=with_devices(8) | {"PYTHONPATH": str(here)},
         capture_output=True,
         text=True,
         timeout=300,
