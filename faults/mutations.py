@@ -5,6 +5,7 @@ memory: `python -m faults.mutations KIND SEED BEGIN END FOLDER` tells of each in
 """
 
 import contextlib
+import itertools
 import json
 import re
 import resource
@@ -19,9 +20,8 @@ from faults.case import Case, Trial, shuffled
 from faults.mutator import damaged, damaged_json
 from faults.processes import PATIENCE, started
 
-BLOCK = 250
-BLOCKS = 50  # of each kind
-SECONDS = 20  # after which reading one input hangs
+EDGES = (0, 250, *range(2500, 12501, 2500))  # of the blocks of each kind
+SECONDS = 60  # after which reading one input hangs, on a busy machine too
 MEMORY = 8 << 30  # bytes of a reader
 
 
@@ -44,25 +44,23 @@ class Kind(NamedTuple):
 def cases(seed: int) -> Iterator[Case]:
     """Blocks of every kind, in turn."""
     with tempfile.TemporaryDirectory(prefix="faults") as work:
-        for block in range(BLOCKS):
+        for block in itertools.pairwise(EDGES):
             for name in KINDS:
-                begin = block * BLOCK
 
-                def run(trial: Trial, name: str = name, begin: int = begin) -> None:
-                    read_block(trial, name, seed, begin, Path(work))
+                def run(trial: Trial, name: str = name, block: tuple[int, int] = block) -> None:
+                    read_block(trial, name, seed, *block, Path(work))
 
-                yield Case(name, f"{name} {begin} to {begin + BLOCK - 1}", run)
+                yield Case(name, f"{name} {block[0]} to {block[1] - 1}", run)
 
 
-def read_block(trial: Trial, name: str, seed: int, begin: int, work: Path) -> None:
+def read_block(trial: Trial, name: str, seed: int, begin: int, end: int, work: Path) -> None:
     """All inputs of a block; one that ends its reader is a fault, and the next ones go on."""
-    end = begin + BLOCK
     while begin < end:
         folder = Path(tempfile.mkdtemp(dir=work))
         told = folder / "told"
         argv = ["-m", "faults.mutations", name, seed, begin, end, folder]
         with started(argv, work / "cache") as process:
-            _, messages = process.communicate(timeout=PATIENCE + BLOCK * SECONDS)
+            _, messages = process.communicate(timeout=PATIENCE + (end - begin) * SECONDS)
         lines = [json.loads(line) for line in told.read_text().splitlines()]
         trial.tried += len(lines)
         trial.faults += [f"input {i}: {fault}" for i, fault in lines if fault]

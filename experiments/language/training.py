@@ -33,7 +33,7 @@ class Fit(NamedTuple):
     Attributes:
         choice: which of the choices it was trained on.
         rate: highest learning rate.
-        losses: of its steps; none where the head alone is trained.
+        losses: of its steps.
         validation_T: NLL of each counted position, nats; None where it diverged.
         test: gives the same of the test.
         model: that was trained, of which a head is none.
@@ -169,7 +169,7 @@ def _fits(
         for k, rate in jobs:
             chosen = choices[k]
             offsets = (prepared.validation if chosen.of_task else prepared.rows).offsets
-            theta = train(
+            theta, losses = train(
                 head.start,
                 head.validation if chosen.of_task else head.pool,
                 [np.arange(*offsets[i : i + 2]) for i in chosen.rows],
@@ -177,7 +177,7 @@ def _fits(
                 chosen.weights,
             )
             test = functools.partial(nll, theta, head.test)
-            yield Fit(k, rate, [], nll(theta, head.validation), test)
+            yield Fit(k, rate, _kept(losses), nll(theta, head.validation), test)
         return
     length = max(128, -(-(options.max_length - 1) // 64) * 64)
     together = TrainOptions(
@@ -206,7 +206,7 @@ def _fits(
         ),
     )
     for place, tuned, losses in trained:
-        fit = Fit(*jobs[place], [round(float(x), 4) for x in losses])
+        fit = Fit(*jobs[place], _kept(losses))
         if tuned is not None:
             fit = fit._replace(
                 validation_T=token_losses(tuned, prepared.validation),
@@ -214,6 +214,10 @@ def _fits(
                 model=tuned,
             )
         yield fit
+
+
+def _kept(losses: Sequence[float] | np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in losses]
 
 
 def _validation_nll(prepared: Prepared, fit: Fit) -> float:
@@ -241,7 +245,7 @@ def _summary(prepared: Prepared, trainings: list[Tested], tried: dict[float, flo
     each = [_means(prepared, "held_out", of.test_T) for of in done]
     best = min(of["held_out_nll"] for of in each)
     return (
-        ({"steps": len(done[0].losses)} if done[0].losses else {})
+        {"steps": len(done[0].losses)}
         | _means(prepared, "validation", np.mean([of.validation_T for of in done], axis=0))
         | _means(prepared, "held_out", test_T)
         | {

@@ -72,18 +72,8 @@ class Lines:
         return table_of(self.records(range(len(self))), without).take(pa.array(rows, pa.int64()))
 
 
-class Texts:
+class Texts(Lines):
     """Lines of plain text, each a row with the column `text`."""
-
-    def __init__(self, name: str, lines: Sequence[str], numbers: Sequence[int]) -> None:
-        self.name, self.lines, self.numbers = name, lines, numbers
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def where(self, i: int) -> str:
-        """File and line."""
-        return f"{self.name}, line {self.numbers[i]}"
 
     def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """`{"text": line}`."""

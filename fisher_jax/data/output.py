@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fisher_jax.data.contents import Content, Lines, Records, Table, Texts
+from fisher_jax.data.contents import Content, Lines, Records, Table
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.data.rows import GAIN, RANK, WEIGHT
@@ -44,7 +44,7 @@ class JsonLinesWriter:
 
     def check(self, out: Path, pool: PoolFile) -> None:
         """See `Writer`: only what comes from a table may not fit."""
-        if isinstance(pool.content, (Lines, Texts)):
+        if isinstance(pool.content, Lines):
             return
         for begin in range(0, len(pool), 4096):  # never all rows as Python objects
             rows = range(begin, min(begin + 4096, len(pool)))

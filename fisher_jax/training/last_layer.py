@@ -94,8 +94,10 @@ def train(
     rows: Sequence[np.ndarray],  # (M_k,) each
     options: HeadOptions,
     weights: Float[np.ndarray, "K"] | None = None,
-) -> Float[Array, "V D"]:
+) -> tuple[Float[Array, "V D"], Float[np.ndarray, "S"]]:
     """AdamW on the mean NLL, rows in a new random order every epoch.
+
+    The head, and the loss of each of its S steps in nats a token, before it.
 
     Args:
         start_VxD: the trained rows of the pre-trained head.
@@ -115,11 +117,12 @@ def train(
     rates = learning_rates(options.learning_rate, options.warmup, steps)
     optimizer = adamw(options.clip, options.weight_decay)
     theta = jnp.array(start_VxD)
-    state = TrainState(theta, optimizer.init(theta))
+    state, losses = TrainState(theta, optimizer.init(theta)), []
     for k in range(steps):
         own = slice(k * options.batch_tokens, (k + 1) * options.batch_tokens)
-        state = _step(optimizer, state, data.take(index[own]), weight[own], rates[k])
-    return state.params
+        state, loss = _step(optimizer, state, data.take(index[own]), weight[own], rates[k])
+        losses.append(loss)
+    return state.params, np.asarray(jnp.stack(losses))
 
 
 def nll(theta_VxD: Float[Array, "V D"], data: Positions) -> Float[np.ndarray, "T"]:
@@ -153,15 +156,15 @@ def _step(
     data: Positions,
     weights_T: Array,
     rate: float | Array,
-) -> TrainState:
+) -> tuple[TrainState, Float[Array, ""]]:
     total = jnp.maximum(jnp.sum(weights_T), 1e-9)  # of a step of weights of zero, too
 
-    def loss(theta):
+    def loss_of(theta):
         return jnp.sum(weights_T * _nll(theta, data)) / total
 
-    gradient = jax.grad(loss)(state.params)
+    loss, gradient = jax.value_and_grad(loss_of)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    return TrainState(state.params - rate * updates, optimizer_state)  # pyright: ignore
+    return TrainState(state.params - rate * updates, optimizer_state), loss  # pyright: ignore
 
 
 @jax.jit

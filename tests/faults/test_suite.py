@@ -129,9 +129,8 @@ def test_a_reader_that_is_aborted_is_a_fault_and_the_next_inputs_are_tried(tmp_p
     monkeypatch.setattr(
         mutations, "started", lambda argv, cache: real(["-c", program, *argv[-3:]], cache)
     )
-    monkeypatch.setattr(mutations, "BLOCK", 5)
     trial = Trial()
-    mutations.read_block(trial, "k", 0, 0, tmp_path)
+    mutations.read_block(trial, "k", 0, 0, 5, tmp_path)
     assert trial.tried == 5
     assert len(trial.faults) == 1 and trial.faults[0].startswith("input 2 ended its reader (-6)")
 

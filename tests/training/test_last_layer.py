@@ -47,12 +47,14 @@ def test_training_a_head_follows_the_gradient_of_its_rows(head_problem):
     data = positions_of(head, trained, x, labels)
     rows = [np.arange(k, k + 4) for k in range(0, 20, 4)]  # the first half of the positions
     start = jnp.asarray(head[trained])
-    theta = train(start, data, rows, HeadOptions(0.05, epochs=20, batch_tokens=8))
+    theta, losses = train(start, data, rows, HeadOptions(0.05, epochs=20, batch_tokens=8))
     before, after = nll(start, data), nll(theta, data)
     assert after[:20].mean() < 0.5 * before[:20].mean()
+    assert len(losses) == 50 and losses[-1] < 0.5 * losses[0]
     weights = np.array([1.0, 0, 0, 0, 0])
-    alone = train(start, data, rows[:1], HeadOptions(0.05, epochs=1, batch_tokens=20))
-    weighted = train(start, data, rows, HeadOptions(0.05, epochs=1, batch_tokens=20), weights)
+    alone, first = train(start, data, rows[:1], HeadOptions(0.05, epochs=1, batch_tokens=20))
+    weighted, _ = train(start, data, rows, HeadOptions(0.05, epochs=1, batch_tokens=20), weights)
+    assert first == pytest.approx([before[:4].mean()], rel=1e-5)
     np.testing.assert_allclose(weighted, alone, atol=1e-6)
 
     def loss(theta):
@@ -69,5 +71,5 @@ def test_steps_of_weights_of_zero_change_nothing(head_problem):
     data = positions_of(head, np.arange(30), x, labels)
     rows, start = [np.arange(4), np.arange(4, 8)], jnp.asarray(head[:30])
     options = HeadOptions(0.05, epochs=1, batch_tokens=4, weight_decay=0.0)
-    theta = train(start, data, rows, options, np.zeros(2))
+    theta, _ = train(start, data, rows, options, np.zeros(2))
     np.testing.assert_array_equal(theta, start)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from fisher_jax.models.decoder import Decoder
+from fisher_jax.models.decoder import Decoder, RotaryDecoder
 from fisher_jax.models.errors import ModelError
 
 
@@ -68,28 +68,26 @@ class Family(NamedTuple):
         model_types: of config.json; the first is written.
         architecture: of a GGUF.
         transformers_class: of `architectures` in config.json.
-        module: makes the model from its configuration, `dtype=` and `rngs=`.
         names: of all modules that have parameters.
-        prefix: of most tensors in a Hugging Face checkpoint.
         from_json, to_json: the configuration from config.json's fields and back.
         from_gguf: the configuration from a GGUF's metadata.
+        module: makes the model from its configuration, `dtype=` and `rngs=`.
+        prefix: of most tensors in a Hugging Face checkpoint.
         turns_kernels: whether a Hugging Face checkpoint stores kernels as (out, in).
         pairs_in_gguf: whether a GGUF has the rows of queries and keys in interleaved pairs.
         offset_in_gguf: whether a GGUF has 1 + scale for the scale of a norm.
-        not_in_gguf: tensors of a GGUF that are no parameters.
     """
 
     title: str
     model_types: tuple[str, ...]
     architecture: str
     transformers_class: str
-    module: Callable[..., Decoder]
     names: Mapping[str, Names]
-    prefix: str
     from_json: Callable[[JsonFields], Any]
     to_json: Callable[[Any], dict[str, Any]]
     from_gguf: Callable[[Metadata], Any]
+    module: Callable[..., Decoder] = RotaryDecoder
+    prefix: str = "model."
     turns_kernels: bool = True
     pairs_in_gguf: bool = False
     offset_in_gguf: bool = False
-    not_in_gguf: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ from fisher_jax.models.errors import ModelError
 from fisher_jax.models.families.family import JsonFields, Metadata, Names
 from fisher_jax.models.families.ropes import rope_from_gguf, rope_from_json, rope_to_json
 
-FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 ROTARY_NAMES = {
     "embedding": Names("embed_tokens", "token_embd"),
     "norm": Names("norm", "output_norm"),

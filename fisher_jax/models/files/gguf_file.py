@@ -18,6 +18,9 @@ from fisher_jax.models.files.gguf_tokenizer import gguf_tokenizer
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 
+# tensors of a GGUF that are no parameters
+_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
 
 class _Reader(gguf.GGUFReader):
     """The package's reader, with arrays of numbers taken at once.
@@ -125,7 +128,7 @@ class GGUFFile:
         """The model, its tensors in the order and scale that the forward pass has."""
         config, tensors = self.config(), self.tensors()
         family = family_of(config)
-        for name in family.not_in_gguf:
+        for name in _FACTORS:
             tensors.pop(name, None)
 
         def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -1,20 +1,16 @@
 """Qwen 2 and 2.5: biases of queries, keys and values."""
 
-from fisher_jax.models.decoder import RotaryDecoder
 from fisher_jax.models.families.family import Family
 from fisher_jax.models.families.qwen2.config import from_gguf, from_json, to_json
-from fisher_jax.models.families.sizes import FACTORS, ROTARY_NAMES
+from fisher_jax.models.families.sizes import ROTARY_NAMES
 
 FAMILY = Family(
     title="Qwen2",
     model_types=("qwen2",),
     architecture="qwen2",
     transformers_class="Qwen2ForCausalLM",
-    module=RotaryDecoder,
     names=ROTARY_NAMES,
-    prefix="model.",
     from_json=from_json,
     to_json=to_json,
     from_gguf=from_gguf,
-    not_in_gguf=FACTORS,
 )

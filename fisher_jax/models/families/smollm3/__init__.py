@@ -1,8 +1,7 @@
 """SmolLM3: some layers know no positions."""
 
-from fisher_jax.models.decoder import RotaryDecoder
 from fisher_jax.models.families.family import Family
-from fisher_jax.models.families.sizes import FACTORS, ROTARY_NAMES
+from fisher_jax.models.families.sizes import ROTARY_NAMES
 from fisher_jax.models.families.smollm3.config import from_gguf, from_json, to_json
 
 FAMILY = Family(
@@ -10,12 +9,9 @@ FAMILY = Family(
     model_types=("smollm3",),
     architecture="smollm3",
     transformers_class="SmolLM3ForCausalLM",
-    module=RotaryDecoder,
     names=ROTARY_NAMES,
-    prefix="model.",
     from_json=from_json,
     to_json=to_json,
     from_gguf=from_gguf,
     pairs_in_gguf=True,
-    not_in_gguf=FACTORS,
 )
