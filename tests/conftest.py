@@ -28,7 +28,8 @@ from tests.helpers.references import DIM, N, random_pool
 from tests.helpers.small_models import llama_checkpoint, word_tokenizer_files
 
 os.environ |= {SWITCH: "off", CACHE_SWITCH: "off"}  # tests keep nothing in the user's folder
-os.environ.setdefault("XLA_FLAGS", QUICKLY)  # before the first program
+if "XLA_FLAGS" not in os.environ:  # before the first program
+    os.environ |= QUICKLY
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
 

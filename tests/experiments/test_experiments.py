@@ -30,7 +30,6 @@ CONFIGS = [
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="compiled")
 COMPILATION = {  # what one command has compiled the next one finds
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_COMPILATION_CACHE_DIR": _FOLDER.name,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
 }
