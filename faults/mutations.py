@@ -139,10 +139,24 @@ def embeddings() -> Kind:
     )
 
 
-def jsonl() -> Kind:
-    """A pool of rows of three shapes."""
+def pools(name: str, files: dict[str, str]) -> Kind:
+    """Pools of text files."""
     from fisher_jax.data.pool_file import read_pool
 
+    def write(folder: Path) -> None:
+        for file, content in files.items():
+            (folder / file).write_text(content)
+
+    def read(folder: Path) -> None:
+        for file in sorted(files):
+            content = read_pool(folder / file).content
+            content.records(range(len(content)))
+
+    return Kind(name, write, [*files], read)
+
+
+def jsonl() -> Kind:
+    """Rows of three shapes."""
     rows = [
         {"text": "to be or not", "n": 3, "nested": {"a": [1.5, None]}},
         {"text": "ünïcode \U0001f600", "n": None},
@@ -150,17 +164,26 @@ def jsonl() -> Kind:
     chats = [
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     ]
+    files = {
+        f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some * 3)
+        for name, some in (("rows", rows), ("chats", chats))
+    }
+    return pools("pools, JSONL", files)
 
-    def write(folder: Path) -> None:
-        for name, some in (("rows", rows), ("chats", chats)):
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some * 3)
-            (folder / f"{name}.jsonl").write_text(lines)
 
-    def read(folder: Path) -> None:
-        for path in sorted(folder.iterdir()):
-            read_pool(path)
-
-    return Kind("pools, JSONL", write, ["rows.jsonl", "chats.jsonl"], read)
+def other_text() -> Kind:
+    """Rows of CSV, TSV, a JSON array and plain text."""
+    rows = [
+        {"instruction": "say ü", "input": "", "output": 'a "b", c'},
+        {"instruction": "no\nt", "output": "x"},
+    ]
+    files = {
+        "pool.csv": 'text,n\n"to be, or\nnot",1\nü,\n',
+        "pool.tsv": "question\tanswer\nto be\tor not\nno\tyes\n",
+        "pool.json": json.dumps(rows + rows, ensure_ascii=False),
+        "pool.txt": "to be\nor not\n\nü\n",
+    }
+    return pools("pools, CSV and others", files)
 
 
 def parquet() -> Kind:
@@ -280,6 +303,7 @@ def results() -> Kind:
 KINDS: dict[str, Callable[[], Kind]] = {
     "embeddings": embeddings,
     "pools, JSONL": jsonl,
+    "pools, CSV and others": other_text,
     "pools, Parquet": parquet,
     "a model's config": lambda: folder_of("a model's config", ["config.json"]),
     "a model's tokenizer": lambda: folder_of(

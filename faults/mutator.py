@@ -1,5 +1,6 @@
 """Damage to files: bits, spans and numbers of bytes, values and keys of JSON."""
 
+import copy
 import json
 import random
 import re
@@ -32,11 +33,12 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
         if change < 0.2 and isinstance(parent, dict) and parent is not root:
             del parent[key]
         elif change < 0.3 and isinstance(parent, dict):
-            parent[rng.choice(["", "x", "\ud800", str(key) * 2])] = parent[key]
+            name = rng.choice(["", "x", "\ud800", str(key) * 2])
+            parent[name] = copy.deepcopy(parent[key])
         elif change < 0.4:
-            parent[key] = [parent[key], parent[key]]
+            parent[key] = [parent[key], copy.deepcopy(parent[key])]
         else:
-            parent[key] = rng.choice(VALUES)
+            parent[key] = copy.deepcopy(rng.choice(VALUES))
     return json.dumps(root[""]).encode()
 
 

@@ -126,7 +126,7 @@ class Parquet:
                 )
             table = _without_views(file.read())
             table.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise PoolError(
                 f"{source.name} is not readable as Parquet ({one_line(error)}): write it anew"
             ) from None
@@ -143,6 +143,7 @@ class Csv:
         data = source.data().removeprefix(b"\xef\xbb\xbf")
         if not data.strip():
             raise PoolError(f"{source.name} is empty: a pool needs at least one row")
+        _decoded(data, source.name)  # Arrow prints a traceback of its own for a row that is none
         rows.begin(source.name, "row")
 
         refused: list[Any] = []
@@ -264,21 +265,24 @@ def _lines(source: Source, rows: Rows) -> list[str]:
     content = source.data().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     if not content.strip():
         raise PoolError(f"{source.name} is empty: a pool needs at least one row")
-    lines = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise PoolError(
-                f"{source.name}, line {number} is not UTF-8 text ({error.reason}): "
-                "is this a binary file? Convert it to UTF-8"
-            ) from None
-        if "\0" in text:
+    lines = [line.removesuffix("\r") for line in _decoded(content, source.name).split("\n")]
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
             raise PoolError(
                 f"{source.name}, line {number} holds a zero byte: is this a binary file?"
             )
-        lines.append(text)
     return lines
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise PoolError(
+            f"{name}, line {line} is not UTF-8 text ({error.reason}): is this a binary file? "
+            "Convert it to UTF-8"
+        ) from None
 
 
 def _without_views(table: pa.Table) -> pa.Table:

@@ -74,6 +74,8 @@ POOLS = {
     "truncated": ("p.jsonl.gz", gzip.compress(GOOD * 9)[:-9], ["can't be unpacked", "get it anew"]),
     "broken array": ("p.json", b'[{"text": "a"},\n{"text"}]', ["line 2", "not JSON", "the array"]),
     "values": ("p.csv", b"text,x\na,1\nb,2,3\n", ["row 1", "has 3 values, not 2"]),
+    "CSV not UTF-8": ("p.csv", b"text,\xff\na,1\n", ["line 1", "not UTF-8", "Convert it"]),
+    "a long row not UTF-8": ("p.csv", b"text\na\n\xb1,2\n", ["line 3", "not UTF-8"]),
     "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),
     "zero bytes": ("p.jsonl", b"\x00" * 64, ["line 1", "zero byte", "binary"]),
     "other": ("p.doc", b"text\na b\n", ["must end in .jsonl", ".parquet", ".txt"]),
@@ -86,6 +88,11 @@ POOLS = {
     ),
     "Parquet column": ("p.parquet", parquet(body=["a b"]), ["no column 'text'", "--text-column"]),
     "Parquet names": ("p.parquet", twice(), ["several columns 'text'", "rename or drop one"]),
+    "Parquet name": (
+        "p.parquet",
+        parquet(text=["a b"], xyz=["c"]).replace(b"xyz", b"x\xffz"),
+        ["not readable as Parquet", "write it anew"],
+    ),
     "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
 }
 
