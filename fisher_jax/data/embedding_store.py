@@ -214,14 +214,15 @@ class StoredEmbeddings:
     def standardized(
         self, center: bool = False, normalize: Literal["rms", "unit", "none"] = "rms"
     ) -> "StoredEmbeddings":
-        """The same, divided by their root mean squared norm as they are read.
+        """What is stored, divided by its root mean squared norm as it is read.
 
         Args:
             center: subtract the mean of all tokens first, for which all are read once.
             normalize: "unit" divides each token by its own norm, "none" divides by nothing.
         """
         view = copy.copy(self)
-        view._mean, view._scale = self._token_mean() if center else None, np.float32(1)
+        view._mean, view._scale, view._is_unit = None, np.float32(1), False  # as they are stored
+        view._mean = view._token_mean() if center else None
         view._is_unit = normalize == "unit"
         if normalize != "rms":
             return view
@@ -247,7 +248,7 @@ def write_numbers(path: Path, numbers: Float[np.ndarray, "N"], name: str = "") -
 
 
 def read_numbers(path: Path) -> Float[np.ndarray, "N"] | None:
-    """Them again; None where there are none, or not those that were written."""
+    """What `write_numbers` wrote; None where there is no such file, or it was damaged."""
     with contextlib.suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         numbers = file.get_tensor("numbers")
         if _told(file)[0] == _digest([numbers]):

@@ -155,7 +155,7 @@ def _checked(turn: Mapping[str, Any]) -> dict[str, Any]:
 def _joined(parts: list[Any]) -> str:
     texts = []
     for part in parts:
-        text = part if isinstance(part, str) else part.get("text") if part else None
+        text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise ValueError(f"holds a message with a part that is no text, but {kind!r}")

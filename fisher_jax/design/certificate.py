@@ -25,7 +25,7 @@ def certify(
     quality: Sequence | np.ndarray | None = None,
     quality_weight: float | int = 1.0,
 ) -> float:
-    """The share of the best f that a selection has at least, above 0 and at most 1.
+    """The share of the best f that a selection has at least, from 0 to 1.
 
     f is monotone and submodular, so no selection T of the budget has more than
     `f(S) + sum_{i in T} gain(i | S)`, which is at most f(S) and the most gain that the budget pays
@@ -70,4 +70,4 @@ def certify(
         spent, gained = (np.cumsum(x[order]) for x in (budget.costs, gains))
         more = np.interp(budget.total, [0, *spent], [0, *gained])
     value = chosen.log_det + worth[chosen.ranking].sum()
-    return float(value / (value + more))
+    return float(value / (value + more)) if value + more > 0 else 1.0  # nothing is worth anything

@@ -94,7 +94,7 @@ def optimal_design(
         ValueError: embeddings that are all zero.
     """
     owner = np.repeat(np.arange(len(emb)), emb.lengths)
-    with computing(emb, ridge) as emb:
+    with computing(emb, ridge / budget.total) as emb:
         v = _multiplicative(
             jnp.asarray(emb.tokens),
             jnp.asarray(owner, jnp.int32),

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ class Cache(NamedTuple):
         """What each model has there."""
         found = []
         for place in sorted(self.folder.glob("*-*")):
-            if files := _files(place):
+            is_ours = re.fullmatch(r"[0-9a-f]{32}-\w+", place.name)  # as `place` makes them
+            if is_ours and (files := _files(place)):
                 size, used = sum(file.size for file in files), max(file.used for file in files)
                 name = max(named(file.path) for file in files)
                 found.append(Entry(name or place.name, place, size, used))
@@ -162,7 +164,7 @@ def embeddings_folder() -> Path:
 
 
 def remove(files: Sequence[File]) -> None:
-    """Remove them; another process may be faster."""
+    """Remove files of a cache, those that another process has not removed meanwhile."""
     for file in files:
         file.path.unlink(missing_ok=True)
 

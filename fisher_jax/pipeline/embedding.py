@@ -1,5 +1,6 @@
 """Rows embedded by a model: once, where a cache is given, whatever is chosen of them later."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -80,12 +81,12 @@ class CachedRows:
 
     @property
     def n_bytes(self) -> int:
-        """Of the embeddings of all rows."""
+        """Of the embeddings of all rows, in the cache or not."""
         return int(self._of_row.sum())
 
     @property
     def n_absent_bytes(self) -> int:
-        """Of those that must be embedded."""
+        """Of the embeddings that must be computed."""
         return int(self._of_row[self.absent].sum())
 
     @property
@@ -122,7 +123,8 @@ class CachedRows:
         numbers = read_numbers(path)
         if numbers is None or len(numbers) != len(self.keys):
             numbers = np.asarray(compute())
-            write_numbers(path, numbers, self._model.name)
+            with contextlib.suppress(*[OSError] * self.is_optional):
+                write_numbers(path, numbers, self._model.name)
         mark_used([path])
         return numbers
 

@@ -1,6 +1,7 @@
 """Where a selection is written: checked before the work, there whole or not at all."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -11,8 +12,9 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-from fisher_jax.data.contents import Table
+from fisher_jax.data import PoolError
 from fisher_jax.data.output import WRITERS
+from fisher_jax.data.places import files_of
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
 from fisher_jax.report import FILES
@@ -71,10 +73,17 @@ class Output:
         if not out.parent.is_dir():
             raise UserError(f"the folder {out.parent} of `out` does not exist: make it first")
         sources = [getattr(request, name) for name in SOURCES]
-        read = [Path(name) for source in sources for name in names_of(source)]
+        named = [name for source in sources for name in names_of(source)]
+        read = [Path(file) for name in named for file in _files_of(name)]
         for path in read:
             if path.exists() and out.exists() and out.samefile(path):
                 raise UserError(f"`out` {out} is {path}, which is read: name another file")
+        for place, folder in itertools.product((out, report_dir), map(Path, named)):
+            if folder.is_dir() and Path(realpath(folder)) in Path(realpath(place)).parents:
+                raise UserError(
+                    f"{place} is inside {folder}, which is read, and would be read by the next "
+                    "run: name a place outside"
+                )
         if (answers := path_of(request.answers)) is not None:
             for path in (*read, report_dir):
                 if realpath(path) == realpath(answers):
@@ -116,12 +125,11 @@ class Output:
         needed = REPORT_BYTES
         if file is not None:
             sample = range(0, len(file), -(-len(file) // SAMPLE_ROWS))
-            if isinstance(file.content, Table):
-                size = file.content.table(sample, file.replaced).nbytes
+            if self.out.suffix in ("", ".parquet"):
+                size = file.content.table(sample, file.replaced).nbytes / 8
             else:
                 lines = file.content.json_lines(sample, file.replaced)
-                size = sum(len(line.encode()) for line in lines)
-            size /= 8 if self.out.suffix in ("", ".parquet") else 2
+                size = sum(len(line.encode()) for line in lines) / 2
             needed += int(size / len(sample) * len(file) * share)
         for path in (self.out, self.report_dir):
             folder = nearest_folder(path.parent)
@@ -185,3 +193,11 @@ class Output:
             "report_dir": str(self.report_dir),
             "overwrite": self.overwrite,
         }
+
+
+def _files_of(name: str) -> list[str]:
+    """The files that a source means; of a data set's name itself."""
+    try:
+        return files_of(name)
+    except PoolError:
+        return [name]

@@ -63,7 +63,7 @@ def read_values(request: Request, file: PoolFile | None, at: Int[np.ndarray, "N"
 def _number(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # of CSV a text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"must be a number, got {value!r}: mend the row, or leave it out")

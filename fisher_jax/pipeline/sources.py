@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fisher_jax.data import PoolError
+from fisher_jax.data.formats import PlainText
+from fisher_jax.data.places import Source
 from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
 from fisher_jax.data.sets import Part
 from fisher_jax.data.shapes import Columns
@@ -66,7 +68,7 @@ def _columns(request: Request) -> Columns:
 
 def _is_plain(source: object) -> bool:
     """Whether a source is plain text, which has no columns."""
-    return any(".txt" in Path(name).suffixes[-2:] for name in names_of(source))
+    return any(Source(name).suffix in PlainText.suffixes for name in names_of(source))
 
 
 def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:

@@ -344,7 +344,7 @@ def _transcript(path: Path) -> Iterator[tuple[dict[str, dict[str, Any]], IO[byte
         raise EndpointError(
             f"{path} is being written by another run: wait for it, or name another transcript"
         ) from None
-    with lock:
+    try:
         records, end = read_transcript(path)
         with path.open("r+b" if path.exists() else "w+b") as file:
             file.truncate(end)
@@ -353,3 +353,5 @@ def _transcript(path: Path) -> Iterator[tuple[dict[str, dict[str, Any]], IO[byte
                 file.write(b"\n")
             with room_told(path, path):
                 yield records, file
+    finally:
+        lock.release()

@@ -40,10 +40,10 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     Raises:
         IsADirectoryError: a folder is where a file should go.
     """
-    beside = nearest_folder(folder.parent)
-    may_go = not folder.exists() or (not folder.is_mount() and os.access(beside, os.W_OK))
+    near, name = beside(folder)
+    may_go = not folder.exists() or (not folder.is_mount() and os.access(near, os.W_OK))
     as_whole = may_go and _holds_only(folder, ours)
-    temporary = _temporary_folder(beside if as_whole else folder, folder.name)
+    temporary = _temporary_folder(near if as_whole else folder, name if as_whole else folder.name)
     try:
         with room_told(folder, temporary):
             yield temporary
@@ -57,10 +57,10 @@ def remove_leftovers(path: Path) -> None:
 
     No other process may be writing it meanwhile.
     """
-    for folder in {nearest_folder(path.parent), nearest_folder(path)}:
+    for folder, name in {beside(path), (nearest_folder(path), path.name)}:
         for left in folder.iterdir() if folder.is_dir() else ():
-            middle = left.name.removeprefix(f".{path.name}.").removesuffix(_SUFFIX)
-            if left.name == f".{path.name}.{middle}{_SUFFIX}" and len(middle) == _RANDOM:
+            middle = left.name.removeprefix(f".{name}.").removesuffix(_SUFFIX)
+            if left.name == f".{name}.{middle}{_SUFFIX}" and len(middle) == _RANDOM:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -190,6 +190,12 @@ def room_told(path: Path, written: Path) -> Iterator[None]:
 def nearest_folder(path: Path) -> Path:
     """The path itself if it exists, else the nearest one above it that does."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
+def beside(path: Path) -> tuple[Path, str]:
+    """The nearest folder that exists above a path, and the path's name from there."""
+    near = nearest_folder(path.parent)
+    return near, ".".join(path.absolute().relative_to(near.absolute()).parts)
 
 
 def _umask() -> int:

@@ -10,7 +10,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import nearest_folder
+from fisher_jax.util.files import beside
 
 STOPPING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -28,8 +28,9 @@ def only_writer(path: Path) -> Iterator[None]:
         UserError: another process has it.
         OSError: the folder can't be written to.
     """
-    name = nearest_folder(path.parent) / f".{path.name}.lock"
-    lock = FileLock(name)
+    folder, name = beside(path)
+    file = folder / f".{name}.lock"
+    lock = FileLock(file)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -37,7 +38,7 @@ def only_writer(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        name.unlink(missing_ok=True)  # before it is free: who opened it meanwhile sees it is gone
+        file.unlink(missing_ok=True)  # before it is free: who opened it meanwhile sees it is gone
         lock.release()
 
 
