@@ -232,7 +232,7 @@ def _add_text(p: argparse.ArgumentParser) -> None:
         "--against",
         "--exclude",
         metavar="FILE",
-        type=path,
+        type=name_of,
         dest="exclude",
         help="drop copies of this file's rows first, such as of a test set: exact ones, or near "
         "ones with --deduplicate near",
@@ -309,7 +309,7 @@ def _add_design(p: argparse.ArgumentParser) -> None:
     design.add_argument(
         "--targets",
         metavar="FILE",
-        type=path,
+        type=name_of,
         help="rows like those that the tuned model will meet, in any of POOL's formats: selectors "
         f"{TARGETED} choose for them (only rds must have them)",
     )
@@ -322,7 +322,7 @@ def _add_design(p: argparse.ArgumentParser) -> None:
     design.add_argument(
         "--initial",
         metavar="FILE",
-        type=path,
+        type=name_of,
         help="rows that are owned already, in any of POOL's formats: gains count from what they "
         "teach, they cost nothing and are not written (drop their copies with --exclude FILE); of "
         f"selectors {ADDING}",
