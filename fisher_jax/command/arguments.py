@@ -384,11 +384,12 @@ def _add_output(p: argparse.ArgumentParser, half: str) -> None:
             help="report, figures, ranking and manifest (default: OUT.report/)",
         )
         output.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
-    output.add_argument(
-        "--certify",
-        action="store_true",
-        help="say which share of the most information that the budget can buy was chosen at least",
-    )
+        output.add_argument(
+            "--certify",
+            action="store_true",
+            help="say which share of the most information that the budget can buy was chosen at "
+            "least",
+        )
     output.add_argument(
         "--preview",
         metavar="N",
