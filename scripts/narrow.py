@@ -51,7 +51,7 @@ def _kept(emb: fj.TokenEmbeddings, budget: dict[str, Any]) -> dict[str, Any]:
     for to in DIMS:
         drawn = [projected(emb, projection(emb.dim, to, seed)) for seed in range(SEEDS)]
         told[f"projected to {to}"] = shares(*map(by, drawn))
-        axes = PCA(to, svd_solver="covariance_eigh").fit(emb.tokens).components_.T
+        axes = np.asarray(PCA(to, svd_solver="covariance_eigh").fit(emb.tokens).components_).T
         told[f"principal {to}"] = shares(by(projected(emb, axes)))
     return told
 
