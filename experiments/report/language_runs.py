@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.judging.main import CALIBRATED, JUDGED, REALNESS
 from experiments.language import cells
+from experiments.language.noise import NOISE
 from experiments.language.options import Options
 from experiments.language.picks import PICKS
 from experiments.report import language_texts as texts
@@ -276,6 +277,15 @@ class LanguageRun(Run):
         others = sorted({f"`{v['judge']}`" for v in self.verdicts if v["judge"] not in known})
         told = [texts.calibration(self.calibrations)] if known else []
         return "\n\n".join([*told, f"Not calibrated yet: {', '.join(others)}."] if others else told)
+
+    @property
+    def spreads(self) -> list[Row]:
+        """What `experiments.language.noise` found: of trainings of the same rows, nats a token."""
+        return _read_list(self.folder / NOISE)
+
+    def noise(self) -> str:
+        """The same as a table."""
+        return texts.noise(self.spreads)
 
     def realness(self) -> str:
         """How near texts are to real ones, as sets."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.judging.calibration import LEAST_RIGHT, POSITION_1
+from experiments.language.noise import DIFFERENCE
 from experiments.report.statistics import estimate
 from experiments.report.tables import plain, table
 from experiments.run.results import Row
@@ -42,6 +43,23 @@ def length_bias(picks: Row) -> str:
         )
     head = [f"n = {picks['n']}", "tokens a row (pool's = 1)", "10 / 50 / 90%"]
     return table([*head, "order and length", "information, nats", "nats a token"], lines)
+
+
+def noise(spreads: Sequence[Row]) -> str:
+    """How far apart trainings of the same rows are, and the replicates that this asks for."""
+    lines = [
+        [
+            " ".join(f"{rate:g}" for rate in of["rates"]),
+            of["selector"],
+            f"{of['training']:.4f} ({of['cells']} cells)",
+            "" if of["selector"] == "uniform" else f"{of['replicate']:.4f}",
+            str(of["replicates"] or ""),
+            f"{of['unsteady']}, {of['diverged']}",
+        ]
+        for of in spreads
+    ]
+    head = ["rate", "rows of", "SD of a training, nats a token", "SD of the difference to uniform"]
+    return table([*head, f"replicates for {DIFFERENCE:g} nats", "unsteady, diverged"], lines)
 
 
 def wins_of_models(entry: Row, pairs_a_model: int) -> list[float]:

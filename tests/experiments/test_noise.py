@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from experiments.language import noise as command
+from experiments.report import language_texts
 from experiments.report.statistics import holm, noise, replicates_for
 
 
@@ -62,6 +63,10 @@ def test_the_command_tells_every_spread(tmp_path, monkeypatch, capsys):
     command.main()
     told = capsys.readouterr().out.splitlines()
     lines = json.loads((tmp_path / "noise.json").read_text())
+    shown = language_texts.noise(lines).splitlines()
+    assert len(shown) == 4 and shown[2].startswith("| 0.001 | uniform | ")
+    assert shown[2].endswith(" |  |  | 3, 0 |")
+    assert f"{lines[1]['replicate']:.4f}" in shown[3]
     assert [line["selector"] for line in lines] == ["uniform", "fisher"]
     assert lines[1]["replicates"] == replicates_for(0.05, lines[1]["replicate"])
     assert lines[0]["unsteady"] == 3 and lines[0]["rates"] == [0.001]
