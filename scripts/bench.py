@@ -26,6 +26,7 @@ from experiments.softmax.algorithms import algorithm_1, algorithm_2
 from fisher_jax.util.files import replacing
 from fisher_jax.util.provenance import provenance
 from scripts.measuring import clock, median_clock, real_pool, synthetic_pool
+from scripts.narrow import narrow
 from scripts.races import embedding_race, fit_race, generation_race, training_race
 from scripts.twins import has_torch
 
@@ -33,7 +34,7 @@ OUT = Path(__file__).parents[1] / "benchmarks"
 N_SAMPLES = 500
 REPEATS = 5
 WITH_TORCH = ["embedding", "generation", "training"]  # with transformers on PyTorch
-SECTIONS = ["selection", "synthetic", "approximate", "memory", "fits", "drift", "growth"]
+SECTIONS = ["selection", "synthetic", "approximate", "narrow", "memory", "fits", "drift", "growth"]
 SECTIONS += WITH_TORCH
 
 
@@ -67,6 +68,7 @@ def main() -> None:
         "selection": lambda: selection_speed(pool(), quick=args.quick),
         "synthetic": lambda: selection_speed(synthetic_pool(5000), quick=True),
         "approximate": approximate,
+        "narrow": lambda: narrow(synthetic_pool(1000) if args.synthetic else real_pool(1000)),
         "memory": lambda: memory(pool()),
         "fits": fit_race,
         "drift": lambda: drift(pool()),

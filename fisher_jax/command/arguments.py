@@ -366,11 +366,20 @@ def _add_design(p: argparse.ArgumentParser) -> None:
         help="subtract the pool's mean embedding (default: no)",
     )
     design.add_argument(
+        "--project-dim",
+        metavar="K",
+        type=int,
+        help="select by a random projection of the embeddings to K dimensions, for wide models: "
+        "memory and time of the selection as if the model were K wide; gains are those of the "
+        "projection (default: none)",
+    )
+    design.add_argument(
         "--seed",
         metavar="S",
         type=int,
         default=default_of("seed"),
-        help="of the report's uniform draws and of selectors that draw (default: %(default)s)",
+        help="of the report's uniform draws, selectors that draw and --project-dim (default: "
+        "%(default)s)",
     )
 
 

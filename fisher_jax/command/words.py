@@ -61,6 +61,8 @@ class Caps(argparse.Action):
         except ValueError:
             raise argparse.ArgumentError(self, f"{cap!r} is no number") from None
         caps = getattr(namespace, self.dest, None)
+        if caps is not None and isinstance(caps, dict) != bool(equals):
+            raise argparse.ArgumentError(self, "give one cap for all groups, or NAME=NUMBER ones")
         caps = {**caps, name: cap} if isinstance(caps, dict) else {name: cap}
         setattr(namespace, self.dest, caps if equals else cap)
 

@@ -177,8 +177,10 @@ class StoredEmbeddings:
         self._mean: Float[np.ndarray, "D"] | None = None
         self._scale = np.float32(1)
         self._is_unit = False
+        self._matrix: Float[np.ndarray, "D K"] | None = None
         self.lengths: Int[np.ndarray, "N"] = self._stop - self._start
         self.dim: int = self._slices[int(self._shard[0])].get_shape()[1]
+        self._stored_dim = self.dim
         self.dtype = np.dtype(np.float32)
 
     def __len__(self) -> int:
@@ -187,7 +189,7 @@ class StoredEmbeddings:
     def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
         """The tokens of some examples, one after the other."""
         ends = np.cumsum(self.lengths[examples])
-        tokens = aligned((int(ends[-1]), self.dim), self.dtype)
+        tokens = aligned((int(ends[-1]), self._stored_dim), self.dtype)
         for i, end in zip(examples.tolist(), ends.tolist(), strict=True):
             start, stop = int(self._start[i]), int(self._stop[i])
             tokens[end - (stop - start) : end] = self._slices[self._shard[i]][start:stop]
@@ -196,7 +198,9 @@ class StoredEmbeddings:
         if self._is_unit:
             norms = np.sqrt(np.einsum("td,td->t", tokens, tokens, dtype=np.float64))[:, None]
             tokens /= np.maximum(norms, np.finfo(tokens.dtype).tiny).astype(tokens.dtype)
-        return tokens if self._scale == 1 else np.multiply(tokens, self._scale, out=tokens)
+        if self._scale != 1:
+            tokens *= self._scale
+        return tokens if self._matrix is None else tokens @ self._matrix
 
     def in_memory(self) -> TokenEmbeddings:
         """All of it, in memory."""
@@ -204,7 +208,10 @@ class StoredEmbeddings:
         return TokenEmbeddings(self.read(np.arange(len(self))), offsets)
 
     def mean_squared_norm(self) -> float:
-        """Mean of |x|^2 over all tokens, as they are read."""
+        """Mean of |x|^2 over all tokens as they are read; of `projected` ones as they were before.
+
+        Projections keep it in expectation.
+        """
         if self._is_unit:
             return 1.0
         of_mean = 0.0 if self._mean is None else float(self._mean.astype(np.float64) @ self._mean)
@@ -229,6 +236,12 @@ class StoredEmbeddings:
         norm = view.mean_squared_norm()
         check_squares(norm)
         view._scale = np.float32(1 / np.sqrt(norm)) if norm > 0 else np.float32(1)
+        return view
+
+    def projected(self, matrix_DxK: Float[np.ndarray, "D K"]) -> "StoredEmbeddings":
+        """The same, every token x as x G when it is read: after all else that is done to them."""
+        view = copy.copy(self)
+        view._matrix, view.dim = matrix_DxK, matrix_DxK.shape[1]
         return view
 
     def _token_mean(self) -> Float[np.ndarray, "D"]:

@@ -1,6 +1,7 @@
 """Where pools lie: files, patterns, standard input, remote addresses, compressed or not."""
 
 import bz2
+import contextlib
 import functools
 import glob
 import gzip
@@ -9,7 +10,7 @@ import io
 import lzma
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def files_of(name: str) -> list[str]:
         PoolError: there is none.
     """
     path = Path(name)
-    if name == STDIN or is_remote(name) or path.is_file():
+    if is_remote(name):
+        return _remote_files(name) if "*" in name else [name]
+    if name == STDIN or path.is_file():
         return [name]
     if path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
@@ -108,20 +111,43 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _remote(address: str) -> bytes:
-    try:
-        import fsspec  # comes with huggingface-hub; the protocols' packages may not
-
+    with _fsspec(address) as fsspec:
         opened: Any = fsspec.open(address, "rb")
         with opened as file:
             return file.read()
+
+
+def _remote_files(pattern: str) -> list[str]:
+    with _fsspec(pattern) as fsspec:
+        system, path = fsspec.url_to_fs(pattern)
+        found = sorted(system.unstrip_protocol(name) for name in system.glob(path))
+        if not found:
+            raise FileNotFoundError
+        return found
+
+
+@contextlib.contextmanager
+def _fsspec(address: str) -> Iterator[Any]:
+    """The package fsspec, whose errors on an address become ours."""
+    try:
+        import fsspec  # comes with huggingface-hub; the protocols' packages may not
+
+        yield fsspec
     except ImportError as error:
         raise PoolError(
             f"{address} needs a package ({one_line(error)}): pip install 'fisher-jax[data]', or "
             "that package"
         ) from None
+    except FileNotFoundError:
+        raise PoolError(
+            f"there is no file {address}, or it is private: check the address, and log in where it "
+            "needs that"
+        ) from None
     except Exception as error:  # each protocol has errors of its own
         reason = one_line(error) or type(error).__name__
-        raise PoolError(f"{address} can't be read ({reason}): check the address") from None
+        raise PoolError(
+            f"{address} can't be read ({reason}): check the address and the network"
+        ) from None
 
 
 def _zstd(data: bytes) -> bytes:

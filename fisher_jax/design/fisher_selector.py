@@ -1,12 +1,15 @@
 """`select` as scikit-learn users know it: `FisherSelector`."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fisher_jax.design.budget import Criterion
 from fisher_jax.design.embeddings import PoolLike, as_embeddings
 from fisher_jax.design.greedy import Method
+from fisher_jax.design.groups import Cap
 from fisher_jax.design.selection import select
 from fisher_jax.util.errors import UserError
 
@@ -14,15 +17,12 @@ from fisher_jax.util.errors import UserError
 class FisherSelector:
     """`select` with scikit-learn's names, for its `clone` too.
 
-    Its arguments (n_samples, fraction, token_budget, costs, ridge, method, initial_subset) are
-    those of `select`, and `fit` checks them. After `fit(emb)` it has `ranking_` (n,), `gains_` (n,)
-    in nats and `log_det_`, as `Selection`.
+    Its arguments (n_samples, fraction, token_budget, costs, criterion, ridge, method,
+    initial_subset, group_cap, quality_weight) are those of `select`, and `fit` checks them. What
+    the examples have, `groups` and `quality`, goes to `fit`, as scikit-learn's own does; through a
+    pipeline as `fisherselector__groups=`. After `fit(emb)` it has `ranking_` (n,), `gains_` (n,) in
+    nats and `log_det_`, as `Selection`.
     """
-
-    _PARAMETERS = (
-        *("n_samples", "fraction", "token_budget", "costs"),
-        *("ridge", "method", "initial_subset"),
-    )
 
     def __init__(
         self,
@@ -31,37 +31,53 @@ class FisherSelector:
         fraction: float | int | None = None,
         token_budget: float | int | None = None,
         costs: Sequence | np.ndarray | None = None,
+        criterion: Criterion | None = None,
         ridge: float | int = 1.0,
         method: Method = "lazy",
         initial_subset: Sequence[int] | np.ndarray = (),
+        group_cap: Cap | None = None,
+        quality_weight: float | int = 1.0,
     ) -> None:
         self.n_samples = n_samples
         self.fraction = fraction
         self.token_budget = token_budget
         self.costs = costs
+        self.criterion: Criterion | None = criterion
         self.ridge = ridge
         self.method: Method = method
         self.initial_subset = initial_subset
+        self.group_cap = group_cap
+        self.quality_weight = quality_weight
 
-    def fit(self, emb: PoolLike, y: None = None) -> "FisherSelector":
-        """Rank the pool, of any form that `select` takes; `y` is for scikit-learn's sake."""
+    def fit(
+        self,
+        emb: PoolLike,
+        y: None = None,
+        *,
+        groups: Sequence | np.ndarray | None = None,
+        quality: Sequence | np.ndarray | None = None,
+    ) -> "FisherSelector":
+        """Rank the pool.
+
+        Args:
+            emb: of any form that `select` takes.
+            y: for scikit-learn's sake.
+            groups: (N,) a label an example; goes with `group_cap`.
+            quality: (N,) of each example, at least 0; a unit is worth `quality_weight` nats.
+
+        Raises:
+            ValueError: as `select`; a `group_cap` without `groups`, or the other way round.
+        """
         emb = as_embeddings(emb)
         self.ranking_, self.gains_, self.log_det_ = select(
-            emb,
-            n_samples=self.n_samples,
-            fraction=self.fraction,
-            token_budget=self.token_budget,
-            costs=self.costs,
-            ridge=self.ridge,
-            method=self.method,
-            initial_subset=self.initial_subset,
+            emb, groups=groups, quality=quality, **self.get_params()
         )
         self.n_examples_in_ = len(emb)
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments by name."""
-        return {name: getattr(self, name) for name in self._PARAMETERS}
+        return {name: getattr(self, name) for name in _parameters()}
 
     def set_params(self, **params: Any) -> "FisherSelector":
         """Change some of them.
@@ -70,23 +86,24 @@ class FisherSelector:
             ValueError: a name that is none of them.
         """
         for name, value in params.items():
-            if name not in self._PARAMETERS:
+            if name not in _parameters():
                 raise UserError(
-                    f"FisherSelector has no argument {name!r}; it has {', '.join(self._PARAMETERS)}"
+                    f"FisherSelector has no argument {name!r}; it has {', '.join(_parameters())}"
                 )
             setattr(self, name, value)
         return self
 
     def __repr__(self) -> str:
-        given = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not None and np.size(v)]
+        usual = {name: repr(parameter.default) for name, parameter in _parameters().items()}
+        given = [f"{k}={v!r}" for k, v in self.get_params().items() if repr(v) != usual[k]]
         return f"FisherSelector({', '.join(given)})"
 
-    def fit_transform(self, emb: PoolLike, y: None = None) -> np.ndarray | list:
-        """The chosen ones of the pool's own examples, in order of choice.
+    def fit_transform(self, emb: PoolLike, y: None = None, **of_rows: Any) -> np.ndarray | list:
+        """The chosen ones of the pool's own examples, in order of choice; `of_rows` as `fit`.
 
         Of a matrix (N, D) its chosen rows, else a list of the chosen examples' (M_i, D) arrays.
         """
-        self.fit(emb, y)
+        self.fit(emb, y, **of_rows)
         if isinstance(emb, np.ndarray):
             return emb[self.ranking_]
         return [emb[i] for i in self.ranking_]
@@ -115,3 +132,8 @@ class FisherSelector:
         if type(rows).__module__.startswith("pyarrow"):  # where [] of a table gives a column
             return rows.take(self.ranking_)
         return [rows[i] for i in self.ranking_]
+
+
+def _parameters() -> Mapping[str, inspect.Parameter]:
+    """The arguments of `FisherSelector`."""
+    return inspect.signature(FisherSelector).parameters

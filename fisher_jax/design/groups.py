@@ -108,7 +108,7 @@ def _caps(
         if label not in number:
             known = ", ".join(map(str, [*number][:10]))
             raise UserError(f"`group_cap` names {label!r}, but the groups are {known}")
-        check_numbers(group_cap=most)
+        check_numbers(**{"`group_cap`": most})
         if most is None or most < 0:
             raise UserError(f"`group_cap` must be at least 0, got {most} for {label!r}")
         caps[number[label]] = most

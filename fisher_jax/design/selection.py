@@ -118,6 +118,8 @@ def select(
         raise UserError(f"mesh must have one axis, got {mesh.axis_names}")
     if pool_dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
+    if quality is None and quality_weight != 1:
+        raise UserError(f"quality_weight={quality_weight} goes with quality: pass both, or neither")
     budget = Budget.of(
         emb,
         n_samples=n_samples,

@@ -71,7 +71,7 @@ class Choice:
 
     @property
     def embeddings(self) -> TokenEmbeddings | StoredEmbeddings:
-        """Of the rows that could be used, which are `pool.rows`; centred and scaled.
+        """Of the rows that could be used, `pool.rows`; centred, scaled and projected.
 
         Those of a pool that is larger than memory are read from the cache as they are needed.
         """

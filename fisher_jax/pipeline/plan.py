@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fisher_jax.design import Budget, budget_in_examples
+from fisher_jax.design.projection import check_narrower
 from fisher_jax.pipeline.request import OFFERED, Request
 from fisher_jax.pipeline.row_values import NO_VALUES, RowValues
 from fisher_jax.selectors import SELECTORS
@@ -72,9 +73,14 @@ def plan(
     needs them.
 
     Raises:
-        UserError: the budget buys nothing, or this machine has less memory than the plan says.
+        UserError: the budget buys nothing, `project_dim` is no smaller width, or this machine has
+            less memory than the plan says.
     """
     rows, tokens, price = len(lengths), int(lengths.sum()), _price(values, costs)
+    selected_dim = dim
+    if request.project_dim is not None:
+        check_narrower(request.project_dim, dim, "`project_dim`")
+        selected_dim = request.project_dim
     if request.token_budget is None:
         choices = total = budget_in_examples(rows, request.n_samples, request.fraction)
         share = total / rows
@@ -91,12 +97,12 @@ def plan(
         share = total / price.sum().item()
         choices = int(rows * share)
     # some 80 rows of mean length are evaluated for a choice, each times a D x D matrix
-    select_flops = 2.0 * dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
+    select_flops = 2.0 * selected_dim**2 * tokens / rows * (80 * choices + 3 * 20 * choices)
     seconds = 20 + 1.5 * (2.0 * n_parameters * n_fed + select_flops) / _flops_per_second()
     width = 2 if request.dtype == "bfloat16" else 4
-    memory = 2.5 * 4 * tokens * dim + width * n_parameters + 2**30
+    memory = 4 * tokens * (dim + 1.5 * selected_dim) + width * n_parameters + 2**30
     there, tokens_to_learn = physical_memory(), int(costs.sum())
-    streams = has_cache and (memory > there or not fits(lengths, dim))
+    streams = has_cache and (memory > there or not fits(lengths, selected_dim))
     all_stream = all(SELECTORS[name].streams for name in request.asked)
     if streams and all_stream and request.initial is None and not request.certify:
         memory = width * n_parameters + 2.0**31
@@ -112,7 +118,7 @@ def plan(
             f"{counted(tokens, 'token')} of width {dim} need about {memory / 2**30:.1f} GiB, this "
             f"machine has {there / 2**30:.1f} GiB: {remedy}"
         )
-    check_fits(lengths, dim)
+    check_fits(lengths, selected_dim)
     return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds)
 
 

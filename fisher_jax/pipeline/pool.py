@@ -9,13 +9,14 @@ from jaxtyping import Int
 from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings, beyond
+from fisher_jax.design.projection import projected, projection
 from fisher_jax.models import standardize
 from fisher_jax.pipeline.request import Request
 from fisher_jax.pipeline.row_values import RowValues
 
 
 class Standardized(NamedTuple):
-    """Embeddings of the pool and of rows beside it, centred and scaled by the same numbers.
+    """Embeddings of the pool and of rows beside it, centred, scaled and projected alike.
 
     Attributes:
         emb: of the pool.
@@ -33,7 +34,7 @@ class EmbeddedPool(NamedTuple):
 
     Attributes:
         file: as read, None for embeddings without one.
-        emb: of the rows kept, centred and scaled.
+        emb: of the rows kept, centred, scaled and projected.
         added: what they add to initial rows; rules choose by these.
         costs: tokens of each that are learnt.
         budget: what may be spent, as rules take it.
@@ -72,9 +73,22 @@ def standardized(
     """The pool's embeddings, in place, and those of its `targets` and `initial` rows."""
     others = [of.tokens for of in beside.values()]
     tokens = standardize(hidden.tokens, request.normalize, request.center, *others)
-    emb = added = TokenEmbeddings(tokens, hidden.offsets)
+    emb = TokenEmbeddings(tokens, hidden.offsets)
+    if request.project_dim is not None:
+        matrix_DxK = projection(emb.dim, request.project_dim, request.seed)
+        emb = projected(emb, matrix_DxK)
+        beside = {name: projected(of, matrix_DxK) for name, of in beside.items()}
+    added = emb
     targets, initial = (beside.get(name) for name in ("targets", "initial"))
     if initial is not None:
         added = beyond(emb, initial, request.ridge)
         targets = None if targets is None else beyond(targets, initial, request.ridge)
     return Standardized(emb, added, targets)
+
+
+def note_on_projection(request: Request, dim: int) -> list[str]:
+    """A sentence on the width that is selected by, where it is not that of the embeddings."""
+    to = request.project_dim
+    if to is None:
+        return []
+    return [f"Selects, and counts nats, by a random projection of {dim:,} dimensions to {to:,}."]

@@ -10,7 +10,7 @@ from fisher_jax.design import TokenEmbeddings, as_targets
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import without_copies
 from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
-from fisher_jax.pipeline.pool import EmbeddedPool, standardized
+from fisher_jax.pipeline.pool import EmbeddedPool, note_on_projection, standardized
 from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, read_rows, read_states
@@ -44,7 +44,7 @@ class ReadyPool(NamedTuple):
     kept: str = ""  # nothing is embedded
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
-        """Centred and scaled."""
+        """Centred, scaled and projected."""
         hidden, *beside = (
             TokenEmbeddings(np.array(emb.tokens), emb.offsets)  # a copy, to be changed in place
             for emb in (self.emb, *self.beside.values())
@@ -99,7 +99,8 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
     values = read_values(request, file, kept.at)
     planned = plan(request, emb.lengths, emb.lengths, emb.dim, values=values)
     budget = spending(request, emb.lengths, values, planned.total)
-    notes, facts = kept.notes, facts | kept.facts
+    notes = kept.notes + note_on_projection(request, emb.dim)
+    facts |= kept.facts
     return ReadyPool(
         request, file, emb, kept.at, n_rows, beside, budget, values, planned, notes, facts
     )

@@ -95,9 +95,11 @@ class Request:
         ridge: V = R I before the first choice.
         normalize: divide embeddings by their root mean squared norm, or each by its own.
         center: subtract the pool's mean embedding.
+        project_dim: select by a random projection of the embeddings to so many dimensions, see
+            `fisher_jax.design.projection`; gains are those of what it projects to.
         certify: tell which share of the best f the selection has at least, see
             `fisher_jax.certify`.
-        seed: of selectors that draw, and of the report's uniform draws.
+        seed: of selectors that draw, of the report's uniform draws and of the projection.
 
     Raises:
         UserError: options that contradict each other, or one out of range.
@@ -143,6 +145,7 @@ class Request:
     ridge: float | int = 1.0
     normalize: Literal["rms", "unit", "none"] = "rms"
     center: bool = False
+    project_dim: int | None = None
     certify: bool = False
     seed: int = 0
 
@@ -159,8 +162,9 @@ class Request:
         check_ridge(self.ridge, "`ridge`")
         if self.ridge < LEAST_RIDGE and self.normalize != "none":
             raise UserError(f"`ridge` must be at least {LEAST_RIDGE:g}, got {self.ridge}")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise UserError(f"`batch_tokens` must be at least 1, got {self.batch_tokens}")
+        for name in ("batch_tokens", "project_dim"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         check_seed(self.seed, "`seed`")
 
     def _check_columns(self) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design.projection import projection
 from fisher_jax.models import (
     LanguageModel,
     TokenizedRows,
@@ -26,7 +27,7 @@ from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import CachedRows, cached_rows
 from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
-from fisher_jax.pipeline.pool import EmbeddedPool, standardized
+from fisher_jax.pipeline.pool import EmbeddedPool, note_on_projection, standardized
 from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, read_rows
@@ -96,7 +97,7 @@ class TextPool(NamedTuple):
         )
 
     def embedded(self, clock: Clock) -> EmbeddedPool:
-        """Embeddings of the rows, centred and scaled, and what the selector needs beside them."""
+        """Embeddings of the rows, centred, scaled and projected, and what the selector needs."""
         with clock.timed("embed"):
             hidden = _embedded(self, "pool", self.usable.tokens, "embedding", clock)
             beside = {
@@ -109,7 +110,11 @@ class TextPool(NamedTuple):
         targets = None
         with clock.timed("score"):
             if self.plan.streams and isinstance(hidden, StoredEmbeddings):
-                emb = added = hidden.standardized(self.request.center, self.request.normalize)
+                request = self.request
+                emb = added = hidden.standardized(request.center, request.normalize)
+                if request.project_dim is not None:
+                    to = projection(emb.dim, request.project_dim, request.seed)
+                    emb = added = emb.projected(to)
             else:
                 hidden = hidden.in_memory()
                 scores = _scores(self, hidden, clock)
@@ -177,6 +182,7 @@ def read_text(request: Request, clock: Clock) -> TextPool:
     limit = request.max_length or model.context
     notes = _notes_on_rows(pool, model, rows) + kept.notes
     notes += note_on_equal_rows(rows.texts, request.deduplicate) + rows.notes(limit)
+    notes += note_on_projection(request, model.dim)
     facts = _facts(pool, model, rows) | kept.facts
     for name, of in beside.items():
         notes += of.notes(limit, f" of {BESIDE[name]}")

@@ -63,6 +63,15 @@ ARGUMENTS = {
         ["--n-samples", "1", "--seed", 2**32],
         ["--seed must be a whole number from 0"],
     ),
+    "no dimension": (["--n-samples", "1", "--project-dim", "0"], ["--project-dim", "at least 1"]),
+    "no smaller width": (
+        ["--n-samples", "1", "--project-dim", D],
+        [f"--project-dim must be from 1 to {D - 1}, below the width {D}, got {D}"],
+    ),
+    "caps of two kinds": (
+        ["--n-samples", "1", "--group-cap", "2", "--group-cap", "a=1"],
+        ["argument --group-cap: give one cap for all groups, or NAME=NUMBER ones"],
+    ),
     "on empty": (["--n-samples", "1", "--on-empty", "skip"], ["--on-empty goes with --model"]),
     "dtype": (["--n-samples", "1", "--dtype", "bfloat16"], ["--dtype goes with --model"]),
     "two sources": (["--n-samples", "1", "--model", "none"], ["either --model", "--embeddings"]),

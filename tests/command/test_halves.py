@@ -61,6 +61,7 @@ def test_a_cache_is_listed_and_cleared(run, refused, pool, llama, tmp_path):
         (["--shard", "3/2"], ["--shard", "I from 1 to K"]),
         (["--no-cache"], ["--no-cache", "leave it out"]),
         (["--n-samples", 3], ["--n-samples"]),
+        (["--certify"], ["unrecognized arguments: --certify"]),
     ],
 )
 def test_what_embed_does_not_take_is_refused(refused, pool, llama, tmp_path, more, words):

@@ -145,3 +145,13 @@ def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp
     leave_earlier_results(out)
     argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--overwrite"]
     refused(argv, [out, pool, "can't hold", f"write a {remedy} instead"])
+
+
+@pytest.mark.parametrize("flag", ["--exclude", "--initial", "--targets"])
+def test_rows_beside_the_pool_may_have_an_address(flag, refused, out, tmp_path):
+    pool = tmp_path / "p.jsonl"
+    pool.write_bytes(GOOD)
+    argv = [pool, "-o", out, "--model", "none", "--n-samples", "1", flag, "memory://none.jsonl"]
+    if flag == "--targets":
+        argv += ["--selector", "rds"]
+    refused(argv, ["there is no file memory://none.jsonl", "check the address"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fisher_jax.command.replay import arguments_of
-from tests.helpers.cli import K, manifest_of, write_embeddings, write_rows
+from tests.helpers.cli import D, K, manifest_of, write_embeddings, write_rows
 
 
 @pytest.fixture
@@ -15,6 +15,7 @@ def manifest(run, ready, out, tmp_path):
     pool = write_rows(tmp_path / "p.jsonl", rows)
     argv = [pool, *ready, "-o", out, "--n-samples", K, "--center", "--ridge", "0.5"]
     argv += ["--group-by", "source", "--group-cap", "a=1", "--group-cap", "b=2", "--certify"]
+    argv += ["--project-dim", D - 1]
     assert run(*argv)[0] == 0
     return out.with_name(out.name + ".report") / "manifest.json"
 

@@ -8,6 +8,7 @@ import lzma
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from fisher_jax.data.pool_file import pool_of, read_pool
 from fisher_jax.data.sets import Part
 from tests.helpers.hub_server import serving
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["one row", "another, é", "a third"]
 EXAMPLES = [Example(text) for text in TEXTS]
 ROWS = [{"text": text, "id": i} for i, text in enumerate(TEXTS)]
@@ -224,7 +226,7 @@ def test_addresses_are_read():
         for name in ("p.jsonl", "p.jsonl.gz", "p.parquet", "p.csv"):
             pool = read_pool(f"{address}/{name}?download=true")
             assert pool.rows == EXAMPLES and pool.where(0).startswith(address)
-        with pytest.raises(PoolError, match=r"/none\.jsonl can't be read .*check the address"):
+        with pytest.raises(PoolError, match=r"there is no file .*/none\.jsonl.*check the address"):
             read_pool(f"{address}/none.jsonl")
 
 
@@ -265,19 +267,52 @@ for name, part in (("someone/none", None), ("someone/rows", Part("dev"))):
         read_pool(name, part=part)
     except ValueError as error:
         print(error)
+for name in ("rows/data/train.jsonl", "rows/data/*.jsonl", "rows/n.jsonl", "none/*.jsonl"):
+    try:
+        print(len(read_pool(f"hf://datasets/someone/{name}")))
+    except ValueError as error:
+        print(error)
+"""
+COMMAND = """
+import sys
+from fisher_jax.command.main import main
+sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_sets_on_the_hub_are_read_by_name(tmp_path):
+def python(script, *words, folder, **env):
+    """Run a script in a folder, whose hub is that of the environment."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env=os.environ | {"HF_HOME": str(folder), "PYTHONPATH": str(ROOT)} | env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_hub_is_read_by_name_and_by_address(tmp_path):
     pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
     files = {"data/train.jsonl": LINES, "data/test.jsonl": LINES[: LINES.index(b"\n") + 1]}
     with serving({"someone/rows": files}) as address:
-        env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=120
-        )
+        done = python(SCRIPT, folder=tmp_path, HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr
-    read, test, none, dev = done.stdout.splitlines()
+    read, test, none, dev, one, two, *lacking = done.stdout.splitlines()
     assert read == "3 text (text) one row" and test == "1"
     assert none.startswith("someone/none can't be read as a data set (")
     assert dev.startswith("someone/rows ") and "dev" in dev and "--split" in dev
+    assert (one, two) == ("3", "4")
+    for line, name in zip(lacking, ("rows/n.jsonl", "none/*.jsonl"), strict=True):
+        assert line.startswith(f"there is no file hf://datasets/someone/{name}, or it is private")
+
+
+def test_an_address_that_is_out_of_reach_is_told_in_a_line(tmp_path):
+    name = "hf://datasets/someone/rows/data.jsonl"
+    words = [name, "-o", "out.jsonl", "--model", "none", "--n-samples", "1"]
+    done = python(COMMAND, *words, folder=tmp_path, HF_HUB_OFFLINE="1")
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"fisher-select: error: {name} can't be read (")
+    assert "offline" in line and "check the address and the network" in line
+    assert not (tmp_path / "out.jsonl").exists()

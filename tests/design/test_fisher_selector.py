@@ -5,6 +5,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import fisher_jax as fj
 from tests.helpers.references import random_pool
@@ -43,8 +45,26 @@ def test_frames_and_tables_give_rows_by_position():
     assert selector.transform(pa.table({"x": range(10)}))["x"].to_pylist() == chosen
 
 
+def test_groups_and_quality_of_the_examples_go_to_fit():
+    emb = random_pool(1, 10, [2, 4], 3)
+    of_rows = {"groups": list("ab" * 5), "quality": np.arange(10) / 4}
+    options = {"n_samples": 4, "group_cap": {"a": 1}, "quality_weight": 2.0}
+    expected = fj.select(emb, **options, **of_rows).ranking
+    assert sorted(expected) != sorted(fj.select(emb, n_samples=4).ranking)
+    selector = fj.FisherSelector(**options)
+    np.testing.assert_array_equal(selector.fit(emb, **of_rows).ranking_, expected)
+    told = {f"fisherselector__{name}": values for name, values in of_rows.items()}
+    chosen = make_pipeline(FunctionTransformer(), selector).fit_transform(emb, **told)
+    for x, i in zip(chosen, expected, strict=True):
+        np.testing.assert_array_equal(x, emb[i])
+    with pytest.raises(ValueError, match="groups and group_cap go together"):
+        selector.fit(emb, quality=of_rows["quality"])
+    with pytest.raises(ValueError, match=r"quality_weight=2\.0 goes with quality"):
+        selector.fit(emb, groups=of_rows["groups"])
+
+
 def test_fisher_selector_can_be_cloned():
-    selector = clone(fj.FisherSelector(3, ridge=2.0).set_params(method="naive"))
-    assert repr(selector) == "FisherSelector(n_samples=3, ridge=2.0, method='naive')"
+    selector = clone(fj.FisherSelector(3, group_cap="equal").set_params(method="naive"))
+    assert repr(selector) == "FisherSelector(n_samples=3, method='naive', group_cap='equal')"
     with pytest.raises(ValueError, match="no argument 'k'; it has n_samples"):
         selector.set_params(k=3)

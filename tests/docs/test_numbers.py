@@ -45,6 +45,24 @@ def test_speed_is_the_benchmark_s(name):
     assert measured()[name] in text
 
 
+NARROW = {
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    **{f"projected to {k}": f"`--project-dim {k}`" for k in (256, 128, 64)},
+    "principal 64": "the 64 principal directions",
+    "uniform": "(random rows)",
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_what_less_of_the_embeddings_keeps_is_the_benchmark_s(name):
+    part = json.loads((ROOT / "benchmarks/results.json").read_text())["narrow"]
+    rows, tokens = (part[unit][name]["share"] for unit in ("rows", "tokens"))
+    page = (ROOT / "docs/scaling.md").read_text()
+    assert f"| {NARROW[name]} | {rows:.4f} | {tokens:.4f} |\n" in page
+    assert f"{part['choices']} of {part['shape'][0]:,} sentences" in page
+
+
 def test_estimates_stand_in_the_generated_tables():
     tables = [ROOT / "RESULTS.md", *(ROOT / "results").rglob("README.md")]
     known = set(ESTIMATE.findall("\n".join(path.read_text() for path in tables)))

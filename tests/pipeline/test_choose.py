@@ -10,10 +10,11 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.command.arguments import flags, parser
+from fisher_jax.design.projection import projected, projection
 from fisher_jax.models import load_model
 from fisher_jax.pipeline import Output, Request, Step
 from fisher_jax.util.errors import UserError
-from tests.helpers.cli import K, M, N, read_rows, snapshot, texts, write_embeddings, write_rows
+from tests.helpers.cli import D, K, M, N, read_rows, snapshot, texts, write_embeddings, write_rows
 
 
 def test_rows_in_python_are_chosen_as_those_of_a_file(run, llama, out, tmp_path):
@@ -64,6 +65,20 @@ def test_ready_embeddings_and_scores_are_values(llama, tmp_path):
     choice = fj.choose(texts(), model=llama, n_samples=K, selector="perplexity_low")
     order = np.argsort(choice.scores["losses"], kind="stable")[:K]
     assert choice.ranking.tolist() == order.tolist()
+
+
+def test_a_projection_is_of_the_pool_and_of_what_is_beside_it(tmp_path):
+    emb = write_embeddings(tmp_path / "emb.safetensors")
+    owned = write_embeddings(tmp_path / "owned.safetensors", (M,), seed=1)
+    asked = {"initial_embeddings": owned, "n_samples": K, "normalize": "none"}
+    choice = fj.choose(embeddings=emb, project_dim=D - 1, seed=3, **asked)
+    to = projection(D, D - 1, 3)
+    expected = fj.select(projected(emb, to), n_samples=K, initial=projected(owned, to))
+    assert choice.ranking.tolist() == expected.ranking.tolist()
+    np.testing.assert_allclose(choice.gains, expected.gains, rtol=1e-4)
+    assert choice.notes == [
+        f"Selects, and counts nats, by a random projection of {D} dimensions to {D - 1}."
+    ]
 
 
 @pytest.mark.parametrize("budget", [{"n_samples": K}, {"token_budget": 2 * M}])

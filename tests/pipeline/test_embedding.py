@@ -176,7 +176,8 @@ def test_scores_are_asked_for_once(llama, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"selector": "uniform"}, {"center": True}, {"normalize": "unit"}]
+    "options",
+    [{}, {"selector": "uniform"}, {"center": True}, {"normalize": "unit", "project_dim": D - 1}],
 )
 def test_a_pool_larger_than_memory_streams(llama, tmp_path, monkeypatch, options):
     plain = fj.choose(texts(), model=llama, n_samples=K, **options)
