@@ -229,8 +229,10 @@ class StoredEmbeddings:
         """
         view = copy.copy(self)
         view._mean, view._scale, view._is_unit = None, np.float32(1), False  # as they are stored
+        view._matrix, view.dim = None, self._stored_dim
         view._mean = view._token_mean() if center else None
         view._is_unit = normalize == "unit"
+        view._matrix, view.dim = self._matrix, self.dim
         if normalize != "rms":
             return view
         norm = view.mean_squared_norm()

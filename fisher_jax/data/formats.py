@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -173,7 +173,9 @@ class Csv:
         for row in refused:
             what = f"has {row.actual_columns} values, not {row.expected_columns}"
             rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass --skip-bad")
-        return of_table(source.name, table, rows)
+        bad = {row.number - 2 for row in refused}  # numbered from 1, with the line of names
+        kept = [i for i in range(table.num_rows + len(bad)) if i not in bad]
+        return of_table(source.name, table, rows, kept)
 
 
 FORMATS: tuple[Format, ...] = (JsonLines(), JsonArray(), PlainText(), Parquet(), Csv())
@@ -199,22 +201,21 @@ def format_of(source: Source) -> Format:
     return JsonLines() if start[:1] in (b"{", b"[") else PlainText()
 
 
-def of_table(name: str, table: pa.Table, rows: Rows) -> Table:
-    """A table's rows, those that can be used."""
+def of_table(name: str, table: pa.Table, rows: Rows, numbers: Sequence[int] | None = None) -> Table:
+    """A table's rows, those that can be used; `numbers` in the file, default 0 to n - 1."""
     if table.num_rows == 0:
         raise PoolError(f"{name} is empty: a pool needs at least one row")
     rows.begin(name, "row")
     shape = rows.shape_of(table.column_names, name)
     if shape is None:
-        return Table(name, table)
+        return Table(name, table, numbers)
     read = table.select([column for column in shape.reads if column in table.column_names])
-    kept, number = [], 0
+    content, kept, at = Table(name, table, numbers), [], 0
     for batch in read.to_batches(_BATCH):
         for record in _records(batch, name):
-            if rows.add(record, number):
-                kept.append(number)
-            number += 1
-    content = Table(name, table)
+            if rows.add(record, content.numbers[at]):
+                kept.append(at)
+            at += 1
     return content if len(kept) == len(content) else content.take(kept)
 
 

@@ -15,6 +15,7 @@ from fisher_jax.design.embeddings import (
     TokenSource,
     aligned,
     as_embeddings,
+    as_source,
     as_targets,
     check_squares,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "TokenSource",
     "aligned",
     "as_embeddings",
+    "as_source",
     "as_targets",
     "beyond",
     "budget_in_examples",

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from fisher_jax.design.embeddings import TokenSource, as_embeddings
+from fisher_jax.design.embeddings import TokenSource
 from fisher_jax.design.groups import Cap, Groups
 from fisher_jax.design.ranking import Ranking
 from fisher_jax.util.checks import check_one_budget
@@ -33,11 +33,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def of(cls, emb: TokenSource, **terms: Any) -> "Budget":
-        """`over` the tokens of a pool.
-
-        All selectors come by here, so `emb` is checked too.
-        """
-        emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
+        """`over` the tokens of a pool."""
         return cls.over(emb.lengths, **terms)
 
     @classmethod
@@ -51,10 +47,12 @@ class Budget(NamedTuple):
         costs: Sequence | np.ndarray | None = None,
         groups: Sequence | np.ndarray | None = None,
         group_cap: Cap | None = None,
+        owned: Int[np.ndarray, "R"] | None = None,
     ) -> "Budget":
         """From exactly one of the three budgets, as `fisher_jax.select` has them.
 
-        A `token_budget` may be infinite, for the whole pool.
+        A `token_budget` may be infinite, for the whole pool. Rows that are `owned` already can't
+        be bought: they cost more than any budget, and shares of groups are of the others.
 
         Raises:
             ValueError: no or several budgets, one that is out of range or buys nothing, costs
@@ -70,10 +68,18 @@ class Budget(NamedTuple):
             budget = cls(np.ones(n), budget_in_examples(n, n_samples, fraction), True)
         else:
             budget = cls._of_cost(lengths, token_budget, costs)
+        if owned is not None and len(owned):
+            budget = budget._without(owned)
         if groups is None or group_cap is None:
             return budget
         split = Groups.split(groups, group_cap, budget.costs, budget.total)
-        return budget._replace(groups=split)._checked()
+        room = split.room(budget.costs)
+        if budget.in_examples and budget.total > room:
+            raise UserError(
+                f"the budget is for {budget.total:g} examples, but `group_cap` allows {room:g}: "
+                "ask for fewer, or raise caps"
+            )
+        return budget._replace(groups=split)
 
     @classmethod
     def _of_cost(
@@ -90,23 +96,7 @@ class Budget(NamedTuple):
             return budget
         return budget._replace(total=everything * (1 + 1e-9))  # whatever order it is added in
 
-    def _checked(self) -> "Budget":
-        """Refuse a number of examples that the groups' caps don't allow."""
-        if self.groups is not None and self.in_examples:
-            room = self.groups.room(self.costs)
-            if self.total > room:
-                raise UserError(
-                    f"the budget is for {self.total:g} examples, but `group_cap` allows {room:g}: "
-                    "ask for fewer, or raise caps"
-                )
-        return self
-
-    def without(self, rows: Int[np.ndarray, "R"]) -> "Budget":
-        """The same where some rows can't be bought: they cost more than any budget.
-
-        Raises:
-            UserError: it doesn't buy any other row, or not as many.
-        """
+    def _without(self, rows: Int[np.ndarray, "R"]) -> "Budget":
         costs = self.costs.copy()
         costs[rows] = np.inf
         n_left = int(np.isfinite(costs).sum())
@@ -114,7 +104,7 @@ class Budget(NamedTuple):
             raise UserError(
                 f"the budget is for {self.total:g}, but {n_left} of {len(costs)} examples are left"
             )
-        return self._replace(costs=costs)._checked()
+        return self._replace(costs=costs)
 
     @property
     def is_whole(self) -> bool:

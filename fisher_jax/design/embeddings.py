@@ -306,6 +306,11 @@ def as_embeddings(emb: object, name: str = "emb") -> TokenEmbeddings:
     )
 
 
+def as_source(emb: object) -> TokenSource:
+    """A pool that is read as it is needed as it is, all else by `as_embeddings`."""
+    return emb if isinstance(emb, TokenSource) else as_embeddings(emb)
+
+
 def check_squares(norms: float | np.ndarray) -> None:
     """Refuse embeddings whose squared norms are too large for their numbers.
 

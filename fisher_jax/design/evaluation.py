@@ -10,7 +10,7 @@ from jaxtyping import Float
 from fisher_jax.design import greedy
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.device_pool import make_pool
-from fisher_jax.design.embeddings import PoolLike, TokenEmbeddings, TokenSource, as_embeddings
+from fisher_jax.design.embeddings import PoolLike, TokenEmbeddings, TokenSource, as_source
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.precision import computing, in_precision, precision
 from fisher_jax.design.ranking import Selection
@@ -38,7 +38,7 @@ def evaluate(
     Raises:
         ValueError: a wrong ridge, no index, one outside the pool, or one that stands twice.
     """
-    emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
+    emb = as_source(emb)
     order = _checked_ranking(emb, ranking, ridge)
     if isinstance(emb, TokenEmbeddings):
         return Selection.of(order, _replay(emb, order, ridge))
@@ -73,7 +73,7 @@ def log_dets(
 
 
 def token_gains(
-    emb: TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int
+    emb: PoolLike | TokenSource, ranking: Sequence[int] | np.ndarray, ridge: float | int
 ) -> Float[np.ndarray, "t"]:
     """What each token of a sequence of examples adds to the tokens before it, in nats.
 
@@ -88,6 +88,7 @@ def token_gains(
     Raises:
         ValueError: as `evaluate`.
     """
+    emb = as_source(emb)
     order = _checked_ranking(emb, ranking, ridge)
     with _as_needed(emb, ridge) as (emb, dtype):
         return _replay_tokens(emb, order, ridge, dtype)
@@ -106,7 +107,7 @@ def remaining_gains(
     Raises:
         ValueError: as `evaluate`.
     """
-    emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
+    emb = as_source(emb)
     order = _checked_ranking(emb, ranking, ridge)
     with _as_needed(emb, ridge) as (emb, dtype):
         root = fresh_root(emb, order, ridge, dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fisher_jax.design.budget import Criterion
-from fisher_jax.design.embeddings import PoolLike, as_embeddings
+from fisher_jax.design.embeddings import PoolLike, TokenSource, as_source
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.groups import Cap
 from fisher_jax.design.selection import select
@@ -51,7 +51,7 @@ class FisherSelector:
 
     def fit(
         self,
-        emb: PoolLike,
+        emb: PoolLike | TokenSource,
         y: None = None,
         *,
         groups: Sequence | np.ndarray | None = None,
@@ -68,7 +68,7 @@ class FisherSelector:
         Raises:
             ValueError: as `select`; a `group_cap` without `groups`, or the other way round.
         """
-        emb = as_embeddings(emb)
+        emb = as_source(emb)
         self.ranking_, self.gains_, self.log_det_ = select(
             emb, groups=groups, quality=quality, **self.get_params()
         )

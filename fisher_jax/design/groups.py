@@ -54,8 +54,12 @@ class Groups(NamedTuple):
         if len(labels) != len(costs):
             raise UserError(f"groups must be a label an example, {len(costs)}, got {len(labels)}")
         number: dict[Any, int] = {}
-        of = np.asarray([number.setdefault(label, len(number)) for label in labels], np.int64)
-        caps = _caps(number, cap, np.bincount(of, costs), total)
+        try:
+            of = np.asarray([number.setdefault(label, len(number)) for label in labels], np.int64)
+        except TypeError:  # a label that can't be looked up, such as a list
+            raise UserError("groups must be strings or numbers, not lists") from None
+        sizes = np.bincount(of, np.where(np.isfinite(costs), costs, 0))
+        caps = _caps(number, cap, sizes, total)
         if not np.any(costs <= np.minimum(total, caps[of])):
             raise UserError(
                 f"`group_cap={cap}` buys nothing: the cheapest row costs {costs.min():g}"

@@ -13,7 +13,7 @@ from fisher_jax.design.embeddings import (
     PoolLike,
     TokenEmbeddings,
     TokenSource,
-    as_embeddings,
+    as_source,
     as_targets,
 )
 from fisher_jax.design.evaluation import checked_indices
@@ -111,7 +111,7 @@ def select(
             ridge, method, criterion or costs; initial rows of another width or no such indices.
     """
     check_ridge(ridge)
-    emb = emb if isinstance(emb, TokenSource) else as_embeddings(emb)
+    emb = as_source(emb)
     if method not in ("lazy", "naive"):
         raise UserError(f"method must be 'lazy' or 'naive', got {method!r}")
     if mesh is not None and len(mesh.axis_names) != 1:
@@ -120,6 +120,9 @@ def select(
         raise UserError(f"pool_dtype must be 'float32' or 'bfloat16', got {pool_dtype!r}")
     if quality is None and quality_weight != 1:
         raise UserError(f"quality_weight={quality_weight} goes with quality: pass both, or neither")
+    first = np.empty(0, np.int64)
+    if len(initial_subset):
+        first = checked_indices(emb, initial_subset, "initial_subset")
     budget = Budget.of(
         emb,
         n_samples=n_samples,
@@ -128,13 +131,12 @@ def select(
         costs=costs,
         groups=groups,
         group_cap=group_cap,
+        owned=first,
     )
     per, there = budget.divisors(emb, criterion), []
     if initial is not None:
         there.append(as_targets(emb, initial, "initial").tokens)
-    if len(initial_subset):
-        first = checked_indices(emb, initial_subset, "initial_subset")
-        budget = budget.without(first)
+    if len(first):
         there.append(emb.read(first))
     return greedily(
         emb,

@@ -3,6 +3,7 @@
 import functools
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -134,7 +135,10 @@ def spending(
     if request.token_budget is not None:
         budget = {"token_budget": float(total), "costs": _price(values, costs)}
     if values.group is not None:
-        budget |= {"groups": values.group, "group_cap": request.group_cap}
+        cap = request.group_cap
+        if isinstance(cap, Mapping):  # labels of a column are compared as text
+            cap = {str(label): most for label, most in cap.items()}
+        budget |= {"groups": values.group, "group_cap": cap}
     Budget.over(costs, **budget)
     return budget
 

@@ -1,6 +1,7 @@
 """What is asked for: a frozen request, whose contradictions are told before anything is read."""
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -326,6 +327,8 @@ def default_of(name: str) -> Any:
 def _as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, numbers.Real):  # NumPy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, tuple):
         return [_as_json(of) for of in value]
     if isinstance(value, Mapping):

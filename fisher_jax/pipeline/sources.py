@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fisher_jax.data import PoolError
@@ -11,10 +10,10 @@ from fisher_jax.data.places import Source
 from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
 from fisher_jax.data.sets import Part
 from fisher_jax.data.shapes import Columns
-from fisher_jax.design import TokenEmbeddings
+from fisher_jax.design import TokenEmbeddings, as_embeddings
 from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.models import file_sha256
-from fisher_jax.pipeline.request import SOURCES, Request, names_of
+from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
 from fisher_jax.util.files import unchanged
 
 
@@ -49,9 +48,9 @@ def read_states(name: str, request: Request) -> tuple[TokenEmbeddings, dict[str,
         PoolError: no such file, or none of embeddings.
     """
     source = getattr(request, name)
-    if isinstance(source, TokenEmbeddings):
-        return source, {}
-    path = Path(source)
+    path = path_of(source)
+    if path is None:
+        return as_embeddings(source, name), {}
     with unchanged(path):
         return read_embeddings(path), {name: str(path), f"{name}_sha256": file_sha256(path)}
 

@@ -24,7 +24,7 @@ from fisher_jax.design import (
     Selection,
     TokenEmbeddings,
     TokenSource,
-    as_embeddings,
+    as_source,
     as_targets,
 )
 from fisher_jax.util.checks import check_ridge, check_seed, did_you_mean
@@ -139,9 +139,8 @@ class Rule:
                 not embedded as the pool is.
             TypeError: an option that the rule doesn't have.
         """
-        if not isinstance(emb, TokenSource):
-            emb = as_embeddings(emb)
-        elif not self.streams and not isinstance(emb, TokenEmbeddings):
+        emb = as_source(emb)
+        if not self.streams and not isinstance(emb, TokenEmbeddings):
             raise UserError(f"{self.name} takes a pool in memory: pass its `in_memory()`")
         budget = Budget.of(
             emb,

@@ -1,5 +1,7 @@
 """`fisher-select embed`, `select` and `cache`, and the user's own cache."""
 
+import shutil
+
 import pytest
 
 from fisher_jax.util.user_folder import CACHE_SWITCH
@@ -49,9 +51,13 @@ def test_a_cache_is_listed_and_cleared(run, refused, pool, llama, tmp_path):
     (shard,) = cache.rglob("*.safetensors")
     listed = run("cache", "--cache", cache)[1]
     assert str(llama) in listed and str(shard.parent) in listed and shard.exists()
+    other = cache / "my-llama" / "model.safetensors"  # somebody's model
+    other.parent.mkdir()
+    shutil.copy(shard, other)
     refused(["cache", "--cache", cache, "--clear", "another"], ["nothing is kept of another"])
     code, messages = run("cache", "--cache", cache, "--clear", llama)
     assert code == 0 and "removed" in messages and not shard.exists()
+    assert "nothing is kept" in run("cache", "--cache", cache, "--clear")[1] and other.exists()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,11 @@ POOLS = {
         ["line 2", "no column 'completion'"],
     ),
     "number": ("p.jsonl", GOOD + b'{"text": 3}\n', ["line 2", "'text'", "int", "mend or remove"]),
+    "a part": (
+        "p.jsonl",
+        b'{"messages": [{"role": "user", "content": [1]}]}\n',
+        ["line 1", "a part that is no text, but 'int'"],
+    ),
     "NaN": ("p.jsonl", GOOD + b'{"text": "a b", "x": NaN}\n', ["line 2", "NaN", "mend or remove"]),
     "half a character": (
         "p.jsonl",
@@ -110,7 +115,8 @@ def test_a_pool_that_cannot_be_read_is_refused(name, refused, out, tmp_path):
 def test_a_missing_pool_and_a_missing_column_are_refused(refused, out, tmp_path):
     rest = ["-o", out, "--model", "none", "--n-samples", "1"]
     refused([tmp_path / "p.jsonl", *rest], [tmp_path / "p.jsonl", "no file", "name a .jsonl"])
-    refused([tmp_path, *rest], [tmp_path, "is a folder without"])
+    (tmp_path / "none").mkdir()
+    refused([tmp_path / "none", *rest], [tmp_path, "is a folder without"])
     pool = tmp_path / "p.jsonl"
     pool.write_bytes(GOOD)
     words = [f"{pool}, line 1", "no column 'nope'", "it has 'text'", "--text-column"]

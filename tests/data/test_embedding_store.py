@@ -53,6 +53,8 @@ def test_standardized_as_in_memory(tmp_path, center):
     tokens = tokens / np.sqrt(np.mean(np.sum(tokens**2, axis=1)))
     np.testing.assert_allclose(view.in_memory().tokens, tokens, rtol=1e-5, atol=1e-6)
     assert view.mean_squared_norm() == pytest.approx(1, rel=1e-5)
+    again = view.standardized(not center).standardized(center)
+    np.testing.assert_array_equal(again.in_memory().tokens, view.in_memory().tokens)
 
 
 def test_a_selection_streams_the_store(tmp_path):

@@ -141,6 +141,7 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path):
     table.write_bytes(b"text,id\na,0\nb,1,2\nc,3\n")
     pool = read_pool(table, skip_bad=True)
     assert [row.completion for row in pool.rows] == ["a", "c"] and "row 1 has 3" in pool.bad[0]
+    assert [pool.where(i).split(", ")[1] for i in range(2)] == ["row 0", "row 2"]
 
 
 def test_null_is_empty(tmp_path):

@@ -26,3 +26,8 @@ def test_no_selection_has_more_than_the_certificate_allows(budget):
 def test_all_rows_are_the_best():
     emb = fj.TokenEmbeddings.from_list(random_pool(4, 9, [1, 2, 3], 4))
     assert fj.certify(emb, range(9), n_samples=9) == 1
+
+
+def test_where_nothing_is_worth_anything_all_of_it_is_chosen():
+    nothing = fj.TokenEmbeddings.from_list([np.zeros((2, 3), np.float32)] * 4)
+    assert fj.certify(nothing, [0], n_samples=1) == 1

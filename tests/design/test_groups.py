@@ -143,6 +143,7 @@ def test_quotas_share_the_budget_out(sizes, total, quota, caps):
         ({"groups": GROUPS}, "groups and group_cap go together"),
         ({"group_cap": 2}, "groups and group_cap go together"),
         ({"groups": GROUPS[1:], "group_cap": 2}, f"a label an example, {N}, got {N - 1}"),
+        ({"groups": [[1]] * N, "group_cap": 2}, "groups must be strings or numbers, not lists"),
         ({"groups": GROUPS, "group_cap": "even"}, "a number, 'equal' or 'proportional'"),
         ({"groups": GROUPS, "group_cap": 2}, "for 12 examples, but `group_cap` allows 6"),
         ({"groups": GROUPS, "group_cap": 0}, "`group_cap=0` buys nothing"),
@@ -156,3 +157,9 @@ def test_quotas_share_the_budget_out(sizes, total, quota, caps):
 def test_terms_that_cannot_be_are_refused(terms, message, emb):
     with pytest.raises(ValueError, match=message):
         fj.select(emb, n_samples=12, **terms)
+
+
+def test_shares_are_of_the_rows_that_are_not_owned(emb):
+    labels = ["a"] * 3 + ["b"] * (N - 3)
+    got = fj.select(emb, n_samples=6, groups=labels, group_cap="equal", initial_subset=range(3))
+    assert len(got.ranking) == 6 and got.ranking.min() >= 3

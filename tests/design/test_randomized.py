@@ -81,3 +81,12 @@ def test_embeddings_without_information_are_told_of():
     for budget in (Budget.of(nothing, n_samples=3), Budget.of(nothing, token_budget=7)):
         with pytest.raises(ValueError, match="embeddings have no information: they are all zero"):
             draw_fisher(nothing, budget, ridge=1.0, seed=0)
+
+
+def test_a_small_ridge_is_one_beside_the_whole_budget():
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((4000, 24)).astype(np.float32)
+    tokens -= tokens.mean(axis=1, keepdims=True)  # no information in one direction
+    emb = fj.TokenEmbeddings(tokens, np.arange(0, 4001, 4))
+    draw = draw_fisher(emb, Budget.of(emb, n_samples=500), ridge=1e-5, seed=0)
+    assert len(draw.ranking) > 400

@@ -61,6 +61,8 @@ def test_ready_embeddings_and_scores_are_values(llama, tmp_path):
     by_file = fj.choose(embeddings=tmp_path / "emb.safetensors", n_samples=K)
     by_value = fj.choose(embeddings=emb, n_samples=K)
     assert by_file.ranking.tolist() == by_value.ranking.tolist()
+    vectors = fj.choose(embeddings=np.eye(4, 3, dtype=np.float32), n_samples=2)
+    assert vectors.ranking.tolist() == [0, 1]
     assert by_file.facts["embeddings_sha256"] and "embeddings" not in by_value.facts
     choice = fj.choose(texts(), model=llama, n_samples=K, selector="perplexity_low")
     order = np.argsort(choice.scores["losses"], kind="stable")[:K]

@@ -8,13 +8,16 @@ import shutil
 import signal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import fisher_jax as fj
-from fisher_jax.data.pool_file import pool_of
+from fisher_jax.data.pool_file import pool_of, read_pool
 from fisher_jax.pipeline import Output
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.files import remove_leftovers, replacing_files
 from fisher_jax.util.locks import only_writer, signals_held
 from tests.helpers.cli import (
     EARLIER,
@@ -24,6 +27,7 @@ from tests.helpers.cli import (
     read_rows,
     snapshot,
     write_embeddings,
+    write_rows,
 )
 
 OF_FISHER = {*FILES} - {"judged.png"}  # what a report by information has
@@ -227,3 +231,35 @@ def test_the_room_for_chosen_rows_is_their_share_of_the_pool(out, monkeypatch):
                 room.check_room(pool, share)
         else:
             room.check_room(pool, share)
+
+
+def test_shards_of_a_table_are_measured_as_they_are_written(out, tmp_path):
+    for k in range(2):
+        table = pa.table({"text": ["a b"], "x": pa.array([b"\xff"], pa.binary())})
+        pq.write_table(table, tmp_path / f"{k}.parquet")
+    pool = read_pool([str(tmp_path / f"{k}.parquet") for k in range(2)])
+    Output.of(out.with_suffix(".parquet")).check_room(pool, 1.0)
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jsonl"])
+def test_an_output_that_the_next_run_would_read_is_refused(pattern, refused, tmp_path):
+    write_rows(tmp_path / "p.jsonl", [{"text": "a b"}] * 3)
+    out = tmp_path / "chosen.jsonl"
+    argv = [tmp_path / pattern, "--model", "none", "--n-samples", 1, "-o", out]
+    if pattern:
+        out.write_text("{}\n")
+        refused([*argv, "--overwrite"], [out, "which is read"])
+    else:
+        refused(argv, [out, "is inside", tmp_path, "name a place outside"])
+
+
+def test_reports_of_one_name_below_missing_folders_are_written_side_by_side(tmp_path):
+    one, other = tmp_path / "1" / "report", tmp_path / "2" / "report"
+    with only_writer(one), only_writer(other):
+        with replacing_files(one) as temporary:
+            (temporary / "a").write_text("")
+            remove_leftovers(other)
+            assert temporary.exists()
+        with pytest.raises(UserError, match="another run is writing"), only_writer(other):
+            pass
+    assert (one / "a").exists() and [*tmp_path.iterdir()] == [one.parent]

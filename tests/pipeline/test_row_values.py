@@ -8,7 +8,8 @@ from fisher_jax.util.errors import UserError
 from tests.helpers.cli import K, N, manifest_of, read_rows, write_embeddings, write_rows
 
 ROWS = [
-    {"id": i, "stars": (3 * i) % 5, "price": 1.5 + i % 3, "source": "abc"[i % 3], "none": None}
+    {"id": i, "stars": (3 * i) % 5, "price": 1.5 + i % 3, "source": "abc"[i % 3]}
+    | {"none": None, "long": 10**400}
     for i in range(N)
 ]
 STARS, PRICES, SOURCES = ([row[name] for row in ROWS] for name in ("stars", "price", "source"))
@@ -88,6 +89,7 @@ def test_values_go_with_the_rows_that_are_left(llama):
 WRONG = {
     "no such column": ({"quality": "starz"}, "pool has no column 'starz'"),
     "no number": ({"quality": "source"}, "pool, row 0: column 'source' must be a number, got 'a'"),
+    "a number too long": ({"quality": "long"}, "row 0: column 'long' must be a number, got 1000"),
     "a free row": ({"token_budget": 5, "cost_column": "stars"}, "row 0: column 'stars' must be ab"),
     "no group": ({"group_by": "none", "group_cap": 1}, "row 0: column 'none' must name a group"),
     "too little": (
@@ -118,3 +120,8 @@ def test_columns_that_cannot_be_are_refused(name, emb):
     with pytest.raises(UserError) as caught:
         fj.choose(ROWS, embeddings=emb, **budget, **told)
     assert words in str(caught.value)
+
+
+def test_caps_of_a_column_of_numbers_are_by_number(emb):
+    choice = fj.choose(ROWS, embeddings=emb, n_samples=6, group_by="stars", group_cap={0: 1})
+    assert choice.facts["selected_of_group"]["0"] == 1
