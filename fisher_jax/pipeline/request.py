@@ -114,7 +114,7 @@ class Request:
     token_budget: float | int | None = None
     cost_column: str | None = None
     group_by: str | None = None
-    group_cap: float | int | str | Mapping[str, float | int] | None = None
+    group_cap: float | int | str | Mapping[Any, float | int] | None = None
     quality: str | None = None
     quality_weight: float | int = 1.0
     selector: str | None = None
