@@ -240,8 +240,13 @@ def each_old_or_new(left: State, undisturbed: Undisturbed) -> bool:
     """No file is lost or torn."""
     before, after = undisturbed.before, undisturbed.after
     names = {*left, *before}
-    of_parts = "judged.json" in after  # which grows by a comparison at a time
-    return of_parts or all(left.get(n) in (before.get(n), after.get(n)) for n in names)
+    if "judged.json" in after:  # grows by a comparison at a time
+        return all(entry in _entries(after) for entry in _entries(left))
+    return all(left.get(n) in (before.get(n), after.get(n)) for n in names)
+
+
+def _entries(state: State) -> list[object]:
+    return json.loads(state.get("judged.json", b"[]"))
 
 
 def grows(left: State, undisturbed: Undisturbed) -> bool:

@@ -87,8 +87,7 @@ def full_disk(trial: Trial, folder: Path, rng: Any) -> None:
     disk, size = folder / "disk", rng.choice([16, 64, 128, 200, 256, 300])
     disk.mkdir()
     with mounted(disk, f"size={size}k") as is_mounted:
-        if not is_mounted:
-            trial.check(True, "")
+        if not is_mounted:  # nothing is tried
             return
         earlier = disk / inputs.OUT
         earlier.write_bytes(b"earlier\n")
@@ -112,8 +111,7 @@ def read_only(trial: Trial, folder: Path) -> None:
     with mounted(disk, "ro,size=1m") as is_mounted:
         if not is_mounted:
             disk.chmod(0o555)
-            if os.access(disk, os.W_OK):  # root may write anywhere
-                trial.check(True, "")
+            if os.access(disk, os.W_OK):  # root may write anywhere: nothing is tried
                 return
         argv = ["--embeddings", folder / "emb.safetensors", "-o", disk / inputs.OUT]
         done = select(*argv, "--n-samples", K)

@@ -92,7 +92,7 @@ def make_pool(
 
     Args:
         kind: see above.
-        corpus: a name as `fisher_jax.corpora.read_corpus` takes it.
+        corpus: a name as `read_corpus` takes it.
         n_pool: rows of the pool.
         n_validation: rows to choose options on.
         n_test: rows to judge on.

@@ -207,7 +207,7 @@ def judge_pairs(
     """Every pair judged in both orders.
 
     Args:
-        judge: a back end, see `fisher_jax.judging.judges`.
+        judge: a back end, see `experiments.judging.judges`.
         pairs: texts of method A and method B.
         naming: the tags around the texts; by default they tell nothing of the methods.
         corpus: what the judge is a judge of, "Shakespeare" or "Sherlock" in the paper.

@@ -13,7 +13,8 @@ from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.language.writing import prompted
 from experiments.report.statistics import group
-from experiments.run.kept import Row, options_as, read_rows
+from experiments.run.kept import Row, options_as
+from experiments.run.packed import read_folder
 from experiments.run.results import RESOLVED, RESULTS
 from fisher_jax.util.errors import UserError
 
@@ -60,7 +61,7 @@ class Texts:
     """
 
     def __init__(self, folder: Path) -> None:
-        rows = [row for row in read_rows(folder / RESULTS) if "texts" in row]
+        rows = [row for row in read_folder(folder) if "texts" in row]
         if not rows:
             raise UserError(
                 f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "

@@ -9,11 +9,21 @@ from experiments.report.published import PUBLISHED
 from experiments.report.runs import Run
 from experiments.report.statistics import difference, estimate, log_ratio, percent
 from experiments.report.tables import in_percent, nats, plain
-from experiments.report.verdicts import HOLDS, NOT, NOT_SHOWN, Points, beats, near, told
+from experiments.report.verdicts import (
+    HOLDS,
+    NOT,
+    NOT_SHOWN,
+    Points,
+    at_most,
+    beats,
+    near,
+    told,
+)
 
 Runs = Mapping[str, Any]  # STUDY/EXPERIMENT: run
 PAPER = f"{PUBLISHED.fishersft}: "
 UNPUBLISHED = "no figure that we know of"
+WORSE = 5  # per cent that still count as no worse
 
 
 @dataclass(frozen=True)
@@ -109,12 +119,12 @@ def faster(r: Any) -> Claim:
     low, high = PUBLISHED.faster
     same = all(row["same_in_float64"] for row in r.rows if "shared" in row)
     return Claim(
-        "Lazy evaluation of gains makes greedy selection faster, with the same rows",
+        "Lazy evaluation of gains makes greedy selection faster",
         f"{PAPER}{low} or {high} times at N = {PUBLISHED.faster_pool:,} (the text is ambiguous)",
         ", ".join(f"{x:.0f} times at n = {n}" for n, x in ratios.items())
         + "; this library beyond that "
         + ", ".join(f"{x:.1f} times at n = {n}" for n, x in ours.items())
-        + (", the same rows in the same order" if same else ", other rows"),
+        + (", with the fast algorithm's rows in its order" if same else ", other rows"),
         HOLDS if min(ratios.values()) > 1 and same else NOT,
         r,
         "seconds",
@@ -135,7 +145,7 @@ def growth(x: str, label: str) -> Callable[[Run], Claim]:
             f"{PAPER}theorem, O(d L / sqrt n)",
             f"exponents at n = {n}, equal tokens: "
             + ", ".join(f"{metric} error {plain(e)}" for metric, e in exponents.items()),
-            HOLDS if all(e.mean - e.half <= 1 for e in exponents.values()) else NOT,
+            at_most(exponents.values(), 1),
             r,
             f"mean_logit_{x}",
         )
@@ -266,14 +276,17 @@ def preferred(r: Any) -> Claim:
         v["equal"]: estimate(wins_of_models(v, r.options.n_prompts))
         for v in r.verdicts
         if (v["judge"], v["selector"], v["naming"]) == ("likelihood", "fisher", "neutral")
+        and v.get("against", "uniform") == "uniform"
     }
     wins = [x for key, xs in PUBLISHED.judged.items() if "uniform" in str(key) for x in xs]
+    is_known = "likelihood" in {row["judge"] for row in r.calibrations}
+    known = "" if is_known else ", not calibrated"
     decided = all(abs(e.mean - 0.5) > e.half for e in shares.values())
     up = all(e.mean > 0.5 for e in shares.values())
     return Claim(
         "Texts of models tuned on FisherSFT's rows are preferred to uniform's",
         f"{PAPER}{min(wins)} to {max(wins)} of pairs (GPT-4o, GPT-2)",
-        "by likelihood, over models, "
+        f"by likelihood{known}, over models, "
         + ", ".join(f"{plain(e)} of pairs at equal {kind}" for kind, e in shares.items())
         + "; judges as strong as the paper's were not run",
         (HOLDS if up else NOT) if shares and decided else NOT_SHOWN,
@@ -356,9 +369,9 @@ def _against(r: Run, selector: str, metric: str, *ns: int) -> tuple[Points, Poin
 
 
 def _no_worse(tokens: Points, examples: Points) -> str:
-    """The verdict on "it is at least as good"."""
+    """The verdict on "it is at least as good", which no interval that is wide can hold."""
     if not told(tokens).worse:
-        return HOLDS
+        return at_most(tokens.values(), WORSE)
     worse = told(examples).worse
     if not worse:
         return "only by length"

@@ -54,7 +54,7 @@ def read_run(folder: Path) -> Kept:
 def keep(run: Kept, folder: Path) -> None:
     """Write a run into its folder of results/."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"own_streams": has_streams(run.facts)} | run.facts
+    facts = run.facts | {"own_streams": has_streams(run.facts)}
     with replacing(folder / RESOLVED) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(run.options)))
     with replacing(folder / PROVENANCE) as temporary:
@@ -74,25 +74,30 @@ def collect(outputs: Path) -> Iterator[str]:
                 if not jobs_of(source):
                     continue
             target, run = KEPT / study / config.stem, read_run(source)
-            if missing := _missing(run):
+            if study != "language" and (missing := _missing(run)):  # its pages tell what is missing
                 yield f"{study}/{config.stem}: left out, {missing} of its settings are not finished"
                 continue
             keep(run, target)
             for file in (MANIFEST, JUDGED, CALIBRATED, REALNESS, PICKS, NOISE):
                 if (source / file).exists():
                     shutil.copy(source / file, target / file)
+                else:  # what an earlier run's texts were judged to be
+                    (target / file).unlink(missing_ok=True)
             if facts := _facts_of_jobs(source):
                 (target / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
             yield f"{study}/{config.stem}: taken over"
 
 
 def has_streams(facts: Row) -> bool:
-    """Whether the run was made after every rule had a random stream of its own.
+    """Whether all of the run was made after every rule had a random stream of its own.
 
-    By the history of this repository, which has the run's commit.
+    By the history of this repository, which has the run's commits.
     """
-    asked = ["git", "merge-base", "--is-ancestor", STREAMS, str(facts.get("git_commit"))]
-    return subprocess.run(asked, cwd=ROOT, capture_output=True).returncode == 0
+    asked = ["git", "merge-base", "--is-ancestor", STREAMS]
+    return facts.get("own_streams") is not False and all(
+        subprocess.run([*asked, str(commit)], cwd=ROOT, capture_output=True).returncode == 0
+        for commit in facts.get("git_commits", [facts.get("git_commit")])
+    )
 
 
 def _missing(run: Kept) -> int:

@@ -238,12 +238,13 @@ def _curves(axes: Axes, rows: Sequence[Row], metric: str, x: str) -> None:
 
 def _ratios(axes: Axes, rows: Sequence[Row], metric: str, x: str) -> None:
     of_selector = group(rows, "selector")
-    base = group(of_selector["uniform",], x)
+    base = group(of_selector.get(("uniform",), []), x)
     for k, ((name,), own) in enumerate(of_selector.items()):
         shift = 1.12 ** (k / len(of_selector) - 0.5)  # side by side, where all are alike
         points = {
             at * shift: percent(log_ratio(some, base[at,], metric))
             for (at,), some in group(own, x).items()
+            if (at,) in base
         }
         line = style(name, k)
         _line(axes, points, name, line if name in STYLES else line | {"elinewidth": 0.4})

@@ -22,9 +22,10 @@ def panels_of(
     Titles say the settings but for `hidden` options.
     """
     panels: dict[str, Panel] = {}
-    keys = list(rows[0]["setting"]) if rows else []
+    keys = list(dict.fromkeys(k for row in rows for k in row["setting"]))
     for (kind, *values), own in group(rows, "equal", *keys).items():
-        told = [f"{k} = {v}" for k, v in zip(keys, values, strict=True) if k not in hidden]
+        named = [(k, v) for k, v in zip(keys, values, strict=True) if v is not None]
+        told = [f"{k} = {v}" for k, v in named if k not in hidden]
         panel = {f"n = {n}": against_uniform(own, metric, n=n) for n in ns}
         if any(panel.values()):
             panels["\n".join([", ".join(told), f"equal {kind}"]).strip()] = panel

@@ -202,7 +202,16 @@ class LanguageRun(Run):
         of_value = dict(panels(self.rows, rule, opponents, key))
         figure = forest(of_value, label, {"level": 0}) if of_value else None
         picture = f"{self.picture(figure, 'forest_opponents', label)}\n\n" if figure else ""
-        return picture + compared(self.rows, rule, opponents, key)
+        lost = {
+            name: n
+            for name in self.values("selector")
+            if (n := sum(row["diverged"] for row in self.of(selector=name)))
+        }
+        told = ", ".join(f"`{name}` {n}" for name, n in lost.items()) or "none"
+        return (
+            f"{picture}{compared(self.rows, rule, opponents, key)}\n\n"
+            f"Trainings that diverged, at any rate, and are in no mean: {told}."
+        )
 
     def variants(self, key: str, n: int) -> str:
         """Every variant's validation loss less uniform's."""

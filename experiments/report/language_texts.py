@@ -73,7 +73,7 @@ def wins_of_models(entry: Row, pairs_a_model: int) -> list[float]:
 
 
 def judged(verdicts: Sequence[Row], pairs_a_model: int) -> str:
-    """Win rates of each selector against uniform."""
+    """Win rates of each selector against its opponent."""
     lines = []
     for entry in verdicts:
         t = entry["tally"]
@@ -81,7 +81,7 @@ def judged(verdicts: Sequence[Row], pairs_a_model: int) -> str:
             [
                 entry["judge"],
                 entry["naming"],
-                entry["selector"],
+                f"{entry['selector']} against {entry.get('against', 'uniform')}",
                 f"equal {entry['equal']}, n = {entry['n']}",
                 str(t["n_pairs"]),
                 rate(t["win_rate_clustered"]),

@@ -101,7 +101,11 @@ class Run:
         assert isinstance(kept, dict) and isinstance(today, dict)
         growing = GROWING if self.study == "language" else ("selectors",)
         keys = [k for k in kept if k not in growing and kept[k] != today[k]]
-        return ", ".join(f"`{k}={kept[k]}` (today `{today[k]}`)" for k in keys)
+        told = [f"`{k}={kept[k]}` (today `{today[k]}`)" for k in keys]
+        if self.study != "language":
+            more = [name for name in today["selectors"] if name not in kept["selectors"]]
+            told += [f"and the selectors {', '.join(more)}"] if more else []
+        return ", ".join(told)
 
     @property
     def ns(self) -> list[int]:

@@ -1,5 +1,6 @@
 """From intervals to words: does a claim hold?"""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from experiments.report.statistics import Estimate, rejected
@@ -36,11 +37,21 @@ def beats(tokens: Points, examples: Points | None = None) -> str:
     but = f", worse {_listed(at_tokens.worse)}" if at_tokens.worse else ""
     if len(at_tokens.better) == len(tokens):
         return HOLDS
+    by_length = examples and len(told(examples).better) == len(examples)
     if at_tokens.better:
-        return f"{HOLDS} {_listed(at_tokens.better)}{but or ' only'}"
-    if examples and len(told(examples).better) == len(examples):
+        where = f"{_listed(at_tokens.better)}{but or ' only'}"
+        return f"{BY_LENGTH}; at equal tokens {where}" if by_length else f"{HOLDS} {where}"
+    if by_length:
         return BY_LENGTH
     return f"{NOT}: worse {_listed(at_tokens.worse)}" if at_tokens.worse else NOT_SHOWN
+
+
+def at_most(estimates: Iterable[Estimate], limit: float) -> str:
+    """The verdict on "none is above the limit": it holds where no 95% interval reaches above."""
+    estimates = [*estimates]
+    if all(e.mean + e.half <= limit for e in estimates):
+        return HOLDS
+    return NOT if any(e.mean - e.half > limit for e in estimates) else NOT_SHOWN
 
 
 def near(e: Estimate, value: float) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.run import live
 from experiments.run.kept import Row, read_facts, read_options, read_rows
@@ -87,6 +88,10 @@ class Results:
         facts = read_facts(earlier) if self.rows and earlier.exists() else {}
         # unknown where rows were made before the time was kept
         self._seconds = facts.get("seconds") if self.rows else 0.0
+        self._earlier = {k: v for k, v in facts.items() if k == "own_streams"}
+        self._commits = facts.get("git_commits") or [
+            facts[k] for k in ("git_commit",) if k in facts
+        ]
         self._start = time.perf_counter()
         self._stamp = _stamp(folder / RESULTS)
         try:
@@ -112,7 +117,9 @@ class Results:
                 "to end, then start this one again"
             )
         self.rows += [rounded(row) for row in rows]
-        facts: Row = {**provenance(), "sizes": here()._asdict()}
+        facts: Row = {**self._earlier, **provenance(), "sizes": here()._asdict()}
+        if "git_commit" in facts:  # of all parts, where a run went on
+            facts["git_commits"] = [*dict.fromkeys([*self._commits, facts["git_commit"]])]
         if self._seconds is not None:
             facts["seconds"] = round(self._seconds + time.perf_counter() - self._start, 1)
         with replacing(self.folder / PROVENANCE) as temporary:
@@ -186,12 +193,14 @@ def settings_of(options: Any) -> list[tuple[Row, Any]]:
     Raises:
         ValueError: values that the options refuse.
     """
-    found = []
+    schema, found = OmegaConf.structured(type(options)), []
     for setting in settings(options.grid):
         try:
-            found.append((setting, replace(options, **setting, grid={})))
-        except TypeError as error:
-            raise UserError(f"grid has a value of the wrong type in {setting}: {error}") from None
+            OmegaConf.merge(schema, setting)
+        except OmegaConfBaseException as error:
+            told = str(error).splitlines()[0]
+            raise UserError(f"grid has a value of the wrong type in {setting}: {told}") from None
+        found.append((setting, replace(options, **setting, grid={})))
     return found
 
 

@@ -8,14 +8,14 @@ import functools
 import re
 import threading
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.corpora.corpora import shakespeare
-from experiments.run.results import Row, run_grid, settings
+from experiments.run.results import Row, run_grid, settings_of
 from experiments.softmax.generators import draw
 from experiments.softmax.study import (
     Problem,
@@ -208,6 +208,6 @@ def run(options: Options, folder: Path) -> list[Row]:
     given = options.decay != Options.decay
     if given and options.history != "exponential" and "history" not in options.grid:
         raise UserError(f"decay is for history=exponential, history={options.history} has none")
-    for setting in settings(options.grid):
-        check_corpus(replace(options, **setting, grid={}))
+    for _, own in settings_of(options):
+        check_corpus(own)
     return run_grid(options, folder, curve, by_selector=True)
