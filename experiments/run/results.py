@@ -89,9 +89,8 @@ class Results:
         # unknown where rows were made before the time was kept
         self._seconds = facts.get("seconds") if self.rows else 0.0
         self._earlier = {k: v for k, v in facts.items() if k == "own_streams"}
-        self._commits = facts.get("git_commits") or [
-            facts[k] for k in ("git_commit",) if k in facts
-        ]
+        last = [facts["git_commit"]] if "git_commit" in facts else []
+        self._commits = facts.get("git_commits", last)
         self._start = time.perf_counter()
         self._stamp = _stamp(folder / RESULTS)
         try:

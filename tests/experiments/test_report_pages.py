@@ -134,6 +134,9 @@ def test_whether_a_commit_has_streams_is_asked_of_the_history():
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     assert committed.has_streams({"git_commit": head})
+    of_old_rows = {"git_commit": head, "git_commits": ["unknown", head]}
+    assert not committed.has_streams(of_old_rows)
+    assert not committed.has_streams({"git_commit": head, "own_streams": False})
     assert not committed.has_streams({"git_commit": "unknown"}) and not committed.has_streams({})
 
 
