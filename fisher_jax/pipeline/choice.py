@@ -219,6 +219,7 @@ class Choice:
             pool.task_preview,
             pool.word,
             {} if pool.file is None else kinds(pool.file, pool.rows),
+            pool.values.price,
         )
 
     def _compared(self, name: str) -> dict[str, Any]:

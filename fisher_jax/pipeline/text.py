@@ -288,6 +288,7 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
         pool.usable.texts,
         pool.model,
         max_length=pool.request.max_length,
+        eos=pool.request.eos,
         batch_tokens=pool.request.batch_tokens,
         endpoint=pool.endpoint,
         on_progress=clock.counting("scoring", total, unit),
@@ -298,7 +299,8 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
         is_kept = name in BY_ROW and (name != "quality" or pool.endpoint is None)
         if kept is None or not is_kept:  # an endpoint's answers have a file of their own
             return inputs[name]
-        told = f"{pool.request.max_length} {pool.model.tokenizer_sha256} {pool.usable.texts}"
+        of = pool.request
+        told = f"{of.max_length} {of.eos} {pool.model.tokenizer_sha256} {pool.usable.texts}"
         return kept.numbers(name, told, lambda: inputs[name])
 
     return {name: scored(name) for name in needs}

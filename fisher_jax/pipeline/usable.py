@@ -69,7 +69,10 @@ def usable(
     is_empty, lacks = tokens.counted == 0, "no token to predict"
     if "ifd" in request.asked:
         prompts = np.array([bool(row.prompt or (row.is_chat and row.has_prompt)) for row in texts])
-        is_empty |= ~prompts | (completions_alone(model, tokens).counted == 0)
+        completions = tokens  # whatever else counts
+        if request.positions != "completion":
+            completions = tokenize(model, texts, request.max_length, eos=request.eos)
+        is_empty |= ~prompts | (completions_alone(model, completions).counted == 0)
         lacks = "no prompt or no token to predict without it"
     empty, some = np.flatnonzero(is_empty), np.flatnonzero(~is_empty)
     if len(empty) and request.on_empty == "error":

@@ -61,7 +61,9 @@ def _on_gains(subject: Subject) -> Iterator[str]:
     gains = gains_by_criterion(subject)
     if len(gains) < 2 * _AT_ONCE:
         return
-    per = " a token" if subject.rule.criterion == "gain_per_cost" else ""
+    per = ""
+    if subject.rule.criterion == "gain_per_cost":
+        per = " a token" if subject.prices is None else " a unit of cost"
     rank = flat_from(gains)
     if rank is None:
         share = gains[-_AT_ONCE:].mean() / gains[:_AT_ONCE].mean()
@@ -77,6 +79,9 @@ def _on_gains(subject: Subject) -> Iterator[str]:
 
 
 def gains_by_criterion(subject: Subject) -> Float[np.ndarray, "n"]:
-    """Of each choice, what its rule maximises: nats, or nats a token."""
+    """Of each choice, what its rule maximises: nats, or nats a token or a unit of cost."""
     gains = subject.selection.gains.astype(np.float64)
-    return gains / subject.tokens if subject.rule.criterion == "gain_per_cost" else gains
+    if subject.rule.criterion != "gain_per_cost":
+        return gains
+    costs = subject.costs if subject.prices is None else subject.prices
+    return gains / costs[subject.selection.ranking]

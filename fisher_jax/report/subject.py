@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from fisher_jax.design import Selection, TokenEmbeddings, TokenSource
 from fisher_jax.selectors import Aim, Rule
@@ -27,6 +27,7 @@ class Subject(NamedTuple):
         task_preview: text of an example of the task in `scores["targets"]`.
         word: the token that embedding j of example i predicts, as text.
         columns: by name, a value of each example, of few different ones.
+        prices: (N,) what each example costs of the budget, where that is not its tokens.
     """
 
     emb: TokenSource
@@ -42,6 +43,7 @@ class Subject(NamedTuple):
     task_preview: Callable[[int], str] | None = None
     word: Callable[[int, int], str] | None = None
     columns: Mapping[str, Sequence[str]] = {}
+    prices: Float[np.ndarray, "N"] | None = None
 
     @property
     def short(self) -> TokenSource:

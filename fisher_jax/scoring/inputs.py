@@ -36,6 +36,7 @@ class Inputs:
         rows: texts, for the two inputs for which the model reads them once more.
         model: for the same.
         max_length: of a row, for IFD; Ask-LLM reads a text up to the model's context.
+        eos: whether the end of a row counts, for IFD.
         batch_tokens: of their forward passes, see `embed`.
         endpoint: is asked for Ask-LLM's quality instead of the model.
         on_progress: called with the tokens (for those two, the rows) done.
@@ -49,13 +50,14 @@ class Inputs:
         rows: Sequence[str | Example] = (),
         model: LanguageModel | None = None,
         max_length: int | None = None,
+        eos: bool | None = None,
         batch_tokens: int | None = None,
         endpoint: Endpoint | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         self.hidden, self.rows, self.model = hidden, rows, model
         self._head, self._labels, self._on_progress = head_LxD, labels_T, on_progress
-        self._max_length, self._batch_tokens = max_length, batch_tokens
+        self._cut, self._batch_tokens = {"max_length": max_length, "eos": eos}, batch_tokens
         self._endpoint = endpoint
         self._cap = None if model is None else model.module.logit_cap
         self._known: dict[str, Any] = {}
@@ -99,7 +101,7 @@ class Inputs:
         if name == "quality" and self.model is not None:
             return ask_llm(self.model, self.rows, **reading)
         if name == "ifd" and self.model is not None:
-            return ifd(self.model, self.rows, max_length=self._max_length, **reading)
+            return ifd(self.model, self.rows, **self._cut, **reading)
         if name == "losses":
             return row_means(self.scores.nll_T, hidden.offsets)
         if name == "uncertainty":

@@ -148,6 +148,7 @@ def ifd(
     rows: Sequence[str | Example],
     *,
     max_length: int | None = None,
+    eos: bool | None = None,
     batch_tokens: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Float[np.ndarray, "N"]:
@@ -160,6 +161,7 @@ def ifd(
 
     Args:
         max_length: tokens a row may have, longer ones are cut; default the model's context.
+        eos: whether the end of a row counts, as `models.tokenize` has it.
         on_progress: called with the number of rows done, from 0 to N twice.
 
     Raises:
@@ -174,7 +176,7 @@ def ifd(
                 f"row {i} has no prompt: IFD compares a completion with and without its prompt, "
                 "it is for prompt + completion rows"
             )
-    given = tokenize(model, rows, max_length)
+    given = tokenize(model, rows, max_length, eos=eos)
     alone = completions_alone(model, given)
     empty = np.flatnonzero(alone.counted == 0)
     if len(empty):

@@ -233,6 +233,8 @@ def test_rows_that_ifd_cannot_compare_are_an_error_or_skipped(run, out, tmp_path
     n = min(K, int(np.sum(values <= 1)))
     assert n > 0
     assert ranking_of(out)["index"][:n] == [kept[i] for i in order[:n]]
+    again = [*argv, "--on-empty", "skip", "--overwrite", "--positions", "all"]
+    assert run(*again)[0] == 0 and ranking_of(out)["index"][:n] == [kept[i] for i in order[:n]]
 
 
 @pytest.mark.parametrize("name", ["perplexity_low", "ask_llm", "sensitivity"])
