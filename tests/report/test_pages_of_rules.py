@@ -5,7 +5,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.report import compare_with_uniform, write_report
-from fisher_jax.report.guidance import flat_from, guidance
+from fisher_jax.report.guidance import flat_from, gains_by_criterion, guidance
 from fisher_jax.report.likeness import Nearest, map_of, nearest_earlier
 from fisher_jax.report.measures import measure_of
 from fisher_jax.selectors import SELECTORS
