@@ -83,22 +83,15 @@ def log_det_identity_plus(gram_MxM: Float[Array, "M M"]) -> Float[Array, ""]:
     return jnp.maximum(jnp.where(is_small(traces[1]), series(traces), exact), 0)
 
 
-def information_gain(
-    embeddings_MxD: Float[Array, "M D"], root_DxD: Float[Array, "D D"]
-) -> Float[Array, ""]:
-    """Information gain of ONE example in nats: `log det(I_M + X V^-1 X^T)`, at least 0.
+def whitened_gain(whitened_MxD: Float[Array, "M D"]) -> Float[Array, ""]:
+    """Information gain of ONE example in nats, at least 0: `log det(I_M + X V^-1 X^T)`.
 
     Equal to `log det(V + X^T X) - log det V` (FisherSFT, arXiv 2505.14826, Algorithm 1).
 
     Args:
-        embeddings_MxD: X; rows of zeros (padding) change nothing.
-        root_DxD: W with `W W^T = V^-1`, V the ridge and the examples chosen so far.
+        whitened_MxD: Y = X W with `W W^T = V^-1`, V the ridge and the examples chosen so far; rows
+            of zeros (padding) change nothing.
     """
-    return whitened_gain(jnp.matmul(embeddings_MxD, root_DxD, precision=HIGHEST))
-
-
-def whitened_gain(whitened_MxD: Float[Array, "M D"]) -> Float[Array, ""]:
-    """`information_gain` of an example that is already multiplied by the root: Y = X W."""
     gram_MxM = jax.lax.dot_general(
         whitened_MxD, whitened_MxD, (((1,), (1,)), ((), ())), precision=HIGHEST
     )

@@ -30,7 +30,6 @@ def write_report(
     *,
     facts: str,
     notes: Sequence[str],
-    results: Sequence[str] = (),
     settings: dict[str, Any],
 ) -> None:
     """report.html, self-contained, and its figures as PNG.
@@ -41,7 +40,6 @@ def write_report(
         comparison: `compare_with_uniform` of it.
         facts: a line on pool and model.
         notes: what a reader must know, such as rows that were cut or skipped.
-        results: what else was found of the selection, such as a bound, in sentences.
         settings: options and versions.
     """
     means = row_means(subject.emb)
@@ -74,7 +72,7 @@ def write_report(
         headline=comparison.headline(subject),
         facts=facts,
         notes=notes,
-        guidance=[*results, *guidance(subject, nearest, seen)],
+        guidance=guidance(subject, nearest, seen),
         figures=encoded,
         others=subject.others,
         compared=tables.compared(subject, comparison),

@@ -1,4 +1,4 @@
-"""Kernel densities of a pool's points, by random hashes or from all distances."""
+"""Kernel densities of a pool's points, by random hashes."""
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +22,8 @@ def kernel_density(
 
     A hash joins `n_joined` functions `floor((w . x + b) / r)`, w ~ N(0, I), b ~ U(0, r), and has
     B buckets: two passes over a count sketch (Sachdeva et al. 2024, Algorithm 2). Its expectation
-    is `exact_kernel_density`, but for chance collisions of 1 / B.
+    is the mean over points at distances c of `(1 - 2 Phi(-r/c) - 2 c / (sqrt(2 pi) r) (1 -
+    exp(-r^2 / 2 c^2)))^n_joined` (Datar et al. 2004), but for chance collisions of 1 / B.
 
     The source tunes r. Here it is `bandwidth` times the mean distance of 1,000 random pairs (the
     median, more usual for kernels, is near zero in a pool of mostly copies). One function alone is
@@ -38,7 +39,7 @@ def kernel_density(
     if n_hashes < 1 or n_buckets < 1:
         raise UserError(f"n_hashes and n_buckets must be at least 1, got {n_hashes}, {n_buckets}")
     rng = stream(seed, "density: hashes")
-    r = _distance_scale(points, bandwidth, n_joined, seed)
+    r = distance_scale(points, bandwidth, n_joined, seed)
     total = np.zeros(len(points))
     for begin in range(0, n_hashes, 64):
         shape = (min(64, n_hashes - begin), n_joined)
@@ -50,22 +51,8 @@ def kernel_density(
     return total / (n_hashes * len(points))
 
 
-def exact_kernel_density(
-    points: Float[np.ndarray, "N D"], seed: int, *, bandwidth: float = 1.0, n_joined: int = 4
-) -> Float[np.ndarray, "N"]:
-    """What `kernel_density` estimates, from all N^2 distances c: the mean collision probability
-    `(1 - 2 Phi(-r/c) - 2 c / (sqrt(2 pi) r) (1 - exp(-r^2 / 2 c^2)))^n_joined` (Datar et al. 2004).
-    """
-    from scipy.spatial.distance import cdist
-    from scipy.stats import norm
-
-    r = _distance_scale(points, bandwidth, n_joined, seed)
-    ratio = r / np.maximum(cdist(points, points), 1e-12)
-    tail = 2 / (np.sqrt(2 * np.pi) * ratio) * -np.expm1(-(ratio**2) / 2)
-    return np.mean((1 - 2 * norm.cdf(-ratio) - tail) ** n_joined, axis=1)
-
-
-def _distance_scale(points: np.ndarray, bandwidth: float, n_joined: int, seed: int) -> float:
+def distance_scale(points: np.ndarray, bandwidth: float, n_joined: int, seed: int) -> float:
+    """r: `bandwidth` times the mean distance of random pairs of the points."""
     if not bandwidth > 0:
         raise UserError(f"bandwidth must be positive, got {bandwidth}")
     if n_joined < 1:

@@ -1,6 +1,10 @@
 """Slow, obviously correct float64 NumPy versions of what fisher_jax computes."""
 
 import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.stats import norm
+
+from fisher_jax.selectors.density import distance_scale
 
 N, DIM = 40, 6  # of the pool that the fixture `emb` is
 
@@ -80,3 +84,11 @@ def random_pool(seed, n, lengths, dim, dtype=np.float32):
     scale = 1 / np.sqrt(1 + np.arange(dim))
     lengths = rng.permutation(np.resize(lengths, n))
     return [(rng.standard_normal((m, dim)) * scale).astype(dtype) for m in lengths]
+
+
+def exact_kernel_density(points, seed, bandwidth=1.0, n_joined=4):
+    """What `kernel_density` estimates, from all N^2 distances c."""
+    r = distance_scale(points, bandwidth, n_joined, seed)
+    ratio = r / np.maximum(cdist(points, points), 1e-12)
+    tail = 2 / (np.sqrt(2 * np.pi) * ratio) * -np.expm1(-(ratio**2) / 2)
+    return np.mean((1 - 2 * norm.cdf(-ratio) - tail) ** n_joined, axis=1)

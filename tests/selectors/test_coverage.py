@@ -6,9 +6,8 @@ from scipy.special import softmax
 import fisher_jax as fj
 from fisher_jax.design.budget import Budget
 from fisher_jax.selectors import SELECTORS
-from fisher_jax.selectors.density import exact_kernel_density
 from fisher_jax.util.streams import stream
-from tests.helpers.references import N
+from tests.helpers.references import N, exact_kernel_density
 
 
 def test_density_sampling_prefers_sparse_regions():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from fisher_jax.selectors.density import exact_kernel_density, kernel_density
+from fisher_jax.selectors.density import kernel_density
+from tests.helpers.references import exact_kernel_density
 
 
 def test_density_sketch_is_the_exact_density():
