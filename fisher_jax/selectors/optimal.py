@@ -119,7 +119,7 @@ def fisher_sieve(
     *,
     criterion: Criterion = "gain",
     epsilon: float = 0.2,
-    alpha: float = 0.2,
+    alpha: float = 0.15,
 ) -> Selection:
     """ThreeSieves: takes a row whose gain is above a threshold that falls; reads each row once.
 
