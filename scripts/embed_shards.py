@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> None:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="submitit's parameters (timeout_min=600, default a day, slurm_partition=P, gpus_per_node=1, "
-        "mem_gb=64), or those of a task of Ray (num_gpus=1)",
+        help="submitit's parameters (timeout_min=600, default a day, slurm_partition=P, "
+        "gpus_per_node=1, mem_gb=64), or those of a task of Ray (num_gpus=1)",
     )
     p.add_argument("embed", nargs="+", metavar="-- POOL ...", help="for `fisher-select embed`")
     args = p.parse_args(arguments)

@@ -65,6 +65,14 @@ def test_what_less_of_the_embeddings_keeps_is_the_benchmark_s(name):
     assert f"{part['choices']} of {part['shape'][0]:,} sentences" in page
 
 
+@pytest.mark.parametrize("name", ["fisher_stochastic", "fisher_sieve", "fisher_in_parts"])
+def test_what_inexact_rules_keep_is_the_benchmark_s(name):
+    own = json.loads((ROOT / "benchmarks/results.json").read_text())["approximate"][name]
+    mean, least = own["mean_share_of_exact"], own["least_share_of_exact"]
+    line = f"| `{name}` | {mean:.3f} | {least:.3f} | {own['time_in_exact']:.1f} |\n"
+    assert line in (ROOT / "docs/speed.md").read_text()
+
+
 def test_the_model_of_large_pools_is_that_of_the_runs():
     model = fitted(json.loads(RUNS.read_text()))
     page = (ROOT / "docs/scaling.md").read_text()
