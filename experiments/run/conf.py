@@ -51,4 +51,5 @@ def new_grid_keys(arguments: list[str]) -> list[str]:
 
 Plugins.instance().register(SharedConf)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("modulo", lambda number, n: number % n, replace=True)  # pins jobs
 OmegaConf.register_new_resolver("options_help", options_help, replace=True)

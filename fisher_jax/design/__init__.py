@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from fisher_jax.design.fisher_selector import FisherSelector
     from fisher_jax.design.i_optimal import least_variance
     from fisher_jax.design.linalg import HIGHEST
+    from fisher_jax.design.one_pass import in_one_pass
     from fisher_jax.design.prior import beyond
     from fisher_jax.design.randomized import draw_fisher
     from fisher_jax.design.selection import greedily, select, worth_of
+    from fisher_jax.design.two_rounds import in_two_rounds
 
 __all__ = [
     "HIGHEST",
@@ -60,6 +62,8 @@ __all__ = [
     "draw_fisher",
     "evaluate",
     "greedily",
+    "in_one_pass",
+    "in_two_rounds",
     "ladder",
     "least_variance",
     "log_dets",
@@ -79,8 +83,10 @@ __getattr__ = lazily(
         "fisher_jax.design.fisher_selector": "FisherSelector",
         "fisher_jax.design.i_optimal": "least_variance",
         "fisher_jax.design.linalg": "HIGHEST",
+        "fisher_jax.design.one_pass": "in_one_pass",
         "fisher_jax.design.prior": "beyond",
         "fisher_jax.design.randomized": "draw_fisher",
         "fisher_jax.design.selection": "greedily select worth_of",
+        "fisher_jax.design.two_rounds": "in_two_rounds",
     },
 )

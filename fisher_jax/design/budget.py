@@ -106,6 +106,12 @@ class Budget(NamedTuple):
             )
         return self._replace(costs=costs)
 
+    def within(self, rows: Int[np.ndarray, "n"], more: int = 0) -> "Budget":
+        """The same for a pool of some of the rows, and of more that can't be bought."""
+        groups = self.groups and self.groups._replace(of=np.pad(self.groups.of[rows], (0, more)))
+        costs = np.pad(self.costs[rows], (0, more), constant_values=np.inf)
+        return self._replace(costs=costs, groups=groups)
+
     @property
     def is_whole(self) -> bool:
         """Costs are whole numbers that int32 can add, as a device without float64 does."""

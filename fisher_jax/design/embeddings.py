@@ -179,8 +179,7 @@ class TokenEmbeddings:
 
     def take(self, examples: Int[np.ndarray, "n"]) -> "TokenEmbeddings":
         """Some of the examples, as a pool of their own."""
-        ends = np.cumsum(self.lengths[examples])
-        return TokenEmbeddings(self.read(examples), np.concatenate([[0], ends]))
+        return part_of(self, examples)
 
     def mean_squared_norm(self) -> float:
         """Mean of |x|^2 over all T tokens, the scale against which a ridge is small or large."""
@@ -278,6 +277,12 @@ class TokenSource(Protocol):
     def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
         """The tokens of some examples, one after the other."""
         ...
+
+
+def part_of(source: TokenSource, examples: Int[np.ndarray, "n"]) -> TokenEmbeddings:
+    """Some examples, in memory."""
+    ends = np.cumsum(source.lengths[examples])
+    return TokenEmbeddings(source.read(examples), np.concatenate([[0], ends]))
 
 
 PoolLike = TokenEmbeddings | np.ndarray | Sequence[np.ndarray]  # see `as_embeddings`

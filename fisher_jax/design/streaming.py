@@ -93,7 +93,7 @@ class Stream:
         fresh = is_open & (self._stamp == len(self.ranking))
         waiting, best = np.flatnonzero(is_open & ~fresh), self._best(np.flatnonzero(fresh))
         while len(waiting := self._in_reach(waiting, best)):
-            keys = self._keys(waiting)
+            keys = self.keys(waiting)
             kind = self._kind_of[waiting[np.argmax(keys)]]
             own, batch = np.flatnonzero(self._kind_of[waiting] == kind), self._kinds[kind].batch
             top = np.argpartition(-keys[own], min(batch.width, len(own)) - 1)[: batch.width]
@@ -102,7 +102,7 @@ class Stream:
             best = max(best, self._best(waiting[done]))
             waiting = np.delete(waiting, done)
         fresh = is_open & (self._stamp == len(self.ranking))
-        keys = np.where(fresh, self._keys(slice(None)), -np.inf)
+        keys = np.where(fresh, self.keys(slice(None)), -np.inf)
         tied = keys >= keys.max() * (1 - TIE[keys.dtype.name])
         return int(np.argmax(tied))  # the first
 
@@ -119,12 +119,29 @@ class Stream:
     def best_of(self, candidates: Int[np.ndarray, "n"]) -> int:
         """The best of some examples, all of which are evaluated; of ties the first."""
         candidates = np.sort(candidates)
+        self.evaluate(candidates)
+        keys = self.keys(candidates)
+        return int(candidates[np.argmax(keys >= keys.max() * (1 - TIE[keys.dtype.name]))])
+
+    def evaluate(self, candidates: Int[np.ndarray, "n"]) -> None:
+        """Gains of some examples, given those that are chosen."""
         for k, kind in enumerate(self._kinds):
             own, begin = candidates[self._kind_of[candidates] == k], 0
             while begin < len(own):
                 begin += self._evaluate(kind.batch, own[begin:])
-        keys = self._keys(candidates)
-        return int(candidates[np.argmax(keys >= keys.max() * (1 - TIE[keys.dtype.name]))])
+
+    def evaluate_first(self, candidates: Int[np.ndarray, "n"]) -> None:
+        """The first of some examples, and with it those of the others that fill its batch."""
+        kind = self._kind_of[candidates[0]]
+        self._evaluate(self._kinds[kind].batch, candidates[self._kind_of[candidates] == kind])
+
+    def key(self, i: int) -> float:
+        """Its gain, or a bound of it, divided by its price."""
+        return float((self._bounds[i] + self._bonus[i]) / self._per[i])
+
+    def is_fresh(self, i: int) -> bool:
+        """Its gain is given all that are chosen; else it is a bound."""
+        return bool(self._stamp[i] == len(self.ranking))
 
     def take(self, i: int) -> None:
         """An example joins the chosen ones."""
@@ -144,7 +161,7 @@ class Stream:
         """Of the budget."""
         return float(self._costs[self.ranking].sum())
 
-    def _keys(self, examples: Int[np.ndarray, "n"] | slice) -> Float[np.ndarray, "n"]:
+    def keys(self, examples: Int[np.ndarray, "n"] | slice) -> Float[np.ndarray, "n"]:
         """As `device_pool.keys`."""
         return (self._bounds[examples] + self._bonus[examples]) / self._per[examples]
 
@@ -152,14 +169,14 @@ class Stream:
         """The largest ratio of gain and price among some, and minus the first example of it."""
         if not len(fresh):
             return -np.inf, -len(self._taken)
-        ratios = self._keys(fresh)
+        ratios = self.keys(fresh)
         return float(ratios.max()), -int(fresh[ratios == ratios.max()].min())
 
     def _in_reach(
         self, stale: Int[np.ndarray, "n"], best: tuple[float, int]
     ) -> Int[np.ndarray, "m"]:
         """Those whose old bound may still win, as `greedy._find_lazy` has it."""
-        keys = self._keys(stale)
+        keys = self.keys(stale)
         reach = best[0] * (1 - BOUND_SLACK[keys.dtype.name])
         return stale[(keys >= reach) & ((keys != best[0]) | (stale < -best[1]))]
 

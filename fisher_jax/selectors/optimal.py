@@ -80,8 +80,53 @@ def fisher_stochastic(
     `design.stochastic_greedy` says when, and how large the samples are.
     """
     per = budget.divisors(emb, criterion)
-    options = {"ridge": terms.ridge, "seed": terms.seed, "on_progress": terms.on_progress}
-    return design.stochastic_greedy(emb, budget, per, epsilon=epsilon, **options)
+    return design.stochastic_greedy(emb, budget, per, epsilon=epsilon, **terms._asdict())
+
+
+@rule(
+    "as fisher, within random parts of the pool and then among what they chose",
+    nested=False,
+    criterion="gain",
+    streams=True,
+)
+def fisher_in_parts(
+    emb: TokenSource,
+    budget: Budget,
+    terms: Terms,
+    *,
+    criterion: Criterion = "gain",
+    parts: int | None = None,
+) -> Selection:
+    """RandGreeDI: at least (1 - 1/e) / 2 of the best f, in expectation over its parts.
+
+    `design.in_two_rounds` says when. For many devices, or a pool that fits in memory by parts only.
+    """
+    per = budget.divisors(emb, criterion)
+    return design.in_two_rounds(emb, budget, per, parts=parts, **terms._asdict())
+
+
+@rule(
+    "as fisher, in one pass over rows in random order",
+    nested=False,
+    criterion="gain",
+    streams=True,
+    grouped=False,
+)
+def fisher_sieve(
+    emb: TokenSource,
+    budget: Budget,
+    terms: Terms,
+    *,
+    criterion: Criterion = "gain",
+    epsilon: float = 0.2,
+    alpha: float = 0.15,
+) -> Selection:
+    """ThreeSieves: takes a row whose gain is above a threshold that falls; reads each row once.
+
+    `design.in_one_pass` says how, and what is known of its share of the best f.
+    """
+    per = budget.divisors(emb, criterion)
+    return design.in_one_pass(emb, budget, per, epsilon=epsilon, alpha=alpha, **terms._asdict())
 
 
 @rule(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.cost_model import MESSAGE_S, RUNS, estimate, fitted, table
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ESTIMATE = re.compile(r"[+-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
@@ -61,6 +63,26 @@ def test_what_less_of_the_embeddings_keeps_is_the_benchmark_s(name):
     page = (ROOT / "docs/scaling.md").read_text()
     assert f"| {NARROW[name]} | {rows:.4f} | {tokens:.4f} |\n" in page
     assert f"{part['choices']} of {part['shape'][0]:,} sentences" in page
+
+
+@pytest.mark.parametrize("name", ["fisher_stochastic", "fisher_sieve", "fisher_in_parts"])
+def test_what_inexact_rules_keep_is_the_benchmark_s(name):
+    own = json.loads((ROOT / "benchmarks/results.json").read_text())["approximate"][name]
+    mean, least = own["mean_share_of_exact"], own["least_share_of_exact"]
+    line = f"| `{name}` | {mean:.3f} | {least:.3f} | {own['time_in_exact']:.1f} |\n"
+    assert line in (ROOT / "docs/speed.md").read_text()
+
+
+def test_the_model_of_large_pools_is_that_of_the_runs():
+    model = fitted(json.loads(RUNS.read_text()))
+    page = (ROOT / "docs/scaling.md").read_text()
+    text = " ".join(page.split())
+    assert table(model) in page
+    assert f"a = {model.choice * 1e3:.2f} ms, b = {model.token * 1e6:.2f} µs" in text
+    assert f"c = {model.token_choice * 1e9:.1f} ns" in text
+    assert f"{model.messages / MESSAGE_S:.0f} messages of {MESSAGE_S * 1e6:.0f} µs" in text
+    largest = estimate(model, 10_000_000, 1)
+    assert f"{largest.bytes_a_device * largest.devices / 1e9:.0f} GB for ten million" in text
 
 
 def test_estimates_stand_in_the_generated_tables():

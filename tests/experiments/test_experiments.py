@@ -195,8 +195,9 @@ def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
     assert "dim must be above 0" in done.stderr and not (tmp_path / "x/results.jsonl").exists()
 
 
-def test_a_sweep_has_results_of_every_job(tmp_path):
+def test_jobs_of_a_sweep_have_results_and_devices_of_their_own(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    devices = "--xla_force_host_platform_device_count=1${modulo:${hydra.job.num},2}"
     small = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in SMALL.items()]
     done = command(
         "synthetic",
@@ -204,11 +205,16 @@ def test_a_sweep_has_results_of_every_job(tmp_path):
         "seed=0,1",
         "selectors=[uniform]",
         "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        f"+hydra.job.env_set.XLA_FLAGS='{devices}'",
+        "+hydra.job.env_set.CUDA_VISIBLE_DEVICES='${modulo:${hydra.job.num},2}'",
         f"hydra.sweep.dir={tmp_path}",
         *small,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list(tmp_path.glob("*/results.jsonl"))) == 2
+    facts = [json.loads(path.read_text()) for path in tmp_path.glob("*/provenance.json")]
+    assert sorted(own["devices"] for own in facts) == ["10 x cpu", "11 x cpu"]
 
 
 def test_a_bad_job_ends_no_sweep_and_long_overrides_have_short_folders(tmp_path):
