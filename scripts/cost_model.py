@@ -54,7 +54,8 @@ def fitted(runs: dict) -> Model:
     values, _ = nnls(terms / scale / seconds[:, None], np.ones(len(own)))
     messages = MESSAGE_S * (MESSAGES + PER_BATCH * parts["kernels"]["batches_a_choice"])
     memory = runs["imports"]["parts"]["devices"]["memory_bytes"]
-    return Model(*(values / scale).tolist(), messages, memory)
+    choice, token, token_choice = (values / scale).tolist()
+    return Model(choice, token, token_choice, messages, memory)
 
 
 def estimate(model: Model, rows: int, choices: int) -> Estimate:

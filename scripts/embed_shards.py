@@ -43,7 +43,7 @@ def by_submitit(cluster: str | None) -> Callable[[Sequence[str], int, Options], 
 
 def by_ray(words: Sequence[str], parts: int, options: Options) -> list[int]:
     """Tasks of Ray, on the cluster that `RAY_ADDRESS` names or on this machine."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     ray.init()
     task = ray.remote(embed).options(**options)

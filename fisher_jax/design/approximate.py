@@ -6,6 +6,7 @@ import numpy as np
 
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenSource
+from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.precision import in_precision, precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
@@ -52,6 +53,8 @@ def stochastic_greedy(
         state = Stream(emb, budget, per, None, ridge, dtype)
         while len(left := state.open):
             state.take(state.best_of(rng.choice(left, min(size, len(left)), replace=False)))
+            if len(state.ranking) % REFRESH == 0:
+                state.root = fresh_root(emb, np.asarray(state.ranking), ridge, dtype)
             if on_progress is not None:
                 on_progress(int(state.spent))
         return Selection.of(np.asarray(state.ranking, np.int64), np.asarray(state.gains, dtype))

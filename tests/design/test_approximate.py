@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fisher_jax as fj
+from fisher_jax.design import approximate
 from tests.helpers.references import random_pool
 from tests.helpers.sources import Reader
 
@@ -59,3 +60,13 @@ def test_it_looks_at_a_sample_and_reads_no_more(pool):
 def test_a_share_out_of_range_is_refused(pool, epsilon):
     with pytest.raises(ValueError, match="epsilon"):
         stochastic(pool, n_samples=2, epsilon=epsilon)
+
+
+def test_a_root_that_is_made_anew_changes_nothing_but_rounding(pool, monkeypatch):
+    plain, made = stochastic(pool, n_samples=20), []
+    monkeypatch.setattr(approximate, "REFRESH", 7)
+    real = approximate.fresh_root
+    monkeypatch.setattr(approximate, "fresh_root", lambda *args: made.append(1) or real(*args))
+    again = stochastic(pool, n_samples=20)
+    assert len(made) == 2 and again.ranking.tolist() == plain.ranking.tolist()
+    np.testing.assert_allclose(again.gains, plain.gains, rtol=1e-4)
