@@ -98,7 +98,7 @@ class PlainText:
         """See `Format`."""
         if rows.columns.named:
             raise PoolError(
-                f"{source.name} is plain text and has no columns: leave --text-column out, and "
+                f"{source.name} is plain text and has no columns: leave `text_column` out, and "
                 "what else names columns"
             )
         rows.begin(source.name, "line")
@@ -172,7 +172,7 @@ class Csv:
             ) from None
         for row in refused:
             what = f"has {row.actual_columns} values, not {row.expected_columns}"
-            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass --skip-bad")
+            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass `skip_bad`")
         bad = {row.number - 2 for row in refused}  # numbered from 1, with the line of names
         kept = [i for i in range(table.num_rows + len(bad)) if i not in bad]
         return of_table(source.name, table, rows, kept)

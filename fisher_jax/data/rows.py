@@ -79,7 +79,7 @@ class Rows:
             raise
         except ValueError as error:
             return self.refuse(
-                number, f"column {error}: mend or remove the row, or pass --skip-bad", ": "
+                number, f"column {error}: mend or remove the row, or pass `skip_bad`", ": "
             )
 
     def refuse(self, number: int, what: str, between: str = " ") -> bool:

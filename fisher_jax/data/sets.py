@@ -31,7 +31,7 @@ class SavedSet:
         if isinstance(found, dict):
             found = _split_of(found, name, part.split)
         elif part.split is not None:
-            raise PoolError(f"{name} has no splits: leave --split out")
+            raise PoolError(f"{name} has no splits: leave `split` out")
         return of_set(name, found, rows)
 
 
@@ -115,7 +115,7 @@ def _datasets(name: str) -> Iterator[Any]:
     except Exception as error:  # the hub's, the network's, and those of a dozen file formats
         reason = one_line(error) or type(error).__name__
         raise PoolError(
-            f"{name} can't be read as a data set ({reason}): check its name, --subset and --split, "
+            f"{name} can't be read as a data set ({reason}): check its name, `subset` and `split`, "
             "and the network"
         ) from None
 
@@ -125,5 +125,5 @@ def _split_of(found: Any, name: str, split: str | None) -> Any:
         (split,) = found
     if split not in found:
         asked = "several splits" if split is None else f"no split {split!r}"
-        raise PoolError(f"{name} has {asked}, it has {', '.join(found)}: pass --split")
+        raise PoolError(f"{name} has {asked}, it has {', '.join(found)}: pass `split`")
     return found[split]

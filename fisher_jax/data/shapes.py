@@ -137,15 +137,15 @@ class Columns:
                 unknown format.
         """
         if (self.prompt is None) != (self.completion is None):
-            raise PoolError("--prompt-column and --completion-column go together: give both")
+            raise PoolError("`prompt_column` and `completion_column` go together: give both")
         ways = [self.format, self.text, self.messages, self.prompt]
         if sum(way is not None for way in ways) > 1:
             raise PoolError(
-                "give one of --format, --text-column, --messages-column, or --prompt-column with "
-                "--completion-column"
+                "give one of `format`, `text_column`, `messages_column`, or `prompt_column` with "
+                "`completion_column`"
             )
         if self.format is not None and self.format not in FORMATS:
-            raise PoolError(f"--format {self.format!r} is none of {', '.join(FORMATS)}")
+            raise PoolError(f"`format={self.format}` is none of {', '.join(FORMATS)}")
 
     @property
     def named(self) -> bool:
@@ -164,8 +164,8 @@ class Columns:
         if shape is None:
             raise PoolError(
                 f"has no column 'text', nor others that are known, it has {_quoted(names)}: name "
-                "them by --text-column, --messages-column, or --prompt-column and "
-                "--completion-column, or see --format"
+                "them by `text_column`, `messages_column`, or `prompt_column` and "
+                "`completion_column`, or see `format`"
             )
         check_columns(shape, names)
         return shape
@@ -189,7 +189,7 @@ def check_columns(shape: Shape, names: Collection[str]) -> None:
     for column in shape.columns:
         if column not in names:
             raise PoolError(
-                f"has no column {column!r}, it has {_quoted(names)}: see --text-column and --format"
+                f"has no column {column!r}, it has {_quoted(names)}: see `text_column` and `format`"
             )
 
 

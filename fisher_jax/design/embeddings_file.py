@@ -18,7 +18,7 @@ def read_embeddings(path: Path) -> TokenEmbeddings:
         UserError: no such file, not safetensors, or no valid `TokenEmbeddings`.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}: --embeddings takes a .safetensors file")
+        raise UserError(f"there is no file {path}: `embeddings` takes a .safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
             names = sorted(file.keys())

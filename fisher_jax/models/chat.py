@@ -43,7 +43,7 @@ def written(model: LanguageModel, chat: Example, where: str) -> Written:
     if not model.chats:
         raise PoolError(
             f"{where} is a chat, and {model.name} has no chat template: name a model that has one, "
-            "write the rows as text, or name columns by --prompt-column and --completion-column"
+            "write the rows as text, or name columns by `prompt_column` and `completion_column`"
         )
     if not chat.completion or not chat.messages:
         return Written("", [], True)
@@ -179,7 +179,7 @@ class _Chat:
                 return begin, end + common(closing, self.whole[end:])
         raise _UnknownTurnError(
             "writes an answer otherwise once the chat goes on, so that it can't be located: pass "
-            "--positions all, or write prompt and completion"
+            "`positions=all`, or write prompt and completion"
         )
 
 

@@ -41,7 +41,7 @@ def read_config(folder: Path) -> Any:
             known = ", ".join(f.model_types[0] for f in all_families().values())
             raise ModelError(
                 f"{path}: model_type {raw['model_type']!r} is not supported, only {known} are: "
-                "name another model, or embed the rows elsewhere and pass them as --embeddings"
+                "name another model, or embed the rows elsewhere and pass them as `embeddings`"
             )
         _refuse_quantised(raw, path)
         _check_depth(raw, path)
