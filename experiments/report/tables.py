@@ -24,7 +24,6 @@ class Compared(NamedTuple):
 
 
 Cell = str | Compared
-Table = tuple[list[str], list[list[Cell]]]  # head and lines
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:

@@ -6,7 +6,7 @@ from fisher_jax.command.words import (
     NAME,
     Caps,
     Listing,
-    Names,
+    NamesOf,
     Parser,
     name_of,
     number,
@@ -63,7 +63,7 @@ def parser(half: str = "") -> argparse.ArgumentParser:
         "pool",
         metavar="POOL",
         nargs="*",
-        action=Names,
+        action=NamesOf,
         type=name_of,
         help=".jsonl, .json, .csv, .tsv, .parquet or .txt (a row a line), also .gz, .bz2, .xz or "
         ".zst; a pattern, a folder, - for standard input, an address (https://, s3://, hf://), a "

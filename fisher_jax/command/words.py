@@ -67,7 +67,7 @@ class Caps(argparse.Action):
         setattr(namespace, self.dest, caps if equals else cap)
 
 
-class Names(argparse.Action):
+class NamesOf(argparse.Action):
     """No name, one, or a tuple of several."""
 
     def __call__(

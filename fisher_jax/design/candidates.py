@@ -101,7 +101,7 @@ def _batch(lengths: Int[np.ndarray, "N"], start: int, stop: int, dim: int) -> Ba
     )
 
 
-class Plan(NamedTuple):
+class Layout(NamedTuple):
     """Where each of C candidates stands: its first row of the product and of the tiles.
 
     `is_in` are those that there was room for; the others have length 0.
@@ -113,7 +113,7 @@ class Plan(NamedTuple):
     place: Int[Array, "C"]
 
 
-def plan(length_C: Int[Array, "C"], batch: Batch) -> Plan:
+def layout(length_C: Int[Array, "C"], batch: Batch) -> Layout:
     """Rooms for the first candidates that fit; those of length 0 are none.
 
     A candidate takes the smallest share of a tile that it fits into, and tiles are filled with
@@ -131,7 +131,7 @@ def plan(length_C: Int[Array, "C"], batch: Batch) -> Plan:
     rank_C = jnp.take_along_axis(counted_CxK, share_C[:, None], axis=1)[:, 0] - 1
     own_C = jnp.asarray(shares)[share_C]
     tile_C = first_K[share_C] + rank_C // own_C
-    return Plan(
+    return Layout(
         is_in=fits_C & (length_C > 0),
         length=jnp.where(fits_C, length_C, 0),
         row=end_C - length_C,
@@ -166,7 +166,7 @@ def batch_gains(
     A candidate is `length` tokens from `start` on; of length 0 it is none. A scalar root is that
     multiple of the identity.
     """
-    rooms = plan(length_C, batch)
+    rooms = layout(length_C, batch)
     source_R, _ = laid_out(rooms.row, start_C, rooms.length, batch.rows, batch.length)
     x_RxD = tokens_TxD.at[source_R].get(mode="clip").astype(root.dtype)
     y_RxD = x_RxD * root if root.ndim == 0 else whiten(x_RxD, root, batch.blocks)

@@ -25,14 +25,14 @@ from fisher_jax.util.progress import OnProgress
 SHARD_BYTES = 1 << 28  # of embeddings: what a killed run loses at most
 
 
-class Part(NamedTuple):
-    """Part i of k of the work, i from 1 to k."""
+class Shard(NamedTuple):
+    """Shard i of k of the work, i from 1 to k."""
 
     i: int = 1
     k: int = 1
 
 
-WHOLE = Part()
+WHOLE = Shard()
 
 
 class CachedRows:
@@ -94,7 +94,7 @@ class CachedRows:
         """Nobody has asked for this cache by name."""
         return self._cache.exact
 
-    def embed(self, on_progress: OnProgress, part: Part = WHOLE) -> None:
+    def embed(self, on_progress: OnProgress, part: Shard = WHOLE) -> None:
         """Embed what is absent, or a part of it."""
         mark_used(self.store.used(self.keys))
         remove(self._superfluous())

@@ -8,7 +8,7 @@ import numpy as np
 from fisher_jax.design import Budget, Selection, certify, draw_fisher, evaluate
 from fisher_jax.pipeline.choice import Choice
 from fisher_jax.pipeline.clock import Clock, OnStep
-from fisher_jax.pipeline.embedding import Part
+from fisher_jax.pipeline.embedding import Shard
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
@@ -104,7 +104,7 @@ def embed_pool(prepared: TextPool, clock: Clock, part: tuple[int, int] = (1, 1))
     if cached is None:
         raise UserError(prepared.kept or "embed fills a cache: name one as `cache=DIR`")
     n = len(prepared.usable.at)
-    cached.embed(clock.counting("embedding", n, "row"), Part(*part))
+    cached.embed(clock.counting("embedding", n, "row"), Shard(*part))
     left, of = n - len(cached.absent), "" if part[1] == 1 else f", part {part[0]} of {part[1]} done"
     return f"{left:,} of {counted(n, 'row')} embedded, {cached.store.folder}{of}"
 
