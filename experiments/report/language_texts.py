@@ -1,5 +1,6 @@
 """Tables of what language runs chose and wrote: first picks, lengths, judges' verdicts, samples."""
 
+import math
 from collections.abc import Sequence
 
 from experiments.judging.calibration import LEAST_RIGHT, POSITION_1
@@ -52,7 +53,7 @@ def noise(spreads: Sequence[Row]) -> str:
             " ".join(f"{rate:g}" for rate in of["rates"]),
             of["selector"],
             f"{of['training']:.4f} ({of['cells']} cells)",
-            "" if of["selector"] == "uniform" else f"{of['replicate']:.4f}",
+            "" if of["selector"] == "uniform" else _or_none(of["replicate"]),
             str(of["replicates"] or ""),
             f"{of['unsteady']}, {of['diverged']}",
         ]
@@ -60,6 +61,10 @@ def noise(spreads: Sequence[Row]) -> str:
     ]
     head = ["rate", "rows of", "SD of a training, nats a token", "SD of the difference to uniform"]
     return table([*head, f"replicates for {DIFFERENCE:g} nats", "unsteady, diverged"], lines)
+
+
+def _or_none(sd: float) -> str:
+    return "one replicate" if math.isnan(sd) else f"{sd:.4f}"
 
 
 def wins_of_models(entry: Row, pairs_a_model: int) -> list[float]:
