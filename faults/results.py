@@ -24,7 +24,7 @@ def run_case(campaign: str, case: Case, clock: Callable[[], float]) -> Result:
     trial, begin = Trial(), clock()
     with trial.attempt(case.name):
         case.run(trial)
-    tried = max(1, trial.tried - 1)  # less the case itself
+    tried = trial.tried - 1  # less the case itself
     seconds = round(clock() - begin, 2)
     return Result(campaign, case.kind, case.name, tried, trial.faults, seconds)
 
