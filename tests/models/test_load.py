@@ -266,7 +266,7 @@ def test_a_hub_model_is_known_by_its_configuration_before_its_weights_are_had(
         folder.mkdir()
     (source / "config.json").write_text('{"model_type": "mamba"}')
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert_model_error(lambda: load_model("Qwen/Qwen2.5-7B"), "'mamba' is not", "--embeddings")
+    assert_model_error(lambda: load_model("Qwen/Qwen2.5-7B"), "'mamba' is not", "`embeddings`")
     assert asked == ["Qwen/Qwen2.5-7B"]
     source = llama_folder
     assert load_model("nobody/llama").dim == load_model(str(llama_folder)).dim
