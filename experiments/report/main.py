@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jinja2
 
+from experiments.language.noise import DIFFERENCE
 from experiments.report.claims import claims
 from experiments.report.committed import KEPT, ROOT, STREAMS, STUDIES, collect
 from experiments.report.compare import compare
@@ -82,7 +83,7 @@ def pages(runs: Runs) -> dict[Path, str]:
         keep_trailing_newline=True,
     )
     environment.globals |= {"published": PUBLISHED, "published_wins": published_wins()}
-    environment.globals |= {"plain": plain, "nats": nats}
+    environment.globals |= {"plain": plain, "nats": nats, "difference": DIFFERENCE}
     made = {
         run.folder / "README.md": environment.select_template(
             [f"{name}.md.j2", "run.md.j2"]
