@@ -1,6 +1,5 @@
 """Rows embedded by a model: once, where a cache is given, whatever is chosen of them later."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -123,8 +122,11 @@ class CachedRows:
         numbers = read_numbers(path)
         if numbers is None or len(numbers) != len(self.keys):
             numbers = np.asarray(compute())
-            with contextlib.suppress(*[OSError] * self.is_optional):
+            try:
                 write_numbers(path, numbers, self._model.name)
+            except OSError:
+                if not self.is_optional:
+                    raise  # else the user's cache is full, and only time is lost
         mark_used([path])
         return numbers
 

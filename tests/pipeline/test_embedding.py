@@ -90,18 +90,20 @@ def test_a_pool_larger_than_the_users_cache_is_not_kept(llama, user, monkeypatch
 
 
 @pytest.mark.parametrize("by_default", [True, False])
+@pytest.mark.parametrize("what", ["EmbeddingStore.add", "write_numbers"])
 def test_a_full_disk_stops_only_who_asked_for_a_cache(
-    llama, tmp_path, user, monkeypatch, by_default
+    llama, tmp_path, user, monkeypatch, what, by_default
 ):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(embedding.EmbeddingStore, "add", full)
+    monkeypatch.setattr(f"fisher_jax.pipeline.embedding.{what}", full)
+    options = {"model": llama, "n_samples": K, "selector": "perplexity_low"}
     if by_default:
-        assert len(chosen(texts(), llama, True).ranking) == K
+        assert len(fj.choose(texts(), cache=True, **options).ranking) == K
     else:
         with pytest.raises(OSError, match="No space"):
-            chosen(texts(), llama, tmp_path / "c")
+            fj.choose(texts(), cache=tmp_path / "c", **options)
 
 
 def test_copies_are_embedded_once(llama, tmp_path, embedded):
