@@ -1,6 +1,7 @@
 """RESULTS.md and the pages of results/ say what the data say, and no number is typed by hand."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -153,11 +154,18 @@ def test_runs_and_sweeps_are_collected(small_run, tmp_path, monkeypatch):
     partial = tmp_path / "outputs/synthetic/partial/config.yaml"
     whole = OmegaConf.load(partial)
     OmegaConf.save(OmegaConf.merge(whole, {"grid": {"dim": [2, 3, 4]}}), partial)
+    for place in ("conf", "outputs"):  # a study that grows in slices
+        shutil.copytree(tmp_path / place / "synthetic", tmp_path / place / "language")
+    judged = tmp_path / "results/synthetic/mine/judged.json"
+    judged.parent.mkdir(parents=True)
+    judged.write_text("[]")  # of an earlier run
     assert [*committed.collect(tmp_path / "outputs")] == [
         "synthetic/mine: taken over",
         "synthetic/partial: left out, 2 of its settings are not finished",
         "synthetic/swept: taken over",
+        *(f"language/{name}: taken over" for name in ("mine", "partial", "swept")),
     ]
+    assert not judged.exists()
     assert not (tmp_path / "results/synthetic/partial").exists()
     assert read_run(folders[0]).rows == read_rows(small_run / "results.jsonl")
     swept = read_sweep(tmp_path / "outputs/synthetic/multirun/swept")
@@ -168,6 +176,11 @@ def test_runs_and_sweeps_are_collected(small_run, tmp_path, monkeypatch):
 def test_several_runs_are_plotted_together(small_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(small_run, other)
+    config = OmegaConf.load(other / "config.yaml")  # of another grid, in which uniform is missing
+    OmegaConf.save(OmegaConf.merge(config, {"grid": {"dim": [2]}}), other / "config.yaml")
+    rows = [r | {"setting": {"dim": 2}} for r in read_rows(other / "results.jsonl")]
+    kept = [json.dumps(r) + "\n" for r in rows if r["selector"] != "uniform"]
+    (other / "results.jsonl").write_text("".join(kept))
     names = [path.name for path in compare([small_run, other], tmp_path / "figures")]
     metrics = ["max_logit", "mean_logit"]
     assert names == [f"{kind}{m}.png" for m in metrics for kind in ("", "forest_")]

@@ -6,7 +6,7 @@ from scipy import stats
 
 from experiments.report.statistics import Estimate, against_uniform, estimate, percent, rejected
 from experiments.report.tables import Compared, table
-from experiments.report.verdicts import beats, near, told
+from experiments.report.verdicts import at_most, beats, near, told
 
 
 def test_an_estimate_is_students():
@@ -57,6 +57,9 @@ def test_verdicts_follow_the_intervals():
     assert beats(at(-1, 0)) == "holds at 0 only"
     assert beats(at(-1, -1, 1)) == "holds at 0 and at 1, worse at 2"
     assert beats(at(0, 0), at(-1, -1)) == "only by length"
+    assert beats(at(-1, 0), at(-1, -1)) == "only by length; at equal tokens at 0 only"
+    for limit, verdict in ((2, "holds"), (0.0, "not shown"), (-2, "not")):
+        assert at_most([Estimate(0.0, 1.0, 1.0)] * 2, limit) == verdict
     assert beats(at(0, 1), at(-1, -1)) == "only by length"
     assert beats(at(0, 1), at(-1, 0)) == "not: worse at 1"
     assert beats(at(0, 0), at(-1, 0)) == "not shown"
