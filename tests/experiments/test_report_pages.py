@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from experiments.report import committed, main, runs
 from experiments.report.committed import KEPT, ROOT, Kept, keep, read_run
 from experiments.report.compare import compare
+from experiments.report.figures import draw
 from experiments.report.runs import Run
 from experiments.run.results import read_rows
 from experiments.run.sweeps import read_sweep
@@ -173,13 +174,22 @@ def test_runs_and_sweeps_are_collected(small_run, tmp_path, monkeypatch):
     assert again.rows == swept.rows and again.options.grid.dim == [2]
 
 
+@pytest.mark.parametrize("lacks", [lambda r: r["n"] > 5, lambda r: False])
+def test_a_run_that_lacks_uniform_rows_is_drawn(lacks, small_run):
+    rows = read_rows(small_run / "results.jsonl")
+    assert draw([r for r in rows if r["selector"] != "uniform" or lacks(r)], "mean_logit")
+
+
 def test_several_runs_are_plotted_together(small_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(small_run, other)
     config = OmegaConf.load(other / "config.yaml")  # of another grid, in which uniform is missing
-    OmegaConf.save(OmegaConf.merge(config, {"grid": {"dim": [2]}}), other / "config.yaml")
-    rows = [r | {"setting": {"dim": 2}} for r in read_rows(other / "results.jsonl")]
-    kept = [json.dumps(r) + "\n" for r in rows if r["selector"] != "uniform"]
+    config.grid = {"n_labels": [4, 5]}
+    OmegaConf.save(config, other / "config.yaml")
+    rows = [
+        r | {"setting": {"n_labels": n}} for n in (4, 5) for r in read_rows(other / "results.jsonl")
+    ]
+    kept = [json.dumps(r) + "\n" for r in rows if r["selector"] != "uniform" or r["n"] > 5]
     (other / "results.jsonl").write_text("".join(kept))
     names = [path.name for path in compare([small_run, other], tmp_path / "figures")]
     metrics = ["max_logit", "mean_logit"]
