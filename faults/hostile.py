@@ -17,7 +17,8 @@ from faults.case import Case, Trial, shuffled
 from faults.commands import select
 from faults.processes import ended
 from fisher_jax.report.page import SCRIPT
-from tests.helpers.cli import K, N, texts, write_embeddings, write_rows
+from tests.helpers import browser
+from tests.helpers.cli import K, N, read_rows, texts, write_embeddings, write_rows
 from tests.helpers.endpoint_server import Server
 
 ROUNDS = 30
@@ -177,6 +178,19 @@ def scripts_in_rows(trial: Trial, folder: Path, seed: int) -> None:
     expected = {"default-src": "'none'", "script-src": f"'sha256-{digest}'"}
     is_closed = sources | expected == sources and {*sources} <= DIRECTIVES
     trial.check(is_closed, f"the report's policy is {page.policy!r}")
+    if browser.IS_HERE:
+        chosen = [row["text"] for row in read_rows(folder / "out.jsonl")]
+        in_a_browser(trial, folder / "out.jsonl.report/report.html", chosen)
+
+
+def in_a_browser(trial: Trial, path: Path, rows: list[str]) -> None:
+    """Chromium shows each row as its text, and the page asks for nothing and says nothing."""
+    with browser.opened(path, 500) as (page, did):
+        shown = page.locator("#rows > details").all_text_contents()
+    trial.check(not did, f"the report in a browser: {did}")
+    rows = [text.replace("\0", "") for text in rows]  # no character of HTML
+    are_shown = len(shown) == len(rows) and all(map(str.__contains__, shown, rows))
+    trial.check(are_shown, f"rows {rows} are shown as {shown}")
 
 
 def echoed_key(trial: Trial, folder: Path, model: Path) -> None:

@@ -56,9 +56,13 @@ class PoolFile:
         if self.rows is not None:
             return self.rows[i].preview()
         try:
-            return str(self.content.records([i])[0])
+            record = self.content.records([i])[0]
         except (ValueError, OverflowError):  # a date that Python has no value for
             return self.where(i)
+        try:
+            return Columns().shape_of(record).example(record).preview()
+        except ValueError:  # nothing to learn is asked of rows whose text is not read
+            return "\n".join(f"{name}: {value}" for name, value in record.items())
 
     def column(self, name: str, rows: Sequence[int] | np.ndarray) -> list[Any]:
         """A column's values in some rows, null (None) where a row lacks it.

@@ -80,7 +80,7 @@ def _row(
 ) -> Row:
     judged, text = comparison.judged, subject.preview(i)
     values = None if judged is None else judged.measure.values
-    own = [] if values is None else [f"{values[i]:.3g}"]
+    own = [] if values is None else [f"{values[i]:#.3g}"]
     cells = [rank, f"{subject.row_of[i]:,}", f"{subject.costs[i]:,}", f"{gain:.3f}"]
     excerpt = shortened(text, EXCERPT)
     least, most = _OF_A_ROW

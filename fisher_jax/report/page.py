@@ -83,7 +83,7 @@ def write_report(
         least=least,
         settings=settings,
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _drawn(

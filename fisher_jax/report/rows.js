@@ -3,7 +3,8 @@
 {
   const list = document.getElementById("rows");
   const rows = Array.from(list.children);
-  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const textOf = (row) => row.querySelector("p.text") ?? row.querySelector("summary span");
+  const texts = rows.map((row) => textOf(row).textContent.toLowerCase());
   const search = document.getElementById("search");
   const found = document.getElementById("found");
   const buttons = Array.from(document.querySelectorAll("#sort button"));

@@ -264,6 +264,21 @@ def test_text_columns(tmp_path):
     assert read_pool(table).where(0) == f"{table}, row 0"
 
 
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"text": "t", "source": "s"}, "t"),
+        ({"question": "q", "answer": "a"}, "user: q\nassistant: a"),
+        ({"body": "b", "source": 1}, "body: b\nsource: 1"),
+        ({"text": 3}, "text: 3"),
+    ],
+)
+def test_rows_that_need_no_text_are_shown_by_what_they_say(tmp_path, row, shown):
+    pool = tmp_path / "p.jsonl"
+    pool.write_text(json.dumps(row))
+    assert read_pool(pool, needs_text=False).preview(0) == shown
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_embeddings_keep_their_precision(dtype, tmp_path):
     tokens = np.random.default_rng(0).standard_normal((4, 2)).astype(dtype)

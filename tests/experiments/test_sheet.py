@@ -3,8 +3,6 @@
 import csv
 import html.parser
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 from experiments.judging.judge import Answer, Pair, Verdict, winners
 from experiments.judging.sheet import cohen_kappa, read_answers, write_sheet
+from tests.helpers import browser
 
 METHODS = ("fisher", "uniform")
 AWKWARD = [
@@ -161,43 +160,19 @@ def test_the_page_asks_1_2_or_tie_of_every_pair(sheet, key):
     assert {a["type"] for a in inputs} == {"radio"}
 
 
-DOCUMENT = """
-const listeners = {}, elements = {}, chosen = %s;
-let blob;
-const element = id => elements[id] ??= {
-  addEventListener: (kind, run) => { listeners[`${id} ${kind}`] = run; }, click: () => {} };
-globalThis.document = {
-  querySelectorAll: () => %s.flatMap(name => [{ name }, { name }, { name }]),
-  querySelector: query => {
-    if (query === "form") return element("form");
-    const name = query.match(/name="(.*)"\\]:checked/)[1];
-    return name in chosen ? { value: chosen[name] } : null;
-  },
-  getElementById: element,
-  createElement: element,
-};
-globalThis.window = { addEventListener: () => {} };
-globalThis.Blob = class { constructor(parts) { blob = parts.join(""); } };
-URL.createObjectURL = () => "blob:";
-%s
-listeners["download click"]();
-process.stdout.write(JSON.stringify([blob, elements.a.download, elements.count.textContent]));
-"""
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the page's script")
-def test_the_pages_answers_can_be_read(sheet, key, tmp_path):
-    script = sheet.html.read_text(encoding="utf-8").split("<script>")[1].split("</script>")[0]
-    chosen = {"p1": "1", "p2": "2", "p4": "tie"}
-    program = DOCUMENT % (json.dumps(chosen), json.dumps(list(key)), script)
-    done = subprocess.run(
-        ["node", "-e", program], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    content, name, count = json.loads(done.stdout)
-    assert name == "answers.csv" and count == f"3 of {len(PAIRS)} answered"
-    path = tmp_path / name
-    path.write_bytes(content.encode())
+@pytest.mark.skipif(not browser.IS_HERE, reason=browser.NEEDS)
+@pytest.mark.parametrize("width", [500, 1200])
+def test_the_pages_answers_can_be_read(sheet, key, tmp_path, width):
+    with browser.opened(sheet.html, width) as (page, did):
+        for name, answer in {"p1": "1", "p2": "2", "p4": "tie"}.items():
+            page.check(f"input[name={name}][value='{answer}']")
+        assert page.inner_text("#count") == f"3 of {len(PAIRS)} answered"
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        with page.expect_download() as download:
+            page.click("#download")
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+    assert did == [] and path.name == "answers.csv"
     assert read_answers(path, sheet.key) == {
         key["p1"]["pair"]: "a" if key["p1"]["text1"] == METHODS[0] else "b",
         key["p2"]["pair"]: "a" if key["p2"]["text2"] == METHODS[0] else "b",

@@ -205,7 +205,7 @@ def test_the_page_needs_no_other_file(page, report):
 
 def test_every_text_is_shown_as_it_is(page, written):
     rows = Page(page).rows
-    shown = [str({"text": text}) for text in TEXTS]
+    shown = [*TEXTS]
     assert [row[5] for row in rows if len(row[5]) <= 140] != []
     for row in rows:
         (text,) = {row[6]} if len(row[5]) == 141 else {row[5]}
@@ -214,6 +214,16 @@ def test_every_text_is_shown_as_it_is(page, written):
     assert shown == []
     assert "alert(1)" in page and "<script>alert" not in page
     assert str(written[0]) in Page(page).cells and "<i>" not in page
+
+
+def test_what_utf8_has_no_bytes_for_is_shown_by_its_number(run, ready, out, tmp_path):
+    pool = tmp_path / "p.jsonl"
+    rows = [{"text": "a", "source": source} for source in ("\ud83d", "b") * (N // 2)]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, messages = run(pool, *ready, "-o", out, "--n-samples", K)
+    assert code == 0, messages
+    page = out.with_name("chosen.jsonl.report") / "report.html"
+    assert r"<td>\ud83d</td>" in page.read_text(encoding="utf-8")
 
 
 def test_the_list_has_all_choices_and_the_rows_with_least_to_add(page, written):
