@@ -91,8 +91,8 @@ def write_sheet(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(sheet.key) as temporary_key, replacing_files(folder) as temporary:
         temporary_key.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-        (temporary / "sheet.csv").write_bytes(_as_csv(rows).encode("utf-8-sig"))
-        (temporary / "sheet.html").write_text(_as_page(rows), encoding="utf-8")
+        (temporary / "sheet.csv").write_bytes(_as_csv(rows).encode("utf-8-sig", "backslashreplace"))
+        (temporary / "sheet.html").write_bytes(_as_page(rows).encode("utf-8", "backslashreplace"))
     return sheet
 
 
