@@ -91,16 +91,21 @@ class Stream:
         if not is_open.any():
             return None
         fresh = is_open & (self._stamp == len(self.ranking))
-        waiting, best = np.flatnonzero(is_open & ~fresh), self._best(np.flatnonzero(fresh))
-        while len(waiting := self._in_reach(waiting, best)):
-            keys = self.keys(waiting)
-            kind = self._kind_of[waiting[np.argmax(keys)]]
-            own, batch = np.flatnonzero(self._kind_of[waiting] == kind), self._kinds[kind].batch
-            top = np.argpartition(-keys[own], min(batch.width, len(own)) - 1)[: batch.width]
-            top = own[top[np.argsort(-keys[own[top]], kind="stable")]]
-            done = top[: self._evaluate(batch, waiting[top])]
-            best = max(best, self._best(waiting[done]))
-            waiting = np.delete(waiting, done)
+        queues, best = self._queues(is_open & ~fresh), self._best(np.flatnonzero(fresh))
+        while queues:
+            kind = max(queues, key=lambda k: self.key(int(queues[k][0])))
+            batch, queue = self._kinds[kind].batch, queues[kind]
+            top = self._in_reach(queue[: batch.width], best)
+            if len(top):
+                done = top[: self._evaluate(batch, top)]
+                best = max(best, self._best(done))
+                end = int(np.argmax(queue == done[-1])) + 1
+            else:  # all that follow are below, or as good as the best and come after it
+                end = batch.width if self.key(int(queue[0])) == best[0] else len(queue)
+            if end < len(queue):
+                queues[kind] = queue[end:]
+            else:
+                del queues[kind]
         fresh = is_open & (self._stamp == len(self.ranking))
         keys = np.where(fresh, self.keys(slice(None)), -np.inf)
         tied = keys >= keys.max() * (1 - TIE[keys.dtype.name])
@@ -171,6 +176,15 @@ class Stream:
             return -np.inf, -len(self._taken)
         ratios = self.keys(fresh)
         return float(ratios.max()), -int(fresh[ratios == ratios.max()].min())
+
+    def _queues(self, stale: Bool[np.ndarray, "N"]) -> dict[int, Int[np.ndarray, "n"]]:
+        """Those examples by kind, each kind's by falling bounds."""
+        queues = {}
+        for k, kind in enumerate(self._kinds):
+            own = kind.examples[stale[kind.examples]]
+            if len(own):
+                queues[k] = own[np.argsort(-self.keys(own), kind="stable")]
+        return queues
 
     def _in_reach(
         self, stale: Int[np.ndarray, "n"], best: tuple[float, int]
