@@ -194,6 +194,7 @@ def parquet() -> Kind:
     import pyarrow.parquet as pq
 
     from fisher_jax.data.pool_file import read_pool
+    from fisher_jax.util.errors import UserError
 
     day = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     table = pa.table(
@@ -206,7 +207,12 @@ def parquet() -> Kind:
     )
 
     def read(folder: Path) -> None:
-        read_pool(folder / "pool.parquet").content.records(range(10))
+        file = read_pool(folder / "pool.parquet")
+        for name in table.column_names:
+            with contextlib.suppress(UserError):
+                file.column(name, range(10))
+        for i in range(len(file)):
+            file.preview(i)
 
     return Kind(
         "pools, Parquet",

@@ -24,8 +24,12 @@ class Content(Protocol):
         """Row i as a person would look for it."""
         ...
 
-    def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows as dictionaries of all their columns."""
+    def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:
+        """Rows as dictionaries of all their columns, or `only` of one, where they have it.
+
+        Raises:
+            ValueError, OverflowError: a date that Python has no value for.
+        """
         ...
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str]) -> list[str]:
@@ -59,9 +63,9 @@ class Lines:
         """File and line."""
         return f"{self.name}, line {self.numbers[i]}"
 
-    def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:
         """The lines' objects."""
-        return [parsed(self.lines[i]) for i in rows]
+        return _with(only, [parsed(self.lines[i]) for i in rows])
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
         """The lines as they are; those with a column that goes are written anew."""
@@ -75,9 +79,9 @@ class Lines:
 class Texts(Lines):
     """Lines of plain text, each a row with the column `text`."""
 
-    def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:
         """`{"text": line}`."""
-        return [{"text": self.lines[i]} for i in rows]
+        return _with(only, [{"text": self.lines[i]} for i in rows])
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
         """The records as JSON."""
@@ -103,9 +107,9 @@ class Records:
         """Which of the rows."""
         return f"{self.name}, row {self.numbers[i]}"
 
-    def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:
         """The rows."""
-        return [dict(self.rows[i]) for i in rows]
+        return _with(only, [dict(self.rows[i]) for i in rows])
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
         """The rows as JSON."""
@@ -133,9 +137,13 @@ class Table:
         """File and row, from 0."""
         return f"{self.name}, row {self.numbers[i]}"
 
-    def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:
         """The rows in Python's types."""
-        return taken(self.content, rows).to_pylist()
+        if only is None:
+            return taken(self.content, rows).to_pylist()
+        if only not in self.content.column_names:
+            return [{} for _ in rows]
+        return taken(self.content.select([only]), rows).to_pylist()
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
         """The rows as JSON; dates and decimals as strings."""
@@ -166,9 +174,9 @@ class Several:
         part, at = self._at[i]
         return part.where(at)
 
-    def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:
         """Each part's."""
-        return self._by_part(rows, lambda part, at: part.records(at))
+        return self._by_part(rows, lambda part, at: part.records(at, only))
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
         """Each part's."""
@@ -193,6 +201,13 @@ class Several:
             for k, value in zip(at, of_part(part, [self._at[rows[k]][1] for k in at]), strict=True):
                 values[k] = value
         return values
+
+
+def _with(only: str | None, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of all columns, or of one."""
+    if only is None:
+        return records
+    return [{only: record[only]} if only in record else {} for record in records]
 
 
 def parsed(line: str) -> Any:

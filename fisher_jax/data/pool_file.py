@@ -16,6 +16,7 @@ from fisher_jax.data.places import Source, files_of
 from fisher_jax.data.rows import Rows
 from fisher_jax.data.sets import HubSet, Part, SavedSet, is_set, of_set
 from fisher_jax.data.shapes import Columns
+from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.files import unchanged
 
 SUFFIXES = tuple(BY_SUFFIX)
@@ -68,13 +69,19 @@ class PoolFile:
         """A column's values in some rows, null (None) where a row lacks it.
 
         Raises:
-            PoolError: no row has it.
+            PoolError: no row has it, or Python has no value for one of its dates.
         """
         values, is_there = [], False
         for begin in range(0, len(rows), 4096):  # never all rows as Python objects
-            for record in self.content.records([int(i) for i in rows[begin : begin + 4096]]):
-                is_there |= name in record
-                values.append(record.get(name))
+            at = [int(i) for i in rows[begin : begin + 4096]]
+            try:
+                records = self.content.records(at, name)
+            except (ValueError, OverflowError) as error:
+                raise PoolError(
+                    f"{self.path}: column {name!r} can't be read ({one_line(error)}): name another"
+                ) from None
+            is_there |= any(name in record for record in records)
+            values += [record.get(name) for record in records]
         if not is_there:
             raise PoolError(f"{self.path} has no column {name!r}: name one that it has")
         return values

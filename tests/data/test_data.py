@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from fisher_jax.command.main import main
 from fisher_jax.data import Columns, Example
+from fisher_jax.data.example import PoolError
 from fisher_jax.data.pool_file import read_pool
 from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.util.files import replacing, replacing_files
@@ -277,6 +278,17 @@ def test_rows_that_need_no_text_are_shown_by_what_they_say(tmp_path, row, shown)
     pool = tmp_path / "p.jsonl"
     pool.write_text(json.dumps(row))
     assert read_pool(pool, needs_text=False).preview(0) == shown
+
+
+def test_a_date_that_python_has_no_value_for_spoils_no_other_column(tmp_path):
+    pool = tmp_path / "p.parquet"
+    days = pa.array([1, 10**7], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"text": ["t", "u"], "day": days, "source": ["a", "b"]}), pool)
+    file = read_pool(pool)
+    assert file.column("source", [0, 1]) == ["a", "b"]
+    with pytest.raises(PoolError, match=r"p\.parquet: column 'day' can't be read"):
+        file.column("day", [0, 1])
+    assert read_pool(pool, needs_text=False).preview(1) == f"{pool}, row 1"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
