@@ -1,16 +1,18 @@
 """Files and folders that are there whole or not at all."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fisher_jax.util.errors import UserError
 
-_SUFFIX, _RANDOM = ".tmp", 8  # characters that tempfile puts between
+_SUFFIX, _EARLIER, _RANDOM = ".tmp", ".earlier", 8  # characters that tempfile puts between
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows: no quotas
 
 
@@ -55,13 +57,21 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
 def remove_leftovers(path: Path) -> None:
     """Remove what a killed process has left of `replacing` or `replacing_files` for this path.
 
-    No other process may be writing it meanwhile.
+    An earlier folder that it had moved away, and had no time to replace, is put back. No other
+    process may be writing there meanwhile.
     """
-    for folder, name in {beside(path), (nearest_folder(path), path.name)}:
-        for left in folder.iterdir() if folder.is_dir() else ():
-            middle = left.name.removeprefix(f".{name}.").removesuffix(_SUFFIX)
-            if left.name == f".{name}.{middle}{_SUFFIX}" and len(middle) == _RANDOM:
+    target = path.resolve()
+    for folder, name in {beside(path), (nearest_folder(path), path.name), beside(target)}:
+        for left in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if _is_left(left, name, _EARLIER) and not target.exists():
+                left.rename(target)
+            elif _is_left(left, name, _SUFFIX) or _is_left(left, name, _EARLIER):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_left(path: Path, name: str, suffix: str) -> bool:
+    middle = path.name.removeprefix(f".{name}.").removesuffix(suffix)
+    return path.name == f".{name}.{middle}{suffix}" and len(middle) == _RANDOM
 
 
 def remove_leftovers_in(folder: Path) -> None:
@@ -76,8 +86,8 @@ def _holds_only(folder: Path, names: Collection[str]) -> bool:
     return not folder.exists() or {path.name for path in folder.iterdir()} <= {*names}
 
 
-def _temporary_folder(at: Path, name: str) -> Path:
-    return Path(tempfile.mkdtemp(dir=at, prefix=f".{name}.", suffix=_SUFFIX))
+def _temporary_folder(at: Path, name: str, suffix: str = _SUFFIX) -> Path:
+    return Path(tempfile.mkdtemp(dir=at, prefix=f".{name}.", suffix=suffix))
 
 
 def _place(source: Path, folder: Path, as_whole: bool, ours: Collection[str]) -> None:
@@ -109,7 +119,9 @@ def _move_folder(source: Path, folder: Path) -> None:
         source.rename(folder)
         return
     source.chmod(folder.stat().st_mode)
-    earlier = _temporary_folder(folder.parent, folder.name)
+    if _exchange(source, folder):  # the earlier one is temporary now
+        return
+    earlier = _temporary_folder(folder.parent, folder.name, _EARLIER)
     try:
         folder.rename(earlier)
         source.rename(folder)
@@ -119,6 +131,20 @@ def _move_folder(source: Path, folder: Path) -> None:
         raise
     finally:
         shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Two paths change places in one step; False where the system or the disk can't do that."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            swap, at, flag = libc.renameatx_np, -2, 2  # AT_FDCWD, RENAME_SWAP
+        else:
+            swap, at, flag = libc.renameat2, -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    except (OSError, AttributeError, TypeError):  # another system, or an old C library
+        return False
+    sys.audit("os.rename", one, other, -1, -1)  # as os.rename does
+    return swap(at, os.fsencode(one), at, os.fsencode(other), flag) == 0
 
 
 def _move_files(

@@ -1,11 +1,14 @@
 """Files that come whole or not at all: earlier ones, and a full disk."""
 
 import resource
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
-from fisher_jax.util.files import replacing, replacing_files
+from fisher_jax.util import files
+from fisher_jax.util.files import remove_leftovers, replacing, replacing_files
 
 
 @pytest.fixture
@@ -46,3 +49,33 @@ def test_earlier_files_of_ours_go_and_come_back_where_a_move_fails(tmp_path):
         for name in ("page", "table"):
             (temporary / name).write_text("newer")
     assert (folder / "page").read_text() == "new page" and (folder / "table").is_dir()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_kill_between_two_renames_loses_no_earlier_folder(at_once, tmp_path, monkeypatch):
+    folder, rename = tmp_path / "report", Path.rename
+    folder.mkdir()
+    (folder / "page").write_text("earlier")
+    if not at_once:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    seen = []
+
+    def watched(path, target):
+        there = {p.name: p.read_text() for p in folder.glob("*")}
+        if not there:  # what a kill would leave now
+            for left in tmp_path.glob(".report.*"):
+                shutil.copytree(left, tmp_path / "copy" / left.name)
+        seen.append(there)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    with replacing_files(folder, ["page"]) as temporary:
+        (temporary / "page").write_text("new")
+    assert [*tmp_path.glob(".*")] == [] and (folder / "page").read_text() == "new"
+    assert seen == ([] if at_once else [{"page": "earlier"}, {}])
+    if not at_once:
+        killed = tmp_path / "copy" / "report"
+        (tmp_path / "link").symlink_to(killed)
+        remove_leftovers(tmp_path / "link")
+        assert (killed / "page").read_text() == "earlier"
+        assert [*killed.parent.iterdir()] == [killed]
