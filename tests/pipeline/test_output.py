@@ -16,8 +16,8 @@ import fisher_jax as fj
 from fisher_jax.data.pool_file import pool_of, read_pool
 from fisher_jax.pipeline import Output
 from fisher_jax.report import FILES
-from fisher_jax.util.errors import UserError
 from fisher_jax.util import files
+from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import remove_leftovers, replacing_files
 from fisher_jax.util.locks import only_writer, signals_held
 from tests.helpers.cli import (
