@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fisher_jax.data.contents import Content, Lines, Records, Table
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.pool_file import PoolFile
-from fisher_jax.data.rows import GAIN, RANK, WEIGHT
+from fisher_jax.data.rows import GAIN, RANK, RANKS, WEIGHT
 from fisher_jax.data.sets import package_of_sets, without_bars
 from fisher_jax.util.excerpt import one_line
 
@@ -53,7 +53,7 @@ class JsonLinesWriter:
 
     def write(self, path: Path, content: Content, rows: Sequence[int], added: Added) -> None:
         """See `Writer`."""
-        lines = content.json_lines(rows, [*added])
+        lines = content.json_lines(rows, RANKS)
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.write(self.before)
             for k, line in enumerate(lines):
@@ -84,16 +84,21 @@ class ParquetWriter:
 
     def write(self, path: Path, content: Content, rows: Sequence[int], added: Added) -> None:
         """See `Writer`."""
-        pq.write_table(_with(content.table(rows, [*added]), added), path)
+        pq.write_table(_with(content.table(rows, RANKS), added), path)
 
 
 class SavedSetWriter(ParquetWriter):
     """A folder that the package datasets loads from disk."""
 
+    def check(self, out: Path, pool: PoolFile) -> None:
+        """See `Writer`; the package has to be there."""
+        package_of_sets(str(out))
+        super().check(out, pool)
+
     def write(self, path: Path, content: Content, rows: Sequence[int], added: Added) -> None:
         """See `Writer`."""
         datasets = package_of_sets(str(path))
-        table = _with(content.table(rows, [*added]), added)
+        table = _with(content.table(rows, RANKS), added)
         whole = datasets.Dataset(datasets.table.InMemoryTable(table))
         with without_bars(datasets):
             whole.save_to_disk(path)

@@ -165,7 +165,7 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
     """Each file's content and hash."""
     for name in names:
         if SavedSet.fits(name):
-            yield SavedSet().read(name, part, rows), _hash_of_folder(name)
+            yield SavedSet().read(name, part, rows), hash_of_folder(name)
         elif not (Path(name).exists() or _has_suffix(name)) and HubSet.fits(name):
             yield HubSet().read(name, part, rows), ""
         else:
@@ -190,7 +190,7 @@ def _has_suffix(name: str) -> bool:
     return Source(name).suffix in BY_SUFFIX
 
 
-def _hash_of_folder(name: str) -> str:
+def hash_of_folder(name: str) -> str:
     """Of the files in it, in order."""
     hashes = [Source(file).sha256 for file in files_of(name)]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()

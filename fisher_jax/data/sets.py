@@ -14,6 +14,8 @@ from fisher_jax.data.rows import Rows
 from fisher_jax.util.excerpt import one_line
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SET_FILES = {"dataset_info.json", "state.json"}
+_OF_A_SET = re.compile(r"dataset_info\.json|state\.json|data-\d+-of-\d+\.arrow")
 
 
 class SavedSet:
@@ -23,6 +25,15 @@ class SavedSet:
     def fits(name: str) -> bool:
         """Whether a folder is one."""
         return any((Path(name) / of).is_file() for of in ("state.json", "dataset_dict.json"))
+
+    @staticmethod
+    def names(folder: Path) -> frozenset[str]:
+        """Of the files in a folder that is one and holds nothing else; else none."""
+        names = (
+            frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+        )
+        is_one = _SET_FILES <= names and all(map(_OF_A_SET.fullmatch, names))
+        return names if is_one else frozenset()
 
     def read(self, name: str, part: "Part", rows: Rows) -> Table:
         """See `formats.Format`."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from fisher_jax.data.columns import kinds
 from fisher_jax.data.embedding_store import StoredEmbeddings
 from fisher_jax.data.output import write_selection
+from fisher_jax.data.pool_file import hash_of_folder
 from fisher_jax.design import Selection, TokenEmbeddings
 from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.clock import Clock, OnStep
@@ -162,7 +163,7 @@ class Choice:
         written = clock.counting("writing", 1, "report")
         with output.replaced(hold) as (file, folder):
             write_selection(file, output.out, pool.file, self.ranking, self.gains, self.weights)
-            facts["out_sha256"] = file_sha256(file)
+            facts["out_sha256"] = file_sha256(file) if file.is_file() else hash_of_folder(str(file))
             with clock.timed("report"):
                 write_report(
                     folder,

@@ -16,6 +16,7 @@ from fisher_jax.data import PoolError
 from fisher_jax.data.output import WRITERS
 from fisher_jax.data.places import files_of
 from fisher_jax.data.pool_file import PoolFile
+from fisher_jax.data.sets import SavedSet
 from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
@@ -148,7 +149,8 @@ class Output:
         outputs = [self.out, *(self.report_dir / name for name in FILES)]
         existing = [path for path in outputs if path.exists() or path.is_symlink()]
         for path in existing:
-            if path.exists() and not path.is_file():
+            is_set = path == self.out and not path.suffix and SavedSet.names(path)
+            if path.exists() and not path.is_file() and not is_set:
                 what = "a folder" if path.is_dir() else "a pipe or a device"
                 raise UserError(f"{path} is {what}, not a file: name another output")
         if existing and not self.overwrite:
@@ -178,8 +180,10 @@ class Output:
             UserError: an output has come meanwhile.
         """
         with contextlib.ExitStack() as last:
-            place = replacing if self.out.suffix else replacing_files
-            file = last.enter_context(place(self.out))
+            if self.out.suffix:
+                file = last.enter_context(replacing(self.out))
+            else:
+                file = last.enter_context(replacing_files(self.out, SavedSet.names(self.out)))
             folder = last.enter_context(replacing_files(self.report_dir, FILES))
             yield file, folder
             with hold():

@@ -25,13 +25,21 @@ from tests.helpers.cli import (
     K,
     leave_earlier_results,
     manifest_of,
+    ranking_of,
     read_rows,
     snapshot,
+    texts,
     write_embeddings,
     write_rows,
 )
 
 OF_FISHER = {*FILES} - {"judged.png"}  # what a report by information has
+
+
+def ready_of(folder, n):
+    """Ready embeddings of so many rows, as arguments."""
+    write_embeddings(folder / "few.safetensors", (4,) * n)
+    return ["--embeddings", folder / "few.safetensors"]
 
 
 @pytest.fixture
@@ -72,6 +80,35 @@ def test_a_signal_at_a_rename_comes_too_late(number, others, run, ready, out, ea
 def test_the_manifest_knows_the_output(run, ready, out):
     assert run(*ready, "-o", out, "--n-samples", K)[0] == 0
     assert manifest_of(out)["result"]["out_sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def test_a_folder_of_datasets_is_an_output_as_files_are(run, ready, refused, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    pool, out = write_rows(tmp_path / "p.jsonl", [{"text": t} for t in texts()]), tmp_path / "out"
+    argv = [pool, *ready, "-o", out, "--n-samples", K]
+    assert run(*argv)[0] == 0
+    first = datasets.load_from_disk(out)[:]
+    refused(argv, [out, "exists", "--overwrite"])
+    assert run(*argv, "--overwrite")[0] == 0
+    assert datasets.load_from_disk(out)[:] == first
+    assert first["text"] == [texts()[i] for i in ranking_of(out)["index"]]
+    again = tmp_path / "again.jsonl"
+    assert run(out, "-o", again, *ready_of(tmp_path, K), "--n-samples", 1)[0] == 0
+    assert manifest_of(again)["result"]["pool_sha256"] == manifest_of(out)["result"]["out_sha256"]
+    (out / "mine.txt").write_text("mine")
+    refused([*argv, "--overwrite"], [out, "is a folder"])
+
+
+def test_columns_of_an_earlier_selection_go(run, ready, out, tmp_path):
+    earlier = {"fisher_rank": 1, "fisher_gain": 2.0, "fisher_weight": 3.0}
+    rows = [{"text": text, "n": 1} | earlier for text in texts()]
+    for name in ("p.jsonl", "p.parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+        write_rows(tmp_path / "p.jsonl", rows)
+        written = out.with_suffix(Path(name).suffix)
+        assert run(tmp_path / name, *ready, "-o", written, "--n-samples", K)[0] == 0
+        chosen = read_pool(written).content.records(range(K))
+        assert all({*row} == {"text", "n", "fisher_rank", "fisher_gain"} for row in chosen)
 
 
 def test_a_report_of_its_own_folder_is_replaced_by_a_rename(run, ready, out, earlier):
