@@ -29,11 +29,9 @@ class SavedSet:
     @staticmethod
     def names(folder: Path) -> frozenset[str]:
         """Of the files in a folder that is one and holds nothing else; else none."""
-        names = (
-            frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
-        )
-        is_one = _SET_FILES <= names and all(map(_OF_A_SET.fullmatch, names))
-        return names if is_one else frozenset()
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        is_one = names >= _SET_FILES and all(map(_OF_A_SET.fullmatch, names))
+        return frozenset(names if is_one else ())
 
     def read(self, name: str, part: "Part", rows: Rows) -> Table:
         """See `formats.Format`."""
