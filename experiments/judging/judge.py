@@ -227,9 +227,13 @@ def parse_answer(raw: str) -> int | None:
     """1 or 2 if that is the only number that stands alone in the answer, else None.
 
     "2", " 2." and "Answer: 2" are 2, and so is "<tag2> is better, so 2"; "Both", "12", "1 or 2",
-    "1.5" and "" are none.
+    "1.5" and "" are none. What a model thinks first, up to `</think>`, is not its answer; where it
+    hasn't come to an end of that, there is none.
     """
-    numbers = set(_NUMBER.findall(raw))
+    _, ended, answer = raw.rpartition("</think>")
+    if not ended and "<think>" in raw:
+        return None
+    numbers = set(_NUMBER.findall(answer))
     return int(numbers.pop()) if numbers in ({"1"}, {"2"}) else None
 
 

@@ -172,13 +172,16 @@ class EndpointJudge(Endpoint):
     ) -> list[Answer]:
         """An answer to each question, from the transcript where it has one.
 
+        One that was cut at the limit of tokens chooses nothing.
+
         Raises:
             EndpointError: as `records`.
         """
         answers: list[Answer] = []
         with closing(self.records([question.text for question in questions])) as records:
             for record in records:
-                answers.append(Answer(record["answer"], parse_answer(record["answer"])))
+                raw, is_cut = record["answer"], record.get("finish_reason") == "length"
+                answers.append(Answer(raw, None if is_cut else parse_answer(raw)))
                 if on_progress is not None:
                     on_progress(len(answers))
         return answers

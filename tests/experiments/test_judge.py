@@ -131,6 +131,9 @@ def test_a_text_that_closes_its_tag_is_named():
         ("3", None),
         ("2nd", None),
         ("", None),
+        ("<think>Text 1 is clumsy, text 2 flows.</think>\n2", 2),
+        ("Text 1 is clumsy.</think>2", 2),
+        ("<think>\nOkay. Let me read text 1 first. It begins with", None),
     ],
 )
 def test_answers_are_read_only_where_they_are_clear(raw, choice):

@@ -76,6 +76,16 @@ def test_a_question_that_a_content_filter_refuses_is_unparsable(serve, tmp_path)
     assert [r["finish_reason"] for r in known].count("content_filter") == 1
 
 
+def test_an_answer_that_was_cut_chooses_nothing(serve, tmp_path):
+    def cut(n, body):
+        answer = completion("I need to weigh both; text 1 has")
+        answer["choices"][0]["finish_reason"] = "length" if n else "stop"
+        return 200, {}, answer
+
+    one, other = judge(serve(cut), tmp_path).answer(questions_of(PAIRS[:1]))
+    assert (one.choice, other.choice) == (1, None)
+
+
 @pytest.mark.parametrize("status", [429, 500])
 def test_failed_calls_are_tried_again(serve, tmp_path, status):
     def reply(n, body):
