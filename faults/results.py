@@ -30,9 +30,11 @@ def run_case(campaign: str, case: Case, clock: Callable[[], float]) -> Result:
 
 
 def append(path: Path, result: Result) -> None:
-    """One line more."""
-    with path.open("a") as file:
-        file.write(json.dumps(result._asdict()) + "\n")
+    """One line more, in the place of one that a kill cut off."""
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(result._asdict()).encode() + b"\n")
 
 
 def read(path: Path) -> list[Result]:

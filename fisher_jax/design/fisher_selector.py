@@ -112,8 +112,8 @@ class FisherSelector:
         """The chosen ones of the pool's rows, in order of choice.
 
         Args:
-            rows: an array, a pandas frame or series, an Arrow table, or a sequence, of which the
-                chosen are a list.
+            rows: an array, a pandas frame or series, an Arrow table, a Dataset of the package
+                datasets, or a sequence, of which the chosen are a list.
 
         Raises:
             ValueError: before `fit`, for columns by name instead of rows, or for another number of
@@ -131,6 +131,8 @@ class FisherSelector:
             return rows.iloc[self.ranking_]
         if type(rows).__module__.startswith("pyarrow"):  # where [] of a table gives a column
             return rows.take(self.ranking_)
+        if type(rows).__module__.startswith("datasets"):
+            return rows.select(self.ranking_)
         return [rows[i] for i in self.ranking_]
 
 

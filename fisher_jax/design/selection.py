@@ -158,7 +158,8 @@ def worth_of(
     """Nats that each example's quality is worth.
 
     Raises:
-        UserError: not a number of at least 0 for each, or a weight that is none.
+        UserError: not a number of at least 0 for each, a weight that is none, or more in all than
+            float32 holds.
     """
     check_numbers(quality_weight=weight)
     if not 0 <= weight < np.inf:
@@ -171,7 +172,15 @@ def worth_of(
         raise UserError(
             f"quality must be at least 0, example {bad[0]} has {values[bad[0]]}: add a constant"
         )
-    return float(weight) * values
+    with np.errstate(over="ignore"):
+        worth = float(weight) * values
+        total = worth.sum()
+    if total > np.finfo(np.float32).max:
+        raise UserError(
+            f"quality times quality_weight adds up to {total:.3g}, more than float32 holds: "
+            "scale them down, to a few nats an example"
+        )
+    return worth
 
 
 def greedily(

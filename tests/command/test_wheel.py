@@ -27,17 +27,18 @@ def test_what_is_published_is_whole_and_runs_elsewhere(tmp_path):
     with tarfile.open(source) as archive:
         archive.extractall(tmp_path, filter="data")
     unpacked = tmp_path / source.name.removesuffix(".tar.gz")
-    ours = {str(p.relative_to(ROOT)) for p in (ROOT / "fisher_jax").rglob("*.[cpj]*")}
+    ours = {str(p.relative_to(ROOT)) for p in (ROOT / "fisher_jax").rglob("*.[cpjt]*")}
     ours = {name for name in ours if "__pycache__" not in name}
+    assert "fisher_jax/py.typed" in ours
     assert ours == {
-        str(p.relative_to(unpacked)) for p in (unpacked / "fisher_jax").rglob("*.[cpj]*")
+        str(p.relative_to(unpacked)) for p in (unpacked / "fisher_jax").rglob("*.[cpjt]*")
     }
     wheel, elsewhere = build("build_wheel", unpacked, tmp_path), tmp_path / "elsewhere"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", elsewhere, wheel]
     subprocess.run(pip, check=True)
     assert ours == {
         str(p.relative_to(elsewhere))
-        for p in (elsewhere / "fisher_jax").rglob("*.[cpj]*")
+        for p in (elsewhere / "fisher_jax").rglob("*.[cpjt]*")
         if "__pycache__" not in p.parts
     }
 

@@ -68,3 +68,11 @@ def test_fisher_selector_can_be_cloned():
     assert repr(selector) == "FisherSelector(n_samples=3, method='naive', group_cap='equal')"
     with pytest.raises(ValueError, match="no argument 'k'; it has n_samples"):
         selector.set_params(k=3)
+
+
+def test_the_chosen_rows_of_a_dataset_are_one(emb):
+    datasets = pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    selector = fj.FisherSelector(3).fit(emb)
+    rows = datasets.Dataset.from_dict({"i": list(range(len(emb)))})
+    chosen = selector.transform(rows)
+    assert isinstance(chosen, datasets.Dataset) and chosen["i"][:] == selector.ranking_.tolist()

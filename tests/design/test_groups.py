@@ -151,6 +151,11 @@ def test_quotas_share_the_budget_out(sizes, total, quota, caps):
         ({"groups": GROUPS, "group_cap": {"web": -1}}, "at least 0, got -1 for 'web'"),
         ({"quality": QUALITY[1:]}, f"one number an example, {N}"),
         ({"quality": -QUALITY}, "quality must be at least 0, example 0 has"),
+        ({"quality": QUALITY * 1e39}, r"adds up to \S+e\+\d+, more than float32 holds"),
+        (
+            {"quality": QUALITY * 1e300, "quality_weight": 1e300},
+            "adds up to inf, more than float32",
+        ),
         ({"quality": QUALITY, "quality_weight": -1}, "quality_weight must be a finite number"),
     ],
 )

@@ -63,8 +63,8 @@ def test_a_run_goes_on_where_it_was_and_its_exit_code_tells(tmp_path, monkeypatc
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]) + lines[2][:9])  # killed while it wrote
     assert len(read(path)) == 2
-    path.write_text("".join(lines[:2]))
     assert run("--full") == 1 and done == [0, 1, 2, 3, 2, 3]
+    assert [result.name for result in read(path)] == [f"case {k}" for k in range(4)]
 
 
 def test_the_page_shows_the_committed_results():
