@@ -124,7 +124,7 @@ class Parquet:
                 raise PoolError(
                     f"{source.name} has several columns {twice[0]!r}: rename or drop one"
                 )
-            table = _without_views(file.read())
+            table = file.read()
             table.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise PoolError(
@@ -205,6 +205,7 @@ def of_table(name: str, table: pa.Table, rows: Rows, numbers: Sequence[int] | No
     """A table's rows, those that can be used; `numbers` in the file, default 0 to n - 1."""
     if table.num_rows == 0:
         raise PoolError(f"{name} is empty: a pool needs at least one row")
+    table = _without_views(table)
     rows.begin(name, "row")
     shape = rows.shape_of(table.column_names, name)
     if shape is None:
@@ -287,10 +288,25 @@ def _decoded(content: bytes, name: str) -> str:
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """String and binary views as plain columns: Arrow can't take rows of views."""
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    """String and binary views as plain ones, at any depth: Arrow can't take rows of views."""
     for i, field in enumerate(table.schema):
-        if field.type in plain:
-            kind = plain[field.type]
+        if (kind := _plain(field.type)) != field.type:
             table = table.set_column(i, field.with_type(kind), table.column(i).cast(kind))
     return table
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type without views in it."""
+    is_kind = pa.types
+    if is_kind.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if is_kind.is_map(kind):
+        key, item = (of.with_type(_plain(of.type)) for of in (kind.key_field, kind.item_field))
+        return pa.map_(key, item, kind.keys_sorted)
+    if is_kind.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), kind.list_size)
+    if is_kind.is_list(kind) or is_kind.is_large_list(kind):
+        of = pa.list_ if is_kind.is_list(kind) else pa.large_list
+        return of(kind.value_field.with_type(_plain(kind.value_type)))
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return views.get(kind, kind)
