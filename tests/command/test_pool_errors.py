@@ -133,6 +133,7 @@ MISFITS = {
     "empty object": ("p.jsonl", [{"x": {}}, {"x": {}}], ".jsonl"),
     "lone surrogate": ("p.jsonl", [{"x": "a"}, {"x": "\ud800"}], ".jsonl"),
     "no columns": ("p.jsonl", [{}, {}], ".jsonl"),
+    "deep lists": ("p.jsonl", '{"x": ' + "[" * 60 + "]" * 60 + "}\n{}\n", ".jsonl"),
     "bytes": ("p.parquet", {"x": [b"a", b"\xff"]}, ".parquet"),
     "NaN": ("p.parquet", {"x": [0.5, float("nan")]}, ".parquet"),
 }
@@ -143,7 +144,7 @@ def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp
     filename, content, remedy = MISFITS[name]
     pool, emb = tmp_path / filename, tmp_path / "emb.safetensors"
     if pool.suffix == ".jsonl":
-        write_rows(pool, content)
+        pool.write_text(content) if isinstance(content, str) else write_rows(pool, content)
         out = out.with_suffix(".parquet")
     else:
         pool.write_bytes(parquet(**content))
@@ -151,6 +152,18 @@ def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp
     leave_earlier_results(out)
     argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--overwrite"]
     refused(argv, [out, pool, "can't hold", f"write a {remedy} instead"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("x", pa.map_(pa.string(), pa.int8())), ("a\0b", pa.string())], ids=str
+)
+def test_columns_that_a_saved_set_cannot_hold_are_refused(name, kind, refused, out, tmp_path):
+    pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    pool, emb, out = tmp_path / "p.parquet", tmp_path / "emb.safetensors", out.with_suffix("")
+    pool.write_bytes(parquet(**{name: pa.array([None, None], kind)}))
+    write_embeddings(emb, lengths=(M, M))
+    argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--dry-run"]
+    refused(argv, [out, pool, "can't hold", "write another format instead"])
 
 
 @pytest.mark.parametrize("flag", ["--exclude", "--initial", "--targets"])
