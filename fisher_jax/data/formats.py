@@ -15,8 +15,10 @@ from fisher_jax.data.example import PoolError
 from fisher_jax.data.places import Source
 from fisher_jax.data.rows import Rows
 from fisher_jax.util.excerpt import one_line
+from fisher_jax.util.memory import physical_memory
 
 _BATCH = 4096  # rows of a table that are Python objects at once
+_ROW_BYTES = 64  # of a row in memory, at least
 
 
 @runtime_checkable
@@ -124,7 +126,10 @@ class Parquet:
                 raise PoolError(
                     f"{source.name} has several columns {twice[0]!r}: rename or drop one"
                 )
+            _check_room(source.name, file.metadata)
             table = file.read()
+            if table.num_rows != file.metadata.num_rows:
+                raise OSError(f"{table.num_rows} rows, its footer says {file.metadata.num_rows}")
             table.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise PoolError(
@@ -285,6 +290,16 @@ def _decoded(content: bytes, name: str) -> str:
             f"{name}, line {line} is not UTF-8 text ({error.reason}): is this a binary file? "
             "Convert it to UTF-8"
         ) from None
+
+
+def _check_room(name: str, told: pq.FileMetaData) -> None:
+    """Refuse a file whose rows can't fit into memory: a small one may hold millions."""
+    unpacked = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
+    if (needed := unpacked + _ROW_BYTES * told.num_rows) > (there := physical_memory()):
+        raise PoolError(
+            f"{name} has {told.num_rows:,} rows by its footer, which need {needed / 2**30:.1f} GiB "
+            f"or more, this machine has {there / 2**30:.1f} GiB: split it, or write it anew"
+        )
 
 
 def _without_views(table: pa.Table) -> pa.Table:

@@ -29,6 +29,21 @@ def twice():
     return sink.getvalue().to_pybytes()
 
 
+def rows_told(n):
+    """Parquet of 77,777 rows whose footer tells of others."""
+    data = parquet(text=["a b"] * 77_777)
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[at:-8].replace(varint(77_777), varint(n), 1)  # the first is the file's
+    return data[:at] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def varint(n):
+    """A number as Thrift writes it."""
+    bits = bin(2 * n)[2:]
+    septets = [int(bits[max(0, end - 7) : end], 2) for end in range(len(bits), 0, -7)]
+    return bytes([*(septet | 128 for septet in septets[:-1]), septets[-1]])
+
+
 def not_utf8():
     offsets, letters = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")
     return parquet(text=pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters]))
@@ -97,6 +112,16 @@ POOLS = {
         "p.parquet",
         parquet(text=["a b"], xyz=["c"]).replace(b"xyz", b"x\xffz"),
         ["not readable as Parquet", "write it anew"],
+    ),
+    "Parquet rows": (
+        "p.parquet",
+        rows_told(80_000),
+        ["(77777 rows, its footer says 80000)", "write it anew"],
+    ),
+    "Parquet of 64 TB": (
+        "p.parquet",
+        rows_told(10**12),
+        ["1,000,000,000,000 rows by its footer", "GiB or more", "split it"],
     ),
     "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
 }
