@@ -17,7 +17,7 @@ from fisher_jax.data.rows import Rows
 from fisher_jax.data.sets import HubSet, Part, SavedSet, is_set, of_set
 from fisher_jax.data.shapes import Columns
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import unchanged
+from fisher_jax.util.files import changed, unchanged
 
 SUFFIXES = tuple(BY_SUFFIX)
 _IN_FOLDERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
@@ -165,7 +165,11 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
     """Each file's content and hash."""
     for name in names:
         if SavedSet.fits(name):
-            yield SavedSet().read(name, part, rows), _hash_of_folder(name)
+            sha256 = _hash_of_folder(name)
+            content = SavedSet().read(name, part, rows)
+            if _hash_of_folder(name) != sha256:
+                raise PoolError(changed(name))
+            yield content, sha256
         elif not (Path(name).exists() or _has_suffix(name)) and HubSet.fits(name):
             yield HubSet().read(name, part, rows), ""
         else:
