@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from fisher_jax.data.contents import Content, Lines, Table, Texts, parsed
+from fisher_jax.data.contents import AS_WRITTEN, Content, Lines, Table, Texts, parsed, past_space
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.places import Source
 from fisher_jax.data.rows import Rows
@@ -121,11 +121,6 @@ class Parquet:
         """See `Format`."""
         try:
             file = pq.ParquetFile(source.file())
-            names = Counter(file.schema_arrow.names)
-            if twice := [name for name, count in names.items() if count > 1]:
-                raise PoolError(
-                    f"{source.name} has several columns {twice[0]!r}: rename or drop one"
-                )
             _check_room(source.name, file.metadata)
             table = file.read()
             if table.num_rows != file.metadata.num_rows:
@@ -210,6 +205,9 @@ def of_table(name: str, table: pa.Table, rows: Rows, numbers: Sequence[int] | No
     """A table's rows, those that can be used; `numbers` in the file, default 0 to n - 1."""
     if table.num_rows == 0:
         raise PoolError(f"{name} is empty: a pool needs at least one row")
+    names = Counter(table.column_names)
+    if twice := [column for column, count in names.items() if count > 1]:
+        raise PoolError(f"{name} has several columns {twice[0]!r}: rename or drop one")
     table = _without_views(table)
     rows.begin(name, "row")
     shape = rows.shape_of(table.column_names, name)
@@ -236,29 +234,22 @@ def _records(batch: pa.RecordBatch, name: str) -> list[dict[str, Any]]:
 
 def _elements(text: str, name: str) -> Iterator[tuple[int, int]]:
     """Where each element of a JSON array begins and ends."""
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
-    at, closed = _past_space(text, text.index("[") + 1), False
+    at, closed = past_space(text, text.index("[") + 1), False
     try:
         while not closed and text[at : at + 1] != "]":
-            _, end = decoder.raw_decode(text, at)
+            _, end = AS_WRITTEN.raw_decode(text, at)
             yield at, end
-            at = _past_space(text, end)
+            at = past_space(text, end)
             closed = text[at : at + 1] == "]"
             if not closed:
                 if text[at : at + 1] != ",":
                     raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-                at = _past_space(text, at + 1)
+                at = past_space(text, at + 1)
         if text[at + 1 :].strip():
             raise json.JSONDecodeError("Extra data", text, at + 1)
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise PoolError(f"{name}{line} is not JSON ({_reason(error)}): mend the array") from None
-
-
-def _past_space(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\n", "\r", "\t") and at < len(text):
-        at += 1
-    return at
 
 
 def _reason(error: BaseException) -> str:

@@ -94,6 +94,7 @@ POOLS = {
     "truncated": ("p.jsonl.gz", gzip.compress(GOOD * 9)[:-9], ["can't be unpacked", "get it anew"]),
     "broken array": ("p.json", b'[{"text": "a"},\n{"text"}]', ["line 2", "not JSON", "the array"]),
     "values": ("p.csv", b"text,x\na,1\nb,2,3\n", ["row 1", "has 3 values, not 2"]),
+    "CSV names": ("p.csv", b"text,x,x\na,1,2\n", ["several columns 'x'", "rename or drop one"]),
     "CSV not UTF-8": ("p.csv", b"text,\xff\na,1\n", ["line 1", "not UTF-8", "Convert it"]),
     "a long row not UTF-8": ("p.csv", b"text\na\n\xb1,2\n", ["line 3", "not UTF-8"]),
     "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),

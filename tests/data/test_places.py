@@ -21,6 +21,7 @@ from fisher_jax.data.contents import taken
 from fisher_jax.data.output import check_columns_fit, write_selection
 from fisher_jax.data.pool_file import pool_of, read_pool
 from fisher_jax.data.sets import Part
+from fisher_jax.pipeline import Output
 from tests.helpers.hub_server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +177,28 @@ def test_an_earlier_selection_is_a_pool(tmp_path, suffix):
     got = [json.loads(line) for line in target.read_text().splitlines()]
     ranks = [{"fisher_rank": 0, "fisher_gain": 2.5}, {"fisher_rank": 1, "fisher_gain": 1.5}]
     assert got == [ROWS[0] | ranks[0], ROWS[1] | ranks[1]]
+
+
+def test_an_earlier_selection_of_jsonl_is_kept_to_the_letter(tmp_path):
+    path, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    columns = [
+        '"text": "a, }\\u00e9"',
+        '"x": 1e400',
+        '"x" :-0.10',
+        '"id": ' + "9" * 5000,
+        '"y": {}',
+    ]
+    for at in range(len(columns) + 1):
+        earlier = [*columns[:at], '"fisher_rank":3', '"fisher_gain" : [1]', *columns[at:]]
+        path.write_text(f" {{ {' , '.join(earlier)} }} \n")
+        pool = read_pool(path)
+        Output.of(out).check_room(pool, 1.0)
+        write_selection(out, out, pool, np.array([0]), np.array([2.5]))
+        added = ['"fisher_rank": 0', '"fisher_gain": 2.5']
+        assert out.read_text() == f"{{{', '.join([*columns, *added])}}}\n"
+    path.write_text('{"fisher_rank": 0}\n{"note": "fisher_rank"}\n')
+    pool = read_pool(path, needs_text=False)
+    assert pool.content.json_lines([0, 1], ["fisher_rank"]) == ["{}", '{"note": "fisher_rank"}']
 
 
 def test_columns_are_named_where_they_are_not_known(tmp_path):
