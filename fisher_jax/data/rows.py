@@ -43,7 +43,7 @@ class Rows:
         """The file's shape, by the names of its columns or of its first row's.
 
         Raises:
-            PoolError: no shape that is known.
+            PoolError: no shape that is known, or one of a column that we write.
         """
         self.replaced.update({*RANKS} & {*names})
         if self.needs_text:
@@ -51,6 +51,8 @@ class Rows:
                 self._shape = self.columns.shape_of(names)
             except PoolError as error:
                 raise PoolError(f"{where} {error}") from None
+            if ours := [column for column in self._shape.columns if column in RANKS]:
+                raise PoolError(f"{where} has its text in {ours[0]!r}, which we write: rename it")
             self.shapes.setdefault(str(self._shape))
         return self._shape
 

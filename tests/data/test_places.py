@@ -210,6 +210,9 @@ def test_columns_are_named_where_they_are_not_known(tmp_path):
         read_pool(path, Columns(messages="chat"))
     with pytest.raises(PoolError, match="line 1 has no column 'instruction'"):
         read_pool(path, Columns(format="alpaca"))
+    path.write_text('{"fisher_rank": "a b"}\n')
+    with pytest.raises(PoolError, match="line 1 has its text in 'fisher_rank', which we write"):
+        read_pool(path, Columns(text="fisher_rank"))
     for wrong in ({"prompt": "a"}, {"format": "alpaca", "text": "a"}, {"format": "alpacca"}):
         with pytest.raises(PoolError, match="`"):
             Columns(**wrong)
