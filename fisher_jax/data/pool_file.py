@@ -87,8 +87,8 @@ class PoolFile:
         return values
 
     def first_without_prompt(self) -> int | None:
-        """The first row that is not split into a prompt and a completion."""
-        return next((i for i, row in enumerate(self.rows or ()) if not row.has_prompt), None)
+        """The first row that is not split into a prompt and a completion, and has something."""
+        return next((i for i, row in enumerate(self.rows or ()) if row.lacks_prompt), None)
 
 
 def read_pool(

@@ -57,8 +57,8 @@ def _text(record: Record, columns: Sequence[str]) -> Example:
 
 
 def _pair(record: Record, columns: Sequence[str]) -> Example:
-    prompt, completion = (record[column] for column in columns)
-    if isinstance(prompt, list) and (completion is None or isinstance(completion, list)):
+    values = [record[column] for column in columns]
+    if list in map(type, values) and all(of is None or isinstance(of, list) for of in values):
         before, after = (_messages(record, column) for column in columns)
         return Example(after, before, **_of_template(record))
     before, after = (_string(record, column) for column in columns)
