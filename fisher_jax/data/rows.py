@@ -53,7 +53,7 @@ class Rows:
                 raise PoolError(f"{where} {error}") from None
             if ours := [column for column in self._shape.columns if column in RANKS]:
                 raise PoolError(f"{where} has its text in {ours[0]!r}, which we write: rename it")
-            self.shapes.setdefault(str(self._shape))
+            self.shapes.setdefault(self._shape.told(names))
         return self._shape
 
     def add(self, record: Any, number: int) -> bool:
