@@ -1,7 +1,9 @@
 """The formats of pool files: a class each, behind one protocol."""
 
+import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +16,7 @@ from fisher_jax.data.contents import AS_WRITTEN, Content, Lines, Table, Texts, p
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.places import Source
 from fisher_jax.data.rows import Rows
+from fisher_jax.data.shapes import Columns
 from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.memory import physical_memory
 
@@ -153,7 +156,7 @@ class Csv:
             return "skip"
 
         parse = pc.ParseOptions(
-            delimiter="\t" if source.suffix == ".tsv" else ",",
+            delimiter=_delimiter(source),
             newlines_in_values=True,
             invalid_row_handler=refuse,
         )
@@ -182,8 +185,10 @@ FORMATS: tuple[Format, ...] = (JsonLines(), JsonArray(), PlainText(), Parquet(),
 BY_SUFFIX = {suffix: of for of in FORMATS for suffix in of.suffixes}
 
 
-def format_of(source: Source) -> Format:
+def format_of(source: Source, columns: Columns | None = None) -> Format:
     """The format of a file: by its name, without one by its first bytes.
+
+    Without a name it is CSV if its first line names the columns that are meant, and more.
 
     Raises:
         PoolError: a name that tells none.
@@ -198,7 +203,26 @@ def format_of(source: Source) -> Format:
     start = source.data()[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"PAR1"):
         return Parquet()
-    return JsonLines() if start[:1] in (b"{", b"[") else PlainText()
+    if start[:1] in (b"{", b"["):
+        return JsonLines()
+    return Csv() if _names_columns(source, columns or Columns()) else PlainText()
+
+
+def _names_columns(source: Source, columns: Columns) -> bool:
+    first = source.data()[: 1 << 16].removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    names = next(csv.reader(first.splitlines()[:1], delimiter=_delimiter(source)), [])
+    try:
+        columns.shape_of(names)
+    except PoolError:
+        return False
+    return len(names) > 1 and all(re.fullmatch(r"[\w.-]+", name) for name in names)
+
+
+def _delimiter(source: Source) -> str:
+    is_tsv = source.suffix == ".tsv"
+    if not source.suffix:
+        is_tsv = b"\t" in source.data().split(b"\n", 1)[0]
+    return "\t" if is_tsv else ","
 
 
 def of_table(name: str, table: pa.Table, rows: Rows, numbers: Sequence[int] | None = None) -> Table:

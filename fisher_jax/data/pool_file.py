@@ -176,7 +176,7 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
             for file in _files(name):
                 with unchanged(Path(file)) if Path(file).is_file() else nullcontext():
                     source = Source(file)
-                    yield format_of(source).read(source, rows), source.sha256
+                    yield format_of(source, rows.columns).read(source, rows), source.sha256
 
 
 def _files(name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -119,11 +120,27 @@ def test_a_folder_is_its_files_of_one_format(tmp_path):
     assert read_pool(folder).rows == EXAMPLES[:2]
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.parquet", "p.txt"])
+@pytest.mark.parametrize("name", FILES)
 def test_standard_input_is_told_by_its_bytes(name, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(FILES[name])))
     pool = read_pool("-")
     assert pool.rows == EXAMPLES and pool.where(0).startswith("standard input, ")
+    assert pool.sha256 == hashlib.sha256(FILES[name]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "shape", "n"),
+    [
+        (b"text, so to speak\na,b\n", Columns(), "text (text)", 2),  # no line of names
+        (b"body,id\na,1\n", Columns(), "text (text)", 2),
+        (b"body,id\na,1\n", Columns(text="body"), "text (body)", 1),
+        (b'"prompt"\t"completion"\r\na\tb\r\n', Columns(), "prompt-completion (", 1),
+    ],
+)
+def test_standard_input_is_csv_if_it_names_columns(data, columns, shape, n, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    pool = read_pool("-", columns)
+    assert pool.shape.startswith(shape) and len(pool.rows) == n
 
 
 def test_rows_that_cannot_be_used_are_listed(tmp_path):
