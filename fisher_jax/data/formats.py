@@ -53,6 +53,7 @@ class JsonLines:
         first = next((line for line in text_lines if line.strip()), "")
         if first.lstrip().startswith("["):
             return JsonArray().read_text("\n".join(text_lines), source, rows)
+        _check_one_object(text_lines, first, source.name, rows)
         rows.begin(source.name, "line")
         lines, numbers = [], []
         for number, line in enumerate(text_lines, start=1):
@@ -206,6 +207,31 @@ def format_of(source: Source, columns: Columns | None = None) -> Format:
     if start[:1] in (b"{", b"["):
         return JsonLines()
     return Csv() if _names_columns(source, columns or Columns()) else PlainText()
+
+
+def _check_one_object(lines: Sequence[str], first: str, name: str, rows: Rows) -> None:
+    """Refuse one object that holds the rows, or is written over several lines."""
+    is_line = _object(first) is not None
+    if is_line and (len(lines) > 1 or rows.columns.named or not rows.needs_text):
+        return
+    if (record := _object("\n".join(lines))) is None:
+        return  # each line is told
+    try:
+        rows.columns.shape_of(record)
+        within = None
+    except PoolError:
+        within = next((key for key, of in record.items() if isinstance(of, list) and of), None)
+    if within or not is_line:
+        remedy = f"take the array in its {within!r}" if within else "write it in one line"
+        raise PoolError(f"{name} is one JSON object, not an array or an object a line: {remedy}")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        record = parsed(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _names_columns(source: Source, columns: Columns) -> bool:

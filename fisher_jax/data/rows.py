@@ -5,6 +5,7 @@ from typing import Any
 
 from fisher_jax.data.example import Example, PoolError
 from fisher_jax.data.shapes import Columns, Shape, check_columns
+from fisher_jax.util.excerpt import kind_of
 
 RANKS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 
@@ -63,8 +64,8 @@ class Rows:
             PoolError: it can't be used, and such rows may not be skipped.
         """
         if not isinstance(record, Mapping):
-            what = f"is {type(record).__name__}, not a JSON object with columns"
-            return self.refuse(number, what)
+            what = f"is {kind_of(record)}, not a JSON object with columns"
+            return self.refuse(number, f"{what}: mend or remove it, or pass `skip_bad`")
         shape = self._shape
         if shape is None:
             shape = self.shape_of(record, self._where(number))

@@ -63,7 +63,22 @@ POOLS = {
         ["line 4", "not JSON", "remove the line"],
     ),
     "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
-    "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
+    "no object": (
+        "p.jsonl",
+        GOOD + b'["a b"]\n',
+        ["line 2", "a list, not a JSON object", "mend"],
+    ),
+    "rows within": ("p.json", b'{"data": [{"text": "a"}]}', ["object, not an array", "its 'data'"]),
+    "rows within lines": (
+        "p.json",
+        b'{\n "version": 1,\n "data": [{"text": "a"}]\n}\n',
+        ["object, not an array", "take the array in its 'data'"],
+    ),
+    "an object of lines": (
+        "p.jsonl",
+        b'{\n "messages": [{"role": "user", "content": "a"}]\n}\n',
+        ["object, not an array", "write it in one line"],
+    ),
     "no text at first": (
         "p.jsonl",
         b'{"body": "a b"}\n',

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import fisher_jax as fj
 from fisher_jax.data import Columns, Example, PoolError
 from fisher_jax.data.contents import taken
 from fisher_jax.data.output import check_columns_fit, write_selection
@@ -285,6 +286,8 @@ def test_saved_sets_are_read_and_written(tmp_path):
         read_pool(tmp_path / "two")
     with pytest.raises(PoolError, match="no split 'dev', it has train, test"):
         read_pool(tmp_path / "two", part=Part("dev"))
+    with pytest.raises(PoolError, match="got one DatasetDict: of a DatasetDict take a split"):
+        fj.choose(datasets.DatasetDict(train=whole), model="none", n_samples=1)
     pool = pool_of(whole)
     assert pool.rows == EXAMPLES == pool_of(ROWS).rows == pool_of(TEXTS).rows
     for name in ("out.jsonl", "out.json", "out.parquet", "out"):
