@@ -10,6 +10,8 @@ import pytest
 from fisher_jax.data import Columns, Example, PoolError
 from fisher_jax.data.output import write_selection
 from fisher_jax.data.pool_file import read_pool
+from fisher_jax.models.chat import written
+from tests.helpers.word_model import language_model
 
 N, K = 50, 7
 ORDER = np.random.default_rng(0).permutation(N)[:K]
@@ -259,6 +261,28 @@ def test_a_set_goes_in_as_it_is_and_out_in_its_own_shape(name, suffix, tmp_path)
         assert [r.pop("fisher_gain") for r in chosen] == (np.arange(K) / 2).tolist()
         assert [without_nulls(r) for r in chosen] == [without_nulls(kept[i]) for i in ORDER]
         assert len(read_pool(out).rows) == K
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}"
+    "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return language_model(template=TEMPLATE)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, shape, _) in SETS.items() if shape != "text"])
+def test_the_answers_of_a_set_are_learnt_by_a_chat_template(name, model, tmp_path):
+    row, _, answers = SETS[name]
+    (read,) = read_pool(written_as(tmp_path / "pool.jsonl", [row(1)])).rows
+    chat = written(model, read, name)
+    learnt = [chat.text[begin:end] for begin, end in chat.spans]
+    assert [text.removeprefix("<assistant>").strip() for text in learnt] == answers
+    assert all(said in chat.text for _, said in read.parts())
 
 
 def without_nulls(value):
