@@ -1,7 +1,7 @@
 """A pool as it stands in its files: rows with all their columns, to be written again."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,7 +68,7 @@ class Lines:
         return _with(only, [parsed(self.lines[i]) for i in rows])
 
     def json_lines(self, rows: Sequence[int], without: Sequence[str] = ()) -> list[str]:
-        """The lines as they are; those with a column that goes are written anew."""
+        """The lines as they are; of those with a column that goes the others."""
         return [_without(self.lines[i].strip(), without) for i in rows]
 
     def table(self, rows: Sequence[int], without: Sequence[str] = ()) -> pa.Table:
@@ -255,12 +255,33 @@ def taken(table: pa.Table, rows: Sequence[int]) -> pa.Table:
         return pa.concat_tables([table.slice(i, 1) for i in rows] or [table.slice(0, 0)])
 
 
+def past_space(text: str, at: int) -> int:
+    """Where JSON goes on."""
+    while text[at : at + 1] in (" ", "\n", "\r", "\t") and at < len(text):
+        at += 1
+    return at
+
+
 def _without(line: str, columns: Iterable[str]) -> str:
+    """A line of JSON without some columns, all others to the letter."""
     if not any(column in line for column in columns):
         return line
-    record = parsed(line)
-    kept = {name: value for name, value in record.items() if name not in columns}
-    return line if len(kept) == len(record) else as_json(kept)
+    members = [*_members(line)]
+    kept = [member for name, member in members if name not in columns]
+    return line if len(kept) == len(members) else f"{{{', '.join(kept)}}}"
+
+
+def _members(line: str) -> Iterator[tuple[str, str]]:
+    """The names of a JSON object, and the text of each with its value."""
+    at = past_space(line, line.index("{") + 1)
+    while line[at] != "}":
+        name, end = AS_WRITTEN.raw_decode(line, at)
+        value = past_space(line, past_space(line, end) + 1)  # past the colon
+        _, end = AS_WRITTEN.raw_decode(line, value)
+        yield name, line[at:end]
+        at = past_space(line, end)
+        if line[at] == ",":
+            at = past_space(line, at + 1)
 
 
 def _plain(value: Any) -> Any:
@@ -277,5 +298,6 @@ def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) <= _DIGITS else Decimal(digits)
 
 
+AS_WRITTEN = json.JSONDecoder(parse_int=str, parse_float=str)  # numbers of any size
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _LONG_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)

@@ -31,20 +31,18 @@ def unique(
 ) -> Int[np.ndarray, "n"]:
     """Indices of the rows that are no such copy of an earlier one, ascending.
 
-    Nor of a row of `against`, of which copies "none" tells exact ones. Only near duplicates take
-    long enough to call `on_progress` with the rows done, those of `against` first.
+    Nor of a row of `against`: of which copies "none" and "exact" tell those of the same words,
+    whatever the columns, the roles or the system message. Only near duplicates take long enough to
+    call `on_progress` with the rows done, those of `against` first.
     """
-    if copies == "none":
-        keys = {_key(row) for row in examples_of(against)}
-        rest = enumerate(examples_of(rows)) if keys else ()
-        gone = [i for i, row in rest if _key(row) in keys]
-        return np.delete(np.arange(len(rows)), gone)
-    both = [*against, *rows]
-    if copies == "exact":
-        kept = deduplicate_exact(both)
-    else:
-        kept = deduplicate_near(both, on_progress=on_progress)
-    return kept[kept >= len(against)] - len(against)
+    if copies == "near":
+        kept = deduplicate_near([*against, *rows], on_progress=on_progress)
+        return kept[kept >= len(against)] - len(against)
+    kept = deduplicate_exact(rows) if copies == "exact" else np.arange(len(rows))
+    if not against:
+        return kept
+    words, examples = {_words(row) for row in examples_of(against)}, examples_of(rows)
+    return np.asarray([i for i in kept if _words(examples[i]) not in words], np.int64)
 
 
 def deduplicate_means(
@@ -167,8 +165,12 @@ def _key(row: Example) -> Any:
     return begin, *said, json.dumps([row.tools, row.options], default=str)
 
 
+def _words(row: Example) -> str:
+    return _plain(row.text(system=False))  # a system message may be shared by many rows
+
+
 def _shingles(row: Example) -> frozenset[str]:
-    whole = _plain(row.text(system=False))  # a system message may be shared by many rows
+    whole = _words(row)
     text = " ".join("".join(c if c.isalnum() else " " for c in whole).split()) or whole
     return frozenset(
         sys.intern(text[i : i + _SHINGLE]) for i in range(max(1, len(text) - _SHINGLE + 1))

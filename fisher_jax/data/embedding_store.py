@@ -44,10 +44,11 @@ class _Place(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    """A file, open."""
+    """A file, open, and its tokens, not read yet."""
 
     path: Path
-    file: Any  # safetensors has no name for its type
+    file: Any  # safetensors has no names for their types
+    tokens: Any
 
 
 class EmbeddingStore:
@@ -128,13 +129,14 @@ class EmbeddingStore:
 
     def view(self, keys: Sequence[bytes]) -> "StoredEmbeddings":
         """Examples in the order of their keys, all of which are there."""
-        slices = [shard.file.get_slice("tokens") for shard in self._shards]
+        slices = [shard.tokens for shard in self._shards]
         return StoredEmbeddings(slices, [self._places[key] for key in keys])
 
     def _open(self, path: Path) -> None:
         """Know a shard's examples, if its header is whole."""
         try:
             file = safe_open(path, framework="numpy")
+            tokens = file.get_slice("tokens")
             offsets, squares, of_keys = (file.get_tensor(name) for name in TENSORS[1:])
             rows = zip(of_keys, offsets[:-1], offsets[1:], squares, strict=True)
         except FileNotFoundError:  # another process has removed it meanwhile
@@ -143,13 +145,13 @@ class EmbeddingStore:
             self.damaged.append(path)
             return
         shard = len(self._shards)
-        self._shards.append(_Shard(path, file))
+        self._shards.append(_Shard(path, file, tokens))
         for key, start, stop, square in rows:
             self._places[key.tobytes()] = _Place(shard, int(start), int(stop), float(square))
 
     def _check(self, shard: int) -> None:
         """Forget a shard's examples if its bytes are not those that were written."""
-        path, file = self._shards[shard]
+        path, file, _ = self._shards[shard]
         if _told(file)[0] != _digest(file.get_tensor(name) for name in TENSORS):
             self.damaged.append(path)
             self._places = {k: place for k, place in self._places.items() if place.shard != shard}

@@ -48,6 +48,11 @@ class Example(NamedTuple):
             return True
         return any(message["role"] == "assistant" for message in self.messages[1:])
 
+    @property
+    def lacks_prompt(self) -> bool:
+        """Whether something is learnt, and nothing comes before it."""
+        return bool(self.completion) and not self.has_prompt
+
     def text(self, system: bool = True) -> str:
         """What the row says, a line for a prompt and each message, without a template's words."""
         return "\n".join(said for role, said in self.parts() if system or role != "system")

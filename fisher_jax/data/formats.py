@@ -1,7 +1,9 @@
 """The formats of pool files: a class each, behind one protocol."""
 
+import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,13 +12,16 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from fisher_jax.data.contents import Content, Lines, Table, Texts, parsed
+from fisher_jax.data.contents import AS_WRITTEN, Content, Lines, Table, Texts, parsed, past_space
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.places import Source
 from fisher_jax.data.rows import Rows
+from fisher_jax.data.shapes import Columns
 from fisher_jax.util.excerpt import one_line
+from fisher_jax.util.memory import physical_memory
 
 _BATCH = 4096  # rows of a table that are Python objects at once
+_ROW_BYTES = 64  # of a row in memory, at least
 
 
 @runtime_checkable
@@ -48,6 +53,7 @@ class JsonLines:
         first = next((line for line in text_lines if line.strip()), "")
         if first.lstrip().startswith("["):
             return JsonArray().read_text("\n".join(text_lines), source, rows)
+        _check_one_object(text_lines, first, source.name, rows)
         rows.begin(source.name, "line")
         lines, numbers = [], []
         for number, line in enumerate(text_lines, start=1):
@@ -119,12 +125,10 @@ class Parquet:
         """See `Format`."""
         try:
             file = pq.ParquetFile(source.file())
-            names = Counter(file.schema_arrow.names)
-            if twice := [name for name, count in names.items() if count > 1]:
-                raise PoolError(
-                    f"{source.name} has several columns {twice[0]!r}: rename or drop one"
-                )
-            table = _without_views(file.read())
+            _check_room(source.name, file.metadata)
+            table = file.read()
+            if table.num_rows != file.metadata.num_rows:
+                raise OSError(f"{table.num_rows} rows, its footer says {file.metadata.num_rows}")
             table.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise PoolError(
@@ -153,7 +157,7 @@ class Csv:
             return "skip"
 
         parse = pc.ParseOptions(
-            delimiter="\t" if source.suffix == ".tsv" else ",",
+            delimiter=_delimiter(source),
             newlines_in_values=True,
             invalid_row_handler=refuse,
         )
@@ -182,8 +186,10 @@ FORMATS: tuple[Format, ...] = (JsonLines(), JsonArray(), PlainText(), Parquet(),
 BY_SUFFIX = {suffix: of for of in FORMATS for suffix in of.suffixes}
 
 
-def format_of(source: Source) -> Format:
+def format_of(source: Source, columns: Columns | None = None) -> Format:
     """The format of a file: by its name, without one by its first bytes.
+
+    Without a name it is CSV if its first line names the columns that are meant, and more.
 
     Raises:
         PoolError: a name that tells none.
@@ -198,13 +204,61 @@ def format_of(source: Source) -> Format:
     start = source.data()[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"PAR1"):
         return Parquet()
-    return JsonLines() if start[:1] in (b"{", b"[") else PlainText()
+    if start[:1] in (b"{", b"["):
+        return JsonLines()
+    return Csv() if _names_columns(source, columns or Columns()) else PlainText()
+
+
+def _check_one_object(lines: Sequence[str], first: str, name: str, rows: Rows) -> None:
+    """Refuse one object that holds the rows, or is written over several lines."""
+    is_line = _object(first) is not None
+    if is_line and (len(lines) > 1 or rows.columns.named or not rows.needs_text):
+        return
+    if (record := _object("\n".join(lines))) is None:
+        return  # each line is told
+    try:
+        rows.columns.shape_of(record)
+        within = None
+    except PoolError:
+        within = next((key for key, of in record.items() if isinstance(of, list) and of), None)
+    if within or not is_line:
+        remedy = f"take the array in its {within!r}" if within else "write it in one line"
+        raise PoolError(f"{name} is one JSON object, not an array or an object a line: {remedy}")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        record = parsed(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _names_columns(source: Source, columns: Columns) -> bool:
+    first = source.data()[: 1 << 16].removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    names = next(csv.reader(first.splitlines()[:1], delimiter=_delimiter(source)), [])
+    try:
+        columns.shape_of(names)
+    except PoolError:
+        return False
+    return len(names) > 1 and all(re.fullmatch(r"[\w.-]+", name) for name in names)
+
+
+def _delimiter(source: Source) -> str:
+    is_tsv = source.suffix == ".tsv"
+    if not source.suffix:
+        is_tsv = b"\t" in source.data().split(b"\n", 1)[0]
+    return "\t" if is_tsv else ","
 
 
 def of_table(name: str, table: pa.Table, rows: Rows, numbers: Sequence[int] | None = None) -> Table:
     """A table's rows, those that can be used; `numbers` in the file, default 0 to n - 1."""
     if table.num_rows == 0:
         raise PoolError(f"{name} is empty: a pool needs at least one row")
+    names = Counter(table.column_names)
+    if twice := [column for column, count in names.items() if count > 1]:
+        raise PoolError(f"{name} has several columns {twice[0]!r}: rename or drop one")
+    table = _without_views(table)
     rows.begin(name, "row")
     shape = rows.shape_of(table.column_names, name)
     if shape is None:
@@ -230,29 +284,22 @@ def _records(batch: pa.RecordBatch, name: str) -> list[dict[str, Any]]:
 
 def _elements(text: str, name: str) -> Iterator[tuple[int, int]]:
     """Where each element of a JSON array begins and ends."""
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
-    at, closed = _past_space(text, text.index("[") + 1), False
+    at, closed = past_space(text, text.index("[") + 1), False
     try:
         while not closed and text[at : at + 1] != "]":
-            _, end = decoder.raw_decode(text, at)
+            _, end = AS_WRITTEN.raw_decode(text, at)
             yield at, end
-            at = _past_space(text, end)
+            at = past_space(text, end)
             closed = text[at : at + 1] == "]"
             if not closed:
                 if text[at : at + 1] != ",":
                     raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-                at = _past_space(text, at + 1)
+                at = past_space(text, at + 1)
         if text[at + 1 :].strip():
             raise json.JSONDecodeError("Extra data", text, at + 1)
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise PoolError(f"{name}{line} is not JSON ({_reason(error)}): mend the array") from None
-
-
-def _past_space(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\n", "\r", "\t") and at < len(text):
-        at += 1
-    return at
 
 
 def _reason(error: BaseException) -> str:
@@ -286,11 +333,36 @@ def _decoded(content: bytes, name: str) -> str:
         ) from None
 
 
+def _check_room(name: str, told: pq.FileMetaData) -> None:
+    """Refuse a file whose rows can't fit into memory: a small one may hold millions."""
+    unpacked = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
+    if (needed := unpacked + _ROW_BYTES * told.num_rows) > (there := physical_memory()):
+        raise PoolError(
+            f"{name} has {told.num_rows:,} rows by its footer, which need {needed / 2**30:.1f} GiB "
+            f"or more, this machine has {there / 2**30:.1f} GiB: split it, or write it anew"
+        )
+
+
 def _without_views(table: pa.Table) -> pa.Table:
-    """String and binary views as plain columns: Arrow can't take rows of views."""
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    """String and binary views as plain ones, at any depth: Arrow can't take rows of views."""
     for i, field in enumerate(table.schema):
-        if field.type in plain:
-            kind = plain[field.type]
+        if (kind := _plain(field.type)) != field.type:
             table = table.set_column(i, field.with_type(kind), table.column(i).cast(kind))
     return table
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type without views in it."""
+    is_kind = pa.types
+    if is_kind.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if is_kind.is_map(kind):
+        key, item = (of.with_type(_plain(of.type)) for of in (kind.key_field, kind.item_field))
+        return pa.map_(key, item, kind.keys_sorted)
+    if is_kind.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), kind.list_size)
+    if is_kind.is_list(kind) or is_kind.is_large_list(kind):
+        of = pa.list_ if is_kind.is_list(kind) else pa.large_list
+        return of(kind.value_field.with_type(_plain(kind.value_type)))
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return views.get(kind, kind)

@@ -18,6 +18,8 @@ from fisher_jax.data.sets import package_of_sets, without_bars
 from fisher_jax.util.excerpt import one_line
 
 Added = dict[str, Sequence[Any]]
+# of bytes, NaN, the year 10000, a type that Arrow can't take from
+_MISFITS = TypeError, ValueError, OverflowError, RecursionError, pa.ArrowException
 
 
 @runtime_checkable
@@ -73,14 +75,16 @@ class ParquetWriter:
     """A table with the pool's types; of JSON those that Arrow finds for all rows."""
 
     def check(self, out: Path, pool: PoolFile) -> None:
-        """See `Writer`: only what comes from JSON may not fit."""
-        if isinstance(pool.content, Table):
-            return
-        with _telling(out, pool.path, "a .jsonl"):
-            empty = pool.content.table([0], pool.replaced).slice(0, 0)
-            sink = pa.BufferOutputStream()
-            pq.write_table(empty, sink)  # not every type has a form
-            pq.read_table(pa.BufferReader(sink.getvalue()))  # nor can every form be read
+        """See `Writer`: by a table of no rows."""
+        remedy = "another format" if isinstance(pool.content, Table) else "a .jsonl"
+        with _telling(out, pool.path, remedy, OSError):  # Arrow's of a form that is nested deeply
+            self.check_types(out, pool.content.table([0], pool.replaced).slice(0, 0))
+
+    def check_types(self, out: Path, empty: pa.Table) -> None:
+        """Write no rows, and read them; the errors are Arrow's."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(empty, sink)  # not every type has a form
+        pq.read_table(pa.BufferReader(sink.getvalue()))  # nor can every form be read
 
     def write(self, path: Path, content: Content, rows: Sequence[int], added: Added) -> None:
         """See `Writer`."""
@@ -91,16 +95,18 @@ class SavedSetWriter(ParquetWriter):
     """A folder that the package datasets loads from disk."""
 
     def check(self, out: Path, pool: PoolFile) -> None:
-        """See `Writer`; the package has to be there."""
-        package_of_sets(str(out))
+        """See `Writer`."""
+        package_of_sets(str(out))  # a missing one is told as that
         super().check(out, pool)
+
+    def check_types(self, out: Path, empty: pa.Table) -> None:
+        """The package has no form for maps, and none for some names."""
+        _as_set(out, empty)
 
     def write(self, path: Path, content: Content, rows: Sequence[int], added: Added) -> None:
         """See `Writer`."""
-        datasets = package_of_sets(str(path))
-        table = _with(content.table(rows, RANKS), added)
-        whole = datasets.Dataset(datasets.table.InMemoryTable(table))
-        with without_bars(datasets):
+        whole = _as_set(path, _with(content.table(rows, RANKS), added))
+        with without_bars(package_of_sets(str(path))):
             whole.save_to_disk(path)
 
 
@@ -155,6 +161,12 @@ def check_columns_fit(out: Path, pool: PoolFile) -> None:
     WRITERS[out.suffix].check(out, pool)
 
 
+def _as_set(path: Path, table: pa.Table) -> Any:
+    """A table as a `datasets.Dataset`."""
+    datasets = package_of_sets(str(path))
+    return datasets.Dataset(datasets.table.InMemoryTable(table))
+
+
 def _with(table: pa.Table, added: Added) -> pa.Table:
     for name, values in added.items():
         kind = pa.int64() if name == RANK else pa.float64()
@@ -163,12 +175,11 @@ def _with(table: pa.Table, added: Added) -> pa.Table:
 
 
 @contextlib.contextmanager
-def _telling(out: Path, pool: str, remedy: str) -> Iterator[None]:
-    """What a format can't hold, as a PoolError."""
+def _telling(out: Path, pool: str, remedy: str, *more: type[Exception]) -> Iterator[None]:
+    """What a format can't hold, as a PoolError; `more` errors that mean it here."""
     try:
         yield
-    except (TypeError, ValueError, OverflowError, RecursionError, pa.ArrowException) as error:
-        # bytes, NaN, the year 10000, a type that Arrow can't take from
+    except (*_MISFITS, *more) as error:
         raise PoolError(
             f"{out} can't hold {pool}'s columns ({one_line(error)}): write {remedy} instead"
         ) from None

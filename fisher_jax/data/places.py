@@ -66,10 +66,14 @@ class Source:
 
     @functools.cached_property
     def _unpacked(self) -> bytes:
-        if not self.packed:
+        packed = self.packed
+        if self.address == STDIN:
+            begin = self._bytes[:6]
+            packed = next((of for of, magic in _MAGIC.items() if begin.startswith(magic)), "")
+        if not packed:
             return self._bytes
         try:
-            return _UNPACK[self.packed](self._bytes)
+            return _UNPACK[packed](self._bytes)
         except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
             raise PoolError(
                 f"{self.name} can't be unpacked ({one_line(error)}): get it anew"
@@ -165,3 +169,4 @@ _UNPACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
     ".zst": _zstd,
 }
+_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}

@@ -17,7 +17,7 @@ from fisher_jax.data.rows import Rows
 from fisher_jax.data.sets import HubSet, Part, SavedSet, is_set, of_set
 from fisher_jax.data.shapes import Columns
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import unchanged
+from fisher_jax.util.files import changed, unchanged
 
 SUFFIXES = tuple(BY_SUFFIX)
 _IN_FOLDERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
@@ -87,8 +87,8 @@ class PoolFile:
         return values
 
     def first_without_prompt(self) -> int | None:
-        """The first row that is not split into a prompt and a completion."""
-        return next((i for i, row in enumerate(self.rows or ()) if not row.has_prompt), None)
+        """The first row that is not split into a prompt and a completion, and has something."""
+        return next((i for i, row in enumerate(self.rows or ()) if row.lacks_prompt), None)
 
 
 def read_pool(
@@ -165,14 +165,18 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
     """Each file's content and hash."""
     for name in names:
         if SavedSet.fits(name):
-            yield SavedSet().read(name, part, rows), hash_of_folder(name)
+            sha256 = hash_of_folder(name)
+            content = SavedSet().read(name, part, rows)
+            if hash_of_folder(name) != sha256:
+                raise PoolError(changed(name))
+            yield content, sha256
         elif not (Path(name).exists() or _has_suffix(name)) and HubSet.fits(name):
             yield HubSet().read(name, part, rows), ""
         else:
             for file in _files(name):
                 with unchanged(Path(file)) if Path(file).is_file() else nullcontext():
                     source = Source(file)
-                    yield format_of(source).read(source, rows), source.sha256
+                    yield format_of(source, rows.columns).read(source, rows), source.sha256
 
 
 def _files(name: str) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fisher_jax.data.example import Example, PoolError
 from fisher_jax.data.shapes import Columns, Shape, check_columns
+from fisher_jax.util.excerpt import kind_of
 
 RANKS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 
@@ -43,7 +44,7 @@ class Rows:
         """The file's shape, by the names of its columns or of its first row's.
 
         Raises:
-            PoolError: no shape that is known.
+            PoolError: no shape that is known, or one of a column that we write.
         """
         self.replaced.update({*RANKS} & {*names})
         if self.needs_text:
@@ -51,7 +52,9 @@ class Rows:
                 self._shape = self.columns.shape_of(names)
             except PoolError as error:
                 raise PoolError(f"{where} {error}") from None
-            self.shapes.setdefault(str(self._shape))
+            if ours := [column for column in self._shape.columns if column in RANKS]:
+                raise PoolError(f"{where} has its text in {ours[0]!r}, which we write: rename it")
+            self.shapes.setdefault(self._shape.told(names))
         return self._shape
 
     def add(self, record: Any, number: int) -> bool:
@@ -61,8 +64,8 @@ class Rows:
             PoolError: it can't be used, and such rows may not be skipped.
         """
         if not isinstance(record, Mapping):
-            what = f"is {type(record).__name__}, not a JSON object with columns"
-            return self.refuse(number, what)
+            what = f"is {kind_of(record)}, not a JSON object with columns"
+            return self.refuse(number, f"{what}: mend or remove it, or pass `skip_bad`")
         shape = self._shape
         if shape is None:
             shape = self.shape_of(record, self._where(number))

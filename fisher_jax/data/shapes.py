@@ -11,6 +11,8 @@ from fisher_jax.util.excerpt import kind_of
 Record = Mapping[str, Any]
 SYSTEM = ("system", "system_prompt")
 ALWAYS = ("tools", "chat_template_kwargs")
+CONTEXT = ("input", "context")
+TELLING = (*CONTEXT, *SYSTEM, "history")  # where they are not read, that is told
 
 
 class Shape(NamedTuple):
@@ -39,11 +41,19 @@ class Shape(NamedTuple):
     @property
     def reads(self) -> tuple[str, ...]:
         """All columns that are looked at."""
-        return *self.columns, *self.others
+        return tuple(dict.fromkeys((*self.columns, *self.others)))
 
-    def __str__(self) -> str:
-        """The shape in a few words, for a line of the command."""
-        return f"{self.name} ({_listed(self.columns)})"
+    def told(self, names: Collection[str]) -> str:
+        """The shape of rows with columns of these names in a few words, for a line of the command.
+
+        Of the columns that may say something, also which are read and which are not.
+        """
+        there = [column for column in self.reads if column in names]
+        more = there[len(self.columns) :]
+        less = [column for column in TELLING if column in names and column not in there]
+        told = f"{self.name} ({' + '.join(self.columns)})"
+        told += f", with {', '.join(more)}" * bool(more)
+        return told + f", without {', '.join(less)}" * bool(less)
 
 
 def _text(record: Record, columns: Sequence[str]) -> Example:
@@ -57,11 +67,13 @@ def _text(record: Record, columns: Sequence[str]) -> Example:
 
 
 def _pair(record: Record, columns: Sequence[str]) -> Example:
-    prompt, completion = (record[column] for column in columns)
-    if isinstance(prompt, list) and (completion is None or isinstance(completion, list)):
+    values = [record[column] for column in columns]
+    if list in map(type, values) and all(of is None or isinstance(of, list) for of in values):
         before, after = (_messages(record, column) for column in columns)
         return Example(after, before, **_of_template(record))
     before, after = (_string(record, column) for column in columns)
+    if columns[0] == "instruction":
+        before = _question(record, columns)
     return Example(after, before)
 
 
@@ -71,43 +83,75 @@ def _chat(record: Record, columns: Sequence[str]) -> Example:
 
 
 def _instruction(record: Record, columns: Sequence[str]) -> Example:
-    asked, answer = columns
-    context = next((c for c in ("input", "context") if c not in columns and record.get(c)), None)
-    parts = [_string(record, column) for column in (asked, context) if column is not None]
-    answered = _string(record, answer)
-    prompt = [*_system(record), {"role": "user", "content": "\n\n".join(filter(None, parts))}]
+    answered = _string(record, columns[1])
+    asks = {"role": "user", "content": _question(record, columns)}
+    prompt = [*_system(record), *_history(record), asks]
     completion = [{"role": "assistant", "content": answered}] if answered else []
     return Example(completion, prompt, **_of_template(record))
 
 
-def _transcript(record: Record, columns: Sequence[str]) -> Example:
+def _question(record: Record, columns: Sequence[str]) -> str:
+    """What is asked, and what it is about: an instruction's `input`, a question's `context`."""
+    asked, answer = columns
+    context = next((c for c in CONTEXT if c not in columns and record.get(c)), None)
+    if context and asked != "instruction" and not isinstance(record[context], str):
+        raise ValueError(
+            f"{context!r} holds {kind_of(record[context])}, not a string: to read rows without it "
+            f"name `prompt_column={asked}` and `completion_column={answer}`"
+        )
+    parts = [_string(record, column) for column in (asked, context) if column is not None]
+    return "\n\n".join(filter(None, parts))
+
+
+def _history(record: Record) -> list[dict[str, Any]]:
+    """Questions and answers that came before, in pairs."""
+    pairs = record.get("history") or []
+    if not isinstance(pairs, list) or any(
+        not isinstance(pair, list) or [*map(type, pair)] != [str, str] for pair in pairs
+    ):
+        raise ValueError("'history' holds something else than pairs of strings")
+    return _messages({"history": [turn for pair in pairs for turn in pair]}, "history")
+
+
+def _chosen(record: Record, columns: Sequence[str]) -> Example:
     (column,) = columns
-    value = record[column]
-    if not isinstance(value, str) or value.lstrip().startswith("["):
+    value, prompt = record[column], record.get("prompt")
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        _checked(value, column)
+        if isinstance(prompt, str) and not value.lstrip().startswith("Human:"):
+            return Example(value, _checked(prompt, "prompt"))
+        return Example(_of_column(transcript_of, record, column))
+    after = _messages(record, column)
+    if isinstance(prompt, str):  # which many sets repeat beside a whole chat
+        prompt = [] if not prompt or any(m["role"] == "user" for m in after) else [prompt]
+    if not prompt:
         return _chat(record, columns)
-    _checked(value, column)
-    return Example(_of_column(transcript_of, record, column))
+    before = [*_system(record), *_messages({"prompt": prompt}, "prompt")]
+    begin = after.index(before[-1]) + 1 if before[-1] in after else 0  # of the answer
+    asked = max(before, after[:begin], key=len)
+    return Example(after[begin:], asked, **_of_template(record))
 
 
 # The first whose columns are all there is meant. Instruction and output come before text: Alpaca
 # has both, the text being the others in a form of its own.
+_ASKS = (*CONTEXT, *SYSTEM, "history", *ALWAYS)
 SHAPES = (
-    Shape("alpaca", ("instruction", "output"), _instruction, ("input", *SYSTEM, *ALWAYS)),
+    Shape("alpaca", ("instruction", "output"), _instruction, _ASKS),
     Shape("text", ("text",), _text, ALWAYS),
-    Shape("messages", ("messages",), _chat, ALWAYS),
+    Shape("messages", ("messages",), _chat, (*SYSTEM, *ALWAYS)),
     Shape("prompt-completion", ("prompt", "completion"), _pair, ALWAYS),
     Shape("sharegpt", ("conversations",), _chat, (*SYSTEM, *ALWAYS)),
     Shape("conversation", ("conversation",), _chat, (*SYSTEM, *ALWAYS)),
-    Shape("dolly", ("instruction", "response"), _instruction, ("context", *SYSTEM, *ALWAYS)),
-    Shape("flan", ("inputs", "targets"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("question-answer", ("question", "answer"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("question-response", ("question", "response"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("query-response", ("query", "response"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("query-answers", ("query", "answers"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("prompt-response", ("prompt", "response"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("problem-solution", ("problem", "solution"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("input-output", ("input", "output"), _instruction, (*SYSTEM, *ALWAYS)),
-    Shape("chosen", ("chosen",), _transcript, ALWAYS),
+    Shape("dolly", ("instruction", "response"), _instruction, _ASKS),
+    Shape("flan", ("inputs", "targets"), _instruction, _ASKS),
+    Shape("question-answer", ("question", "answer"), _instruction, _ASKS),
+    Shape("question-response", ("question", "response"), _instruction, _ASKS),
+    Shape("query-response", ("query", "response"), _instruction, _ASKS),
+    Shape("query-answers", ("query", "answers"), _instruction, _ASKS),
+    Shape("prompt-response", ("prompt", "response"), _instruction, _ASKS),
+    Shape("problem-solution", ("problem", "solution"), _instruction, _ASKS),
+    Shape("input-output", ("input", "output"), _instruction, _ASKS),
+    Shape("chosen", ("chosen",), _chosen, ("prompt", *SYSTEM, *ALWAYS)),
 )
 FORMATS = tuple(shape.name for shape in SHAPES)
 
@@ -176,7 +220,8 @@ class Columns:
         if self.messages is not None:
             return Shape("messages", (self.messages,), _chat, (*SYSTEM, *ALWAYS))
         if self.prompt is not None and self.completion is not None:
-            return Shape("prompt-completion", (self.prompt, self.completion), _pair, ALWAYS)
+            others = (*CONTEXT, *ALWAYS) if self.prompt == "instruction" else ALWAYS
+            return Shape("prompt-completion", (self.prompt, self.completion), _pair, others)
         return next((shape for shape in SHAPES if shape.name == self.format), None)
 
 
@@ -280,7 +325,3 @@ def _checked(text: str, column: str) -> str:
 
 def _quoted(names: Collection[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " + ".join(names)

@@ -293,8 +293,8 @@ def check_rows(texts: object) -> None:
     """
     if isinstance(texts, (str, Mapping)) or hasattr(texts, "columns"):
         raise UserError(
-            f"texts must be a list of rows, got one {type(texts).__name__}: of a table pass the "
-            "column's values, or a list of mappings"
+            f"texts must be a list of rows, got one {type(texts).__name__}: of a DatasetDict take "
+            "a split, of a table pass the column's values, or a list of mappings"
         )
 
 

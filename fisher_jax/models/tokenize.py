@@ -96,7 +96,7 @@ def tokenize(
     if positions not in ("completion", "all", "prompt"):
         raise UserError(f"positions must be 'completion', 'all' or 'prompt', got {positions!r}")
     examples = examples_of(rows)
-    plain = next((i for i, row in enumerate(examples) if not row.has_prompt), None)
+    plain = next((i for i, row in enumerate(examples) if row.lacks_prompt), None)
     if positions == "prompt" and plain is not None:
         raise UserError(
             f"{where(plain)} has no prompt: prompt positions are for prompt + completion rows"

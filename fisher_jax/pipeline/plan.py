@@ -1,7 +1,6 @@
 """What a request will take: rows, tokens, memory and time, told before the work."""
 
 import functools
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from fisher_jax.pipeline.row_values import NO_VALUES, RowValues
 from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
+from fisher_jax.util.memory import physical_memory
 from fisher_jax.util.platforms import check_fits, fits
 
 
@@ -162,14 +162,6 @@ def check_enough(request: Request, rows: int, name: object) -> None:
             f"`n_samples={request.n_samples}`: {name} has {counted(rows, 'row')} to choose from, "
             "ask for at most that"
         )
-
-
-def physical_memory() -> float:
-    """Bytes of this machine, infinite where it doesn't say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return float("inf")
 
 
 @functools.cache

@@ -35,8 +35,8 @@ def read_rows(name: str, request: Request, *, needs_text: bool = True) -> PoolFi
         return read_pool(names, told, part=Part(request.split, request.subset), **reading)
     if isinstance(source, (str, os.PathLike, Mapping)) or hasattr(source, "columns"):
         raise PoolError(
-            f"{name} must be a path or a list of rows, got one {type(source).__name__}: of a table "
-            "pass a list of mappings"
+            f"{name} must be a path or a list of rows, got one {type(source).__name__}: of a "
+            "DatasetDict take a split, of a table pass a list of mappings"
         )
     return pool_of(source, told, name=name, **reading)
 

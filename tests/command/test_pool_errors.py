@@ -29,6 +29,21 @@ def twice():
     return sink.getvalue().to_pybytes()
 
 
+def rows_told(n):
+    """Parquet of 77,777 rows whose footer tells of others."""
+    data = parquet(text=["a b"] * 77_777)
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[at:-8].replace(varint(77_777), varint(n), 1)  # the first is the file's
+    return data[:at] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def varint(n):
+    """A number as Thrift writes it."""
+    bits = bin(2 * n)[2:]
+    septets = [int(bits[max(0, end - 7) : end], 2) for end in range(len(bits), 0, -7)]
+    return bytes([*(septet | 128 for septet in septets[:-1]), septets[-1]])
+
+
 def not_utf8():
     offsets, letters = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")
     return parquet(text=pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters]))
@@ -48,7 +63,22 @@ POOLS = {
         ["line 4", "not JSON", "remove the line"],
     ),
     "deep nesting": ("p.jsonl", GOOD + b"[" * 100_000, ["line 2", "not JSON"]),
-    "no object": ("p.jsonl", GOOD + b'["a b"]\n', ["line 2", "list, not a JSON object"]),
+    "no object": (
+        "p.jsonl",
+        GOOD + b'["a b"]\n',
+        ["line 2", "a list, not a JSON object", "mend"],
+    ),
+    "rows within": ("p.json", b'{"data": [{"text": "a"}]}', ["object, not an array", "its 'data'"]),
+    "rows within lines": (
+        "p.json",
+        b'{\n "version": 1,\n "data": [{"text": "a"}]\n}\n',
+        ["object, not an array", "take the array in its 'data'"],
+    ),
+    "an object of lines": (
+        "p.jsonl",
+        b'{\n "messages": [{"role": "user", "content": "a"}]\n}\n',
+        ["object, not an array", "write it in one line"],
+    ),
     "no text at first": (
         "p.jsonl",
         b'{"body": "a b"}\n',
@@ -79,6 +109,7 @@ POOLS = {
     "truncated": ("p.jsonl.gz", gzip.compress(GOOD * 9)[:-9], ["can't be unpacked", "get it anew"]),
     "broken array": ("p.json", b'[{"text": "a"},\n{"text"}]', ["line 2", "not JSON", "the array"]),
     "values": ("p.csv", b"text,x\na,1\nb,2,3\n", ["row 1", "has 3 values, not 2"]),
+    "CSV names": ("p.csv", b"text,x,x\na,1,2\n", ["several columns 'x'", "rename or drop one"]),
     "CSV not UTF-8": ("p.csv", b"text,\xff\na,1\n", ["line 1", "not UTF-8", "Convert it"]),
     "a long row not UTF-8": ("p.csv", b"text\na\n\xb1,2\n", ["line 3", "not UTF-8"]),
     "binary": ("p.txt", b"PK\x03\x04\n\xfe\xff\xfa", ["line 2", "not UTF-8", "binary"]),
@@ -97,6 +128,16 @@ POOLS = {
         "p.parquet",
         parquet(text=["a b"], xyz=["c"]).replace(b"xyz", b"x\xffz"),
         ["not readable as Parquet", "write it anew"],
+    ),
+    "Parquet rows": (
+        "p.parquet",
+        rows_told(80_000),
+        ["(77777 rows, its footer says 80000)", "write it anew"],
+    ),
+    "Parquet of 64 TB": (
+        "p.parquet",
+        rows_told(10**12),
+        ["1,000,000,000,000 rows by its footer", "GiB or more", "split it"],
     ),
     "Parquet not UTF-8": ("p.parquet", not_utf8(), ["not readable as Parquet", "UTF8"]),
 }
@@ -133,6 +174,7 @@ MISFITS = {
     "empty object": ("p.jsonl", [{"x": {}}, {"x": {}}], ".jsonl"),
     "lone surrogate": ("p.jsonl", [{"x": "a"}, {"x": "\ud800"}], ".jsonl"),
     "no columns": ("p.jsonl", [{}, {}], ".jsonl"),
+    "deep lists": ("p.jsonl", '{"x": ' + "[" * 60 + "]" * 60 + "}\n{}\n", ".jsonl"),
     "bytes": ("p.parquet", {"x": [b"a", b"\xff"]}, ".parquet"),
     "NaN": ("p.parquet", {"x": [0.5, float("nan")]}, ".parquet"),
 }
@@ -143,7 +185,7 @@ def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp
     filename, content, remedy = MISFITS[name]
     pool, emb = tmp_path / filename, tmp_path / "emb.safetensors"
     if pool.suffix == ".jsonl":
-        write_rows(pool, content)
+        pool.write_text(content) if isinstance(content, str) else write_rows(pool, content)
         out = out.with_suffix(".parquet")
     else:
         pool.write_bytes(parquet(**content))
@@ -151,6 +193,18 @@ def test_columns_that_the_output_cannot_hold_are_refused(name, refused, out, tmp
     leave_earlier_results(out)
     argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--overwrite"]
     refused(argv, [out, pool, "can't hold", f"write a {remedy} instead"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("x", pa.map_(pa.string(), pa.int8())), ("a\0b", pa.string())], ids=str
+)
+def test_columns_that_a_saved_set_cannot_hold_are_refused(name, kind, refused, out, tmp_path):
+    pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    pool, emb, out = tmp_path / "p.parquet", tmp_path / "emb.safetensors", out.with_suffix("")
+    pool.write_bytes(parquet(**{name: pa.array([None, None], kind)}))
+    write_embeddings(emb, lengths=(M, M))
+    argv = [pool, "-o", out, "--embeddings", emb, "--n-samples", "1", "--dry-run"]
+    refused(argv, [out, pool, "can't hold", "write another format instead"])
 
 
 @pytest.mark.parametrize("flag", ["--exclude", "--initial", "--targets"])

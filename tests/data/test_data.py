@@ -141,14 +141,27 @@ def test_parquet_with_bytes_stays_parquet(choose, tmp_path):
     assert pq.read_table(out).column("x").to_pylist() == [bytes([i, 255]) for i in ranking["index"]]
 
 
-def test_parquet_with_views_gives_plain_columns(choose, tmp_path):
-    pool, words = tmp_path / "p.parquet", [f"row {i}" for i in range(N)]
-    pq.write_table(pa.table({"x": pa.array(words, pa.string_view())}), pool)
+VIEW = pa.string_view()
+VIEWS = [
+    (VIEW, lambda word: word),
+    (pa.list_(VIEW), lambda word: [word]),
+    (pa.large_list(VIEW), lambda word: [word, None]),
+    (pa.list_(VIEW, 2), lambda word: [word, "b"]),
+    (pa.struct([("a", pa.list_(VIEW)), ("n", pa.int8())]), lambda word: {"a": [word], "n": 1}),
+    (pa.map_(VIEW, VIEW), lambda word: [("a", word)]),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), VIEWS, ids=[str(kind) for kind, _ in VIEWS])
+def test_parquet_with_views_gives_plain_columns(kind, value, choose, tmp_path):
+    pool, values = tmp_path / "p.parquet", [value(f"row {i}") for i in range(N)]
+    pq.write_table(pa.table({"x": pa.array(values, kind)}), pool)
     out, ranking = choose(pool, "chosen.parquet")
-    expected = [words[i] for i in ranking["index"]]
+    expected = [values[i] for i in ranking["index"]]
     assert pq.read_table(out).column("x").to_pylist() == expected
     out, _ = choose(pool, "chosen.jsonl")
-    assert [json.loads(line)["x"] for line in out.read_text().splitlines()] == expected
+    as_json = json.loads(json.dumps(expected))
+    assert [json.loads(line)["x"] for line in out.read_text().splitlines()] == as_json
 
 
 def test_parquet_with_times_that_python_lacks_stays_parquet(choose, tmp_path):

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fisher_jax.data import Example, PoolError
-from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
+from fisher_jax.data import Example, PoolError, examples_of
+from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near, unique
 from tests.helpers.cli import (
     manifest_of,
     page_of,
@@ -48,6 +48,28 @@ def said(*roles):
 )
 def test_rows_that_differ_in_anything_that_counts_are_no_exact_copies(rows):
     assert deduplicate_exact([*rows, *rows]).tolist() == [0, 1]
+
+
+ASKS, SAYS = {"role": "user", "content": "a b"}, {"role": "assistant", "content": "c d"}
+
+
+@pytest.mark.parametrize(
+    "held_out",
+    [
+        {"messages": [ASKS, SAYS]},
+        {"question": "A b", "answer": "c d"},
+        {"prompt": [ASKS], "completion": [SAYS]},
+        {"prompt": "a b", "completion": "c d"},
+        {"system": "Be kind.", "question": "a b", "answer": "c d"},
+        {"text": "a b c d"},
+    ],
+    ids=str,
+)
+def test_a_test_row_is_told_in_any_shape(held_out):
+    rows = [{"messages": [ASKS, SAYS]}, {"messages": [SAYS, ASKS]}, {"messages": [ASKS]}]
+    rows, against = examples_of(rows), examples_of([held_out])
+    for copies in ("none", "exact"):
+        assert unique(rows, copies, against=against).tolist() == [1, 2]
 
 
 @has_datasketch

@@ -65,13 +65,19 @@ def test_a_selection_streams_the_store(tmp_path):
     np.testing.assert_allclose(streamed.gains, expected.gains, rtol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+@pytest.mark.parametrize("damage", ["flipped", "renamed", "cut", "empty"])
 def test_a_damaged_shard_counts_as_missing(tmp_path, damage):
     filled(tmp_path)
     path = sorted(tmp_path.iterdir())[1]
     data = bytearray(path.read_bytes())
     data[-200] ^= 4
-    path.write_bytes({"flipped": bytes(data), "cut": bytes(data[:-1]), "empty": b""}[damage])
+    damaged = {
+        "flipped": bytes(data),
+        "renamed": path.read_bytes().replace(b'"tokens"', b'"uokens"'),  # one bit of the header
+        "cut": bytes(data[:-1]),
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
     store = EmbeddingStore(tmp_path)
     missing = store.missing(KEYS)
     assert store.damaged == [path]

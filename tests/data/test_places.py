@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import fisher_jax as fj
 from fisher_jax.data import Columns, Example, PoolError
 from fisher_jax.data.contents import taken
 from fisher_jax.data.output import check_columns_fit, write_selection
 from fisher_jax.data.pool_file import pool_of, read_pool
 from fisher_jax.data.sets import Part
+from fisher_jax.pipeline import Output
 from tests.helpers.hub_server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +121,27 @@ def test_a_folder_is_its_files_of_one_format(tmp_path):
     assert read_pool(folder).rows == EXAMPLES[:2]
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.parquet", "p.txt"])
+@pytest.mark.parametrize("name", FILES)
 def test_standard_input_is_told_by_its_bytes(name, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(FILES[name])))
     pool = read_pool("-")
     assert pool.rows == EXAMPLES and pool.where(0).startswith("standard input, ")
+    assert pool.sha256 == hashlib.sha256(FILES[name]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "shape", "n"),
+    [
+        (b"text, so to speak\na,b\n", Columns(), "text (text)", 2),  # no line of names
+        (b"body,id\na,1\n", Columns(), "text (text)", 2),
+        (b"body,id\na,1\n", Columns(text="body"), "text (body)", 1),
+        (b'"prompt"\t"completion"\r\na\tb\r\n', Columns(), "prompt-completion (", 1),
+    ],
+)
+def test_standard_input_is_csv_if_it_names_columns(data, columns, shape, n, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    pool = read_pool("-", columns)
+    assert pool.shape.startswith(shape) and len(pool.rows) == n
 
 
 def test_rows_that_cannot_be_used_are_listed(tmp_path):
@@ -178,6 +197,28 @@ def test_an_earlier_selection_is_a_pool(tmp_path, suffix):
     assert got == [ROWS[0] | ranks[0], ROWS[1] | ranks[1]]
 
 
+def test_an_earlier_selection_of_jsonl_is_kept_to_the_letter(tmp_path):
+    path, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    columns = [
+        '"text": "a, }\\u00e9"',
+        '"x": 1e400',
+        '"x" :-0.10',
+        '"id": ' + "9" * 5000,
+        '"y": {}',
+    ]
+    for at in range(len(columns) + 1):
+        earlier = [*columns[:at], '"fisher_rank":3', '"fisher_gain" : [1]', *columns[at:]]
+        path.write_text(f" {{ {' , '.join(earlier)} }} \n")
+        pool = read_pool(path)
+        Output.of(out).check_room(pool, 1.0)
+        write_selection(out, out, pool, np.array([0]), np.array([2.5]))
+        added = ['"fisher_rank": 0', '"fisher_gain": 2.5']
+        assert out.read_text() == f"{{{', '.join([*columns, *added])}}}\n"
+    path.write_text('{"fisher_rank": 0}\n{"note": "fisher_rank"}\n')
+    pool = read_pool(path, needs_text=False)
+    assert pool.content.json_lines([0, 1], ["fisher_rank"]) == ["{}", '{"note": "fisher_rank"}']
+
+
 def test_columns_are_named_where_they_are_not_known(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"ask": "q", "reply": "a", "text": "t", "chat": [{"from": "human"}]}\n')
@@ -187,6 +228,9 @@ def test_columns_are_named_where_they_are_not_known(tmp_path):
         read_pool(path, Columns(messages="chat"))
     with pytest.raises(PoolError, match="line 1 has no column 'instruction'"):
         read_pool(path, Columns(format="alpaca"))
+    path.write_text('{"fisher_rank": "a b"}\n')
+    with pytest.raises(PoolError, match="line 1 has its text in 'fisher_rank', which we write"):
+        read_pool(path, Columns(text="fisher_rank"))
     for wrong in ({"prompt": "a"}, {"format": "alpaca", "text": "a"}, {"format": "alpacca"}):
         with pytest.raises(PoolError, match="`"):
             Columns(**wrong)
@@ -242,6 +286,8 @@ def test_saved_sets_are_read_and_written(tmp_path):
         read_pool(tmp_path / "two")
     with pytest.raises(PoolError, match="no split 'dev', it has train, test"):
         read_pool(tmp_path / "two", part=Part("dev"))
+    with pytest.raises(PoolError, match="got one DatasetDict: of a DatasetDict take a split"):
+        fj.choose(datasets.DatasetDict(train=whole), model="none", n_samples=1)
     pool = pool_of(whole)
     assert pool.rows == EXAMPLES == pool_of(ROWS).rows == pool_of(TEXTS).rows
     for name in ("out.jsonl", "out.json", "out.parquet", "out"):

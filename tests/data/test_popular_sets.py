@@ -7,8 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fisher_jax.data import Columns, Example, PoolError
 from fisher_jax.data.output import write_selection
 from fisher_jax.data.pool_file import read_pool
+from fisher_jax.models.chat import written
+from tests.helpers.word_model import language_model
 
 N, K = 50, 7
 ORDER = np.random.default_rng(0).permutation(N)[:K]
@@ -260,6 +263,28 @@ def test_a_set_goes_in_as_it_is_and_out_in_its_own_shape(name, suffix, tmp_path)
         assert len(read_pool(out).rows) == K
 
 
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}"
+    "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return language_model(template=TEMPLATE)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, shape, _) in SETS.items() if shape != "text"])
+def test_the_answers_of_a_set_are_learnt_by_a_chat_template(name, model, tmp_path):
+    row, _, answers = SETS[name]
+    (read,) = read_pool(written_as(tmp_path / "pool.jsonl", [row(1)])).rows
+    chat = written(model, read, name)
+    learnt = [chat.text[begin:end] for begin, end in chat.spans]
+    assert [text.removeprefix("<assistant>").strip() for text in learnt] == answers
+    assert all(said in chat.text for _, said in read.parts())
+
+
 def without_nulls(value):
     if isinstance(value, dict):
         return {k: without_nulls(v) for k, v in value.items() if v is not None}
@@ -271,6 +296,82 @@ def test_what_goes_with_an_instruction_is_not_lost(tmp_path):
     (got,) = read_pool(written_as(tmp_path / "p.jsonl", [row])).rows
     assert got.prompt == [system("Be brief."), user("Sort.\n\nb, a")]
     assert got.completion == [assistant("a, b")]
+
+
+Q, A, PAIR = user("Sort.\n\nb, a"), assistant("a, b"), ["Hi.", "Hello."]
+ALPACA = {"instruction": "Sort.", "input": "b, a", "output": "a, b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected", "told"),
+    [
+        (
+            {**ALPACA, "history": [PAIR]},
+            Columns(),
+            Example([A], [user("Hi."), assistant("Hello."), Q]),
+            "alpaca (instruction + output), with input, history",
+        ),
+        (
+            ALPACA,
+            Columns(prompt="instruction", completion="output"),
+            Example("a, b", "Sort.\n\nb, a"),
+            "prompt-completion (instruction + output), with input",
+        ),
+        (
+            {"question": "Who?", "answer": "Ada.", "context": "Ada did."},
+            Columns(),
+            Example([assistant("Ada.")], [user("Who?\n\nAda did.")]),
+            "question-answer (question + answer), with context",
+        ),
+        (
+            {"prompt": "p", "completion": "c", "system": "Be brief."},
+            Columns(),
+            Example("c", "p"),
+            "prompt-completion (prompt + completion), without system",
+        ),
+        (
+            {"messages": [Q, A], "system": "Be brief."},
+            Columns(),
+            Example([system("Be brief."), Q, A]),
+            "messages (messages), with system",
+        ),
+        ({"prompt": "p", "chosen": "c", "rejected": "d"}, Columns(), Example("c", "p"), None),
+        ({"prompt": [Q], "chosen": [A], "rejected": []}, Columns(), Example([A], [Q]), None),
+        ({"prompt": [Q], "chosen": [Q, A], "rejected": []}, Columns(), Example([A], [Q]), None),
+        (
+            {"prompt": [Q], "chosen": [system("Be brief."), Q, A]},
+            Columns(),
+            Example([A], [system("Be brief."), Q]),
+            None,
+        ),
+        ({"prompt": "p", "chosen": [A]}, Columns(), Example([A], [user("p")]), None),
+        ({"prompt": "p", "chosen": [Q, A]}, Columns(), Example([Q, A]), None),
+        (
+            {"prompt": "p", "chosen": "\n\nHuman: q\n\nAssistant: a"},
+            Columns(),
+            Example([user("q"), assistant("a")]),
+            "chosen (chosen), with prompt",
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_what_goes_with_a_question_is_read_or_told(suffix, row, columns, expected, told, tmp_path):
+    pool = read_pool(written_as(tmp_path / f"p{suffix}", [row]), columns)
+    assert pool.rows == [expected]
+    assert pool.shape == (told or "chosen (chosen), with prompt")
+
+
+def test_what_a_question_can_not_take_along_is_refused(tmp_path):
+    row = {"question": "Who?", "answer": "Ada.", "context": ["Ada did."]}
+    path = written_as(tmp_path / "p.jsonl", [row])
+    with pytest.raises(PoolError, match="without it name `prompt_column=question`"):
+        read_pool(path)
+    pool = read_pool(path, Columns(prompt="question", completion="answer"))
+    assert pool.shape == "prompt-completion (question + answer), without context"
+    for history in (5, ["a"], [["a", 1]]):
+        path = written_as(tmp_path / "q.jsonl", [{**ALPACA, "history": history}])
+        with pytest.raises(PoolError, match="'history' holds something else than pairs"):
+            read_pool(path)
 
 
 def test_tools_and_calls_reach_the_template(tmp_path):

@@ -74,6 +74,18 @@ def test_a_chat_without_an_answer_is_learnt_whole(smollm2):
     assert tokens.counted.tolist() == [len(ids_of(smollm2, [ASKS])) - 1, 0]
 
 
+def test_an_empty_chat_has_no_token_and_needs_no_prompt(smollm2, tmp_path):
+    chat = {"messages": [ASKS, SAYS]}
+    pool = read_pool(write_rows(tmp_path / "p.jsonl", [chat, {"messages": []}]))
+    assert pool.first_without_prompt() is None
+    counted = tokenize(smollm2, pool.rows, positions="prompt").counted
+    assert counted[0] > 0 and counted[1] == 0
+    pool = read_pool(write_rows(tmp_path / "q.jsonl", [chat, {"messages": [ASKS]}]))
+    assert pool.first_without_prompt() == 1
+    row = {"prompt": None, "completion": [ASKS, SAYS]}
+    assert read_pool(write_rows(tmp_path / "r.jsonl", [row])).rows == [Example([ASKS, SAYS], [])]
+
+
 def test_a_completion_may_go_on_from_an_answer():
     row = Example([{"role": "user", "content": "or"}], [{"role": "assistant", "content": "to be"}])
     model = language_model(template=WORDS)

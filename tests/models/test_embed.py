@@ -301,7 +301,7 @@ def test_one_string_is_refused_before_any_work():
 
 def test_columns_are_no_rows():
     for table in ({"text": ["a b"]}, pd.DataFrame({"text": ["a b"]})):
-        with pytest.raises(ValueError, match=r"got one \w+: of a table pass the column's values"):
+        with pytest.raises(ValueError, match=r"got one \w+: .*of a table pass the column's values"):
             check_rows(table)
 
 

@@ -125,7 +125,7 @@ def test_every_step_is_told(llama):
 
 WRONG = {
     "no rows": ({"pool": [], "model": "m", "n_samples": 1}, "pool is empty"),
-    "no text": ({"pool": (3 for _ in "a"), "model": "m", "n_samples": 1}, "pool, row 0 is int"),
+    "no text": ({"pool": (3 for _ in "a"), "model": "m", "n_samples": 1}, "pool, row 0 is an int"),
     "no column": ({"pool": [{"text": "a"}, {"x": 1}], "model": "m", "n_samples": 1}, "pool, row 1"),
     "one mapping": (
         {"pool": {"text": "a"}, "model": "m", "n_samples": 1},

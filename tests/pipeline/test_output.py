@@ -14,6 +14,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.data.pool_file import pool_of, read_pool
+from fisher_jax.data.sets import SavedSet
 from fisher_jax.pipeline import Output
 from fisher_jax.report import FILES
 from fisher_jax.util import files
@@ -223,6 +224,21 @@ def test_a_source_that_changes_while_it_is_read_is_told(
     code, messages = run(pool, *ready, "-o", out, "--n-samples", K)
     assert code == 2 and "changed while it was read" in messages
     assert [*out.parent.iterdir()] == []
+
+
+def test_a_saved_set_that_changes_while_it_is_read_is_told(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    datasets.Dataset.from_list([{"text": "a b"}]).save_to_disk(tmp_path / "set")
+    (state,) = (tmp_path / "set").glob("state.json")
+
+    def changing(*args, real=SavedSet.read):
+        read = real(*args)
+        state.write_bytes(state.read_bytes().swapcase())  # as long as before
+        return read
+
+    monkeypatch.setattr(SavedSet, "read", changing)
+    with pytest.raises(UserError, match="set changed while it was read"):
+        read_pool(tmp_path / "set")
 
 
 def test_a_report_in_a_folder_whose_parent_is_not_ours_is_written(run, ready, out, tmp_path):
