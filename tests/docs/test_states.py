@@ -64,7 +64,8 @@ def test_states_of_vllm_are_those_of_embed(tmp_path):
     sizes = {"vocab_size": 64, "num_hidden_layers": 2, "intermediate_size": 256}
     save_random_reference(LlamaForCausalLM(LlamaConfig(**heads, **sizes)), model)
     write_rows(tmp_path / "pairs.jsonl", ROWS)
-    lines = recipe("from vllm", model).splitlines(keepends=True)
+    text = recipe("from vllm", model).replace("runner=", 'dtype="float32", runner=')
+    lines = text.splitlines(keepends=True)
     program = "if __name__ == '__main__':\n" + "".join(f"    {line}" for line in lines)
     (tmp_path / "program.py").write_text(program)  # vLLM starts processes that import it
     environment = os.environ | {"PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1"}
