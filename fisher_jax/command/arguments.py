@@ -205,7 +205,8 @@ def _add_text(p: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out rows that can't be used, and list them in the manifest",
+        help="leave out rows that can't be used, or whose --quality, --cost-column or --group-by "
+        "can't, and list them in the manifest",
     )
     text.add_argument(
         "--max-length",

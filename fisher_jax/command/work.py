@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fisher_jax.command import interruption
+from fisher_jax.command.arguments import flags
 from fisher_jax.command.compiled import keep_compiled
+from fisher_jax.command.errors import in_flags
 from fisher_jax.command.messages import Bars
 from fisher_jax.command.replay import changed_since
 from fisher_jax.command.words import NAME
@@ -106,4 +108,4 @@ def _preview(prepared: TextPool | ReadyPool, n: int) -> None:
 
 
 def _say(line: str, name: object = NAME) -> None:
-    print(f"{name}: {line}", file=sys.stderr)
+    print(f"{name}: {in_flags(line, flags())}", file=sys.stderr)

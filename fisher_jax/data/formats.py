@@ -56,8 +56,8 @@ class JsonLines:
             try:
                 record = parsed(line)
             except (ValueError, RecursionError) as error:
-                what = f"is not JSON ({_reason(error)}): mend or remove the line"
-                rows.refuse(number, what)
+                remedy = "mend or remove the line, or pass `skip_bad`"
+                rows.refuse(number, f"is not JSON ({_reason(error)})", remedy)
                 continue
             if rows.add(record, number):
                 lines.append(line)
@@ -172,7 +172,7 @@ class Csv:
             ) from None
         for row in refused:
             what = f"has {row.actual_columns} values, not {row.expected_columns}"
-            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass `skip_bad`")
+            rows.refuse(row.number - 2, what)
         bad = {row.number - 2 for row in refused}  # numbered from 1, with the line of names
         kept = [i for i in range(table.num_rows + len(bad)) if i not in bad]
         return of_table(source.name, table, rows, kept)

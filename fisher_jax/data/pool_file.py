@@ -153,7 +153,10 @@ def pool_of(
 
 def _pool(name: str, content: Content, rows: Rows, sha256: str = "") -> PoolFile:
     if len(content) == 0 and rows.bad:
-        raise PoolError(f"{name} has no row that can be used: the first, {rows.bad[0]}")
+        raise PoolError(
+            f"{name} has no row that can be used: the first, {rows.bad[0]}: mend them, or name "
+            "other columns"
+        )
     if len(content) == 0:
         raise PoolError(f"{name} is empty: a pool needs at least one row")
     examples = rows.examples if rows.needs_text else None

@@ -10,7 +10,7 @@ from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.request import Request
-from fisher_jax.pipeline.sources import facts_of, read_rows
+from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows
 from fisher_jax.util.excerpt import counted
 
 
@@ -50,7 +50,7 @@ def without_copies(
             at = at[deduplicate_means(emb.pooled("mean")[at])]
     n_copies = n_rows - len(at)
     facts = {"dropped_copies": n_copies} | facts_of("exclude", other)
-    return Kept(at, _notes(copies, n_copies, other), facts)
+    return Kept(at, notes_of(other) + _notes(copies, n_copies, other), facts)
 
 
 def _notes(copies: str, n_copies: int, other: PoolFile | None) -> list[str]:

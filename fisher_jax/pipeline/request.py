@@ -78,7 +78,8 @@ class Request:
         completion_column: with what completes them.
         split: of a data set of the package datasets, such as train.
         subset: of a data set on the hub, its configuration.
-        skip_bad: leave out rows that can't be used, and list them.
+        skip_bad: leave out rows that can't be used, of the pool also those without a `quality`,
+            cost or group, and list them.
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
         deduplicate: leave out copies of an earlier row first: by the text, or "means", with

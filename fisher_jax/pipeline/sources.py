@@ -14,6 +14,7 @@ from fisher_jax.design import TokenEmbeddings, as_embeddings
 from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
+from fisher_jax.util.excerpt import counted
 from fisher_jax.util.files import unchanged
 
 
@@ -76,5 +77,14 @@ def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {name: file.path, f"{name}_sha256": file.sha256}
     if file.rows is not None:
-        facts |= {f"{name}_shape": file.shape, f"{name}_bad_rows": [*file.bad]}
-    return facts
+        facts[f"{name}_shape"] = file.shape
+    return facts | {f"{name}_bad_rows": [*file.bad]}
+
+
+def notes_of(file: PoolFile | None) -> list[str]:
+    """A sentence on the rows of a source that can't be used and were left out."""
+    if file is None or not file.bad:
+        return []
+    first = "; ".join(file.bad[:3])
+    more = "; ..." if len(file.bad) > 3 else ""
+    return [f"{counted(len(file.bad), 'bad row')} left out ({first}{more})."]

@@ -159,3 +159,20 @@ def test_the_plan_counts_forward_passes_and_refuses_by_its_own_memory(
     write_embeddings(tmp_path / "emb.safetensors")
     ready = ["--embeddings", tmp_path / "emb.safetensors", "-o", out, "--n-samples", K]
     refused([*ready, "--overwrite"], ["need about 1.0 GiB"])
+
+
+@pytest.mark.parametrize("name", ["exclude", "initial", "targets"])
+def test_bad_rows_beside_the_pool_are_told(name, run, llama, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": text} for text in texts()])
+    bad = [{"text": "x y z"}, {"text": 3}, {"body": "a"}]
+    other = write_rows(tmp_path / "bad.jsonl", bad)
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--skip-bad", f"--{name}", other]
+    code, messages = run(*argv, *(["--selector", "rds"] if name == "targets" else []))
+    assert code == 0
+    told = [
+        f"{other}, line 2: column 'text' holds an int, not a string",
+        f"{other}, line 3 has no column 'text', it has 'body'",
+    ]
+    assert manifest_of(out)["result"][f"{name}_bad_rows"] == told
+    note = f"2 bad rows left out ({'; '.join(told)})."
+    assert note in messages and note in manifest_of(out)["notes"]
