@@ -8,6 +8,7 @@ from fisher_jax.command.words import (
     Listing,
     NamesOf,
     Parser,
+    count,
     name_of,
     number,
     path,
@@ -279,7 +280,8 @@ def _add_text(p: argparse.ArgumentParser) -> None:
         "--eos",
         action=argparse.BooleanOptionalAction,
         default=default_of("eos"),
-        help="learn the end of every row, or of none (default: of prompt + completion rows)",
+        help="learn the end of every row, or of none (default: of prompt + completion rows); what "
+        "closes a chat's turns is of its template and is learnt either way",
     )
 
 
@@ -403,9 +405,10 @@ def _add_output(p: argparse.ArgumentParser, half: str) -> None:
     output.add_argument(
         "--preview",
         metavar="N",
-        type=int,
+        type=count,
         default=0,
-        help="show the first N rows as the model sees them, what counts between brackets",
+        help="show the first N rows as the model sees them, what counts between brackets (with "
+        "--embeddings as they stand in POOL)",
     )
     output.add_argument(
         "--dry-run",
@@ -419,6 +422,6 @@ def flags() -> dict[str, str]:
     """Each option of `Request` and `Output` as a user of the command writes it."""
     written = {}
     for action in parser()._actions:
-        *_, last = ["", *action.option_strings]
+        *_, last = ["", *(s for s in action.option_strings if not s.startswith("--no-"))]
         written[action.dest] = last if last and action.dest != "out" else str(action.metavar)
     return written

@@ -48,6 +48,13 @@ def number(text: str) -> float | int:
         return float(text)
 
 
+def count(text: str) -> int:
+    """Of things: a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
 class Caps(argparse.Action):
     """One cap, a word, or NAME=NUMBER as often as it is given."""
 

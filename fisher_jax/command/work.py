@@ -35,6 +35,8 @@ def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
     """
     output = Output.of(args.out, args.report_dir, args.overwrite)
     options = _options(args)
+    if args.preview and args.pool is None:
+        raise UserError("`preview` shows rows: give the `pool` that has them")
     if args.endpoint is not None:
         options["answers"] = args.out.with_name(f"{args.out.name}.answers.jsonl")
     request = Request(**options)
@@ -48,6 +50,7 @@ def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
         output.check_room(prepared.file, prepared.plan.share)
         if not embeds:
             check_embedded(prepared)
+        show.close()
         changes = [] if args.config is None else changed_since(args.config, prepared.facts)
         _tell(prepared, args.preview, changes)
         if args.dry_run:
@@ -72,6 +75,7 @@ def embed(args: argparse.Namespace) -> None:
         options["n_samples"] = 1  # the least that may be chosen: nothing is
         prepared = prepare(Request(**options), clock)
         assert isinstance(prepared, TextPool)
+        show.close()
         _tell(prepared, args.preview)
         if args.dry_run:
             return
@@ -99,12 +103,15 @@ def _tell(prepared: TextPool | ReadyPool, preview: int, changes: Sequence[str] =
 
 
 def _preview(prepared: TextPool | ReadyPool, n: int) -> None:
-    """The first rows as the model sees them, what counts between ⟦ and ⟧."""
+    """The first rows, those of text as the model sees them, what counts between ⟦ and ⟧."""
+    file = prepared.file
     if isinstance(prepared, TextPool):
-        rows = prepared.usable
-        for i in range(min(n, len(rows.at))):
-            where = prepared.file.where(int(rows.at[i]))
-            print(f"{where}: {shown(prepared.model, rows.tokens, i)}", file=sys.stderr)
+        for i, row in enumerate(prepared.usable.at[:n].tolist()):
+            text = shown(prepared.model, prepared.usable.tokens, i)
+            print(f"{prepared.file.where(row)}: {text}", file=sys.stderr)
+    elif file is not None:
+        for row in prepared.rows[:n].tolist():
+            print(f"{file.where(row)}: {file.preview(row)}", file=sys.stderr)
 
 
 def _say(line: str, name: object = NAME) -> None:

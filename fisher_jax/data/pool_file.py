@@ -169,13 +169,19 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
     for name in names:
         if SavedSet.fits(name):
             yield SavedSet().read(name, part, rows), _hash_of_folder(name)
-        elif not (Path(name).exists() or _has_suffix(name)) and HubSet.fits(name):
+        elif is_set_name(name):
             yield HubSet().read(name, part, rows), ""
         else:
             for file in _files(name):
                 with unchanged(Path(file)) if Path(file).is_file() else nullcontext():
                     source = Source(file)
                     yield format_of(source).read(source, rows), source.sha256
+
+
+def is_set_name(name: str) -> bool:
+    """Whether a data set of the package datasets is meant, saved or on the hub."""
+    is_file = Path(name).exists() or Source(name).suffix in BY_SUFFIX
+    return SavedSet.fits(name) or (not is_file and HubSet.fits(name))
 
 
 def _files(name: str) -> list[str]:
@@ -187,10 +193,6 @@ def _files(name: str) -> list[str]:
         if some := [file for file in files if Source(file).suffix == suffix]:
             return some
     raise PoolError(f"{name} is a folder without {', '.join(_IN_FOLDERS)}: name another")
-
-
-def _has_suffix(name: str) -> bool:
-    return Source(name).suffix in BY_SUFFIX
 
 
 def _hash_of_folder(name: str) -> str:

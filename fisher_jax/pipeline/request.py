@@ -90,7 +90,8 @@ class Request:
         dtype: of a model given by name.
         positions: the tokens to select by: of rows with a prompt those that predict the completion
             (of chats the assistant's turns), all, or those of the prompt.
-        eos: whether a row's end is learnt: None adds it to completions, True to texts too.
+        eos: whether a row's end is learnt: None adds it to completions, True to texts too, False
+            to none; what closes a chat's turns is of its template, and is learnt either way.
         endpoint: base URL of an OpenAI-compatible endpoint that `ask_llm` asks.
         endpoint_model: the model there.
         answers: file that keeps the endpoint's answers, so that none is paid for twice.

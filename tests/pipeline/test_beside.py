@@ -91,6 +91,12 @@ def test_semantic_copies_are_rows_of_like_means():
     choice = fj.choose(embeddings=pool, n_samples=8, deduplicate="means")
     assert sorted(choice.ranking) == [*range(8)]
     assert choice.notes == ["2 semantic copies were dropped."]
+    rows = ["a b c", *map(str, range(9))]
+    both = fj.choose(rows, embeddings=pool, n_samples=7, deduplicate="means", exclude=["A b  c"])
+    assert both.notes == [
+        "1 exact copy of rows of exclude was dropped.",
+        "2 semantic copies were dropped.",
+    ]
     with pytest.raises(UserError, match="has 8 rows to choose from"):
         fj.choose(embeddings=pool, n_samples=9, deduplicate="means")
 
