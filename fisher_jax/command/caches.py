@@ -4,9 +4,8 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from fisher_jax.command.arguments import NAME, Parser
+from fisher_jax.command.words import NAME, Parser, path
 from fisher_jax.util.errors import UserError
 
 
@@ -22,7 +21,7 @@ def caches(argv: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     p.add_argument(
-        "--cache", metavar="DIR", type=Path, help="the folder (default: the user's cache)"
+        "--cache", metavar="DIR", type=path, help="the folder (default: the user's cache)"
     )
     p.add_argument(
         "--clear",

@@ -29,7 +29,7 @@ SOURCES = (
     *("pool", "embeddings", "targets", "target_embeddings", "initial", "initial_embeddings"),
     "exclude",
 )
-_OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
+OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
 _COLUMNS = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
 _READY = {"targets": "target_embeddings", "initial": "initial_embeddings"}
 
@@ -222,7 +222,7 @@ class Request:
         for text, ready in _READY.items():
             if getattr(self, text) is not None:
                 raise UserError(f"`{text}` goes with `model`: with `embeddings` give `{ready}`")
-        unused = [*_OF_MODEL, *(() if self.reads_text else _COLUMNS)]
+        unused = [*OF_MODEL, *(() if self.reads_text else _COLUMNS)]
         for name in unused:
             if getattr(self, name) != default_of(name):
                 raise UserError(

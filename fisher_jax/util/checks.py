@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,8 @@ def check_numbers(**values: Any) -> None:
     """Refuse the first that is neither a number nor None.
 
     Raises:
-        UserError: it is a string, an array, NaN, ...; the message names it.
+        UserError: it is a string, an array, NaN, a whole number beyond all floats, ...; the message
+            names it.
     """
     for name, value in values.items():
         is_number = isinstance(value, numbers.Real)
@@ -25,6 +27,8 @@ def check_numbers(**values: Any) -> None:
             is_number = np.ndim(value) == 0 and value.dtype.kind in "iuf"
         if value is not None and (not is_number or value != value):
             raise UserError(f"{name} must be a number, got {value!r}")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise UserError(f"{name} is too large: give less than {sys.float_info.max:.1e}")
 
 
 def check_ridge(ridge: float | int, name: str = "ridge") -> None:

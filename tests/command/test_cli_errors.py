@@ -68,6 +68,11 @@ ARGUMENTS = {
         ["--n-samples", "1", "--project-dim", D],
         [f"--project-dim must be from 1 to {D - 1}, below the width {D}, got {D}"],
     ),
+    "a budget of 400 digits": (["--token-budget", 10**400], ["--token-budget is too large"]),
+    "a name with a zero byte": (
+        ["--n-samples", "1", "--report-dir", "a\0b"],
+        ["argument --report-dir: 'a\\x00b' has a zero byte: rename it first"],
+    ),
     "caps of two kinds": (
         ["--n-samples", "1", "--group-cap", "2", "--group-cap", "a=1"],
         ["argument --group-cap: give one cap for all groups, or NAME=NUMBER ones"],
