@@ -328,7 +328,7 @@ def _add_design(p: argparse.ArgumentParser) -> None:
         type=name_of,
         help="rows that are owned already, in any of POOL's formats: gains count from what they "
         "teach, they cost nothing and are not written (drop their copies with --exclude FILE); of "
-        f"selectors {ADDING}",
+        f"selectors {ADDING}; others may be compared",
     )
     design.add_argument(
         "--initial-embeddings",

@@ -10,7 +10,7 @@ from fisher_jax.design import TokenEmbeddings, as_targets
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import without_copies
 from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
-from fisher_jax.pipeline.pool import EmbeddedPool, note_on_projection, standardized
+from fisher_jax.pipeline.pool import EmbeddedPool, notes_on_choosing, standardized
 from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.row_values import NO_VALUES, RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows, read_states
@@ -101,6 +101,6 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
         emb = emb.take(at)
     planned = plan(request, emb.lengths, emb.lengths, emb.dim, values=values)
     budget = spending(request, emb.lengths, values, planned.total)
-    notes = notes_of(file) + kept.notes + note_on_projection(request, emb.dim)
+    notes = notes_of(file) + kept.notes + notes_on_choosing(request, emb.dim)
     facts |= facts_of("pool", file) | kept.facts
     return ReadyPool(request, file, emb, at, n_rows, beside, budget, values, planned, notes, facts)

@@ -250,7 +250,7 @@ class Request:
         for i, name in enumerate(self.asked):
             if name in self.asked[:i]:
                 raise UserError(f"`compare={name}` chooses already: name every other rule once")
-            self._check_rule(f"`{'compare' if i else 'selector'}={name}`", SELECTORS[name])
+            self._check_rule("compare" if i else "selector", SELECTORS[name])
         targets = _READY["targets"] if self.model is None else "targets"
         is_targeted = any(SELECTORS[name].targeted for name in self.asked)
         if getattr(self, targets) is not None and not is_targeted:
@@ -262,8 +262,9 @@ class Request:
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
 
-    def _check_rule(self, asked: str, rule: Rule) -> None:
-        """Refuse a rule that can't be told what it needs; `asked` is how it was named."""
+    def _check_rule(self, option: str, rule: Rule) -> None:
+        """Refuse a rule, named by this option, that can't be told what it needs."""
+        asked = f"`{option}={rule.name}`"
         if rule not in OFFERED:
             raise UserError(f"{asked} needs {rule.needs[0]}, which no model tells")
         if self.embeddings is not None and {*rule.needs} - {"targets"}:
@@ -273,7 +274,9 @@ class Request:
         )
         if getattr(self, targets) is None and "targets" in rule.needs:
             raise UserError(f"{asked} chooses for a task: give its rows as `{targets}=FILE`")
-        if getattr(self, initial) is not None and not rule.adds:
+        # a compared rule may ignore them, but for one of a task, which is told beyond them
+        may_ignore = option == "compare" and not rule.targeted
+        if getattr(self, initial) is not None and not (rule.adds or may_ignore):
             raise UserError(
                 f"{asked} does not look at `{initial}`: leave it out, or take one of "
                 f"{_names('adds')}"

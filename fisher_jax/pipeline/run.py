@@ -147,4 +147,7 @@ def _by(
     if rule.weighs:
         told |= _quality(request, pool)
     terms = {"ridge": request.ridge, "seed": request.seed, "on_progress": show}
-    return rule(pool.added, **pool.budget, **terms, **told)
+    if rule.adds or pool.added is pool.emb:
+        return rule(pool.added, **pool.budget, **terms, **told)
+    chosen = rule(pool.emb, **pool.budget, **terms, **told)  # without a look at initial rows
+    return evaluate(pool.added, chosen.ranking, request.ridge)

@@ -27,7 +27,7 @@ from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import CachedRows, cached_rows
 from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
-from fisher_jax.pipeline.pool import EmbeddedPool, note_on_projection, standardized
+from fisher_jax.pipeline.pool import EmbeddedPool, notes_on_choosing, standardized
 from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.row_values import RowValues, read_values
 from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows
@@ -183,7 +183,7 @@ def read_text(request: Request, clock: Clock) -> TextPool:
     limit = request.max_length or model.context
     notes = _notes_on_rows(pool, model, rows) + kept.notes
     notes += note_on_equal_rows(rows.texts, request.deduplicate) + rows.notes(limit)
-    notes += note_on_projection(request, model.dim)
+    notes += notes_on_choosing(request, model.dim)
     facts = _facts(pool, model, rows) | kept.facts
     for name, of in beside.items():
         notes += notes_of(files[name]) + of.notes(limit, f" of {BESIDE[name]}")

@@ -182,3 +182,26 @@ def test_bad_rows_beside_the_pool_are_told(name, run, llama, out, tmp_path):
     assert manifest_of(out)["result"][f"{name}_bad_rows"] == told
     note = f"2 bad rows left out ({'; '.join(told)})."
     assert note in messages and note in manifest_of(out)["notes"]
+
+
+@pytest.mark.parametrize("name", ["longest", "k_center"])
+def test_compared_rules_may_ignore_rows_that_are_owned(name, emb, examples):
+    initial = fj.TokenEmbeddings.from_list(examples[:2])
+    options = {"embeddings": emb, "initial_embeddings": initial, "n_samples": K}
+    options["normalize"] = "none"
+    choice = fj.choose(**options, compare=[name])
+    note = f"{name} chooses without a look at the initial rows, from which its nats count."
+    assert choice.notes == [note]
+    alone = fj.choose(embeddings=emb, n_samples=K, selector=name, normalize="none")
+    other = choice.others[name]
+    assert other.ranking.tolist() == alone.ranking.tolist()
+    whole, there = (
+        np.linalg.slogdet(np.eye(emb.dim) + rows.T @ rows)[1]
+        for rows in (
+            np.concatenate([initial.tokens, emb.take(other.ranking).tokens]),
+            initial.tokens,
+        )
+    )
+    assert other.log_det == pytest.approx(whole - there, rel=1e-4)
+    with pytest.raises(UserError, match="`compare=rds` does not look at `initial_embeddings`"):
+        fj.choose(**options, target_embeddings=initial, compare=["rds"])
