@@ -34,6 +34,8 @@ def caches(argv: Sequence[str]) -> None:
     from fisher_jax.pipeline.cache import Cache, embeddings_folder  # brings JAX
 
     cache = Cache(args.cache or embeddings_folder())
+    if cache.folder.exists() and not cache.folder.is_dir():
+        raise UserError(f"`cache` {cache.folder} is no folder: name one")
     entries = [e for e in cache.entries() if args.clear in (None, "", e.name, e.place.name)]
     if args.clear and not entries:
         raise UserError(f"nothing is kept of {args.clear} in {cache.folder}: see {NAME} cache")

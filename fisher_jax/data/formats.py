@@ -159,8 +159,9 @@ class Csv:
         )
         read = pc.ReadOptions(use_threads=False, block_size=max(1 << 20, len(data) + 1))
         try:
-            header = pc.ReadOptions(use_threads=False, block_size=1 << 20)
-            names = pc.open_csv(io.BytesIO(data[: 1 << 20]), header, parse).schema.names
+            first = max(1 << 20, data.find(b"\n") + 1 or len(data))  # all names at least
+            header = pc.ReadOptions(use_threads=False, block_size=first)
+            names = pc.open_csv(io.BytesIO(data[:first]), header, parse).schema.names
             convert = pc.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
             )

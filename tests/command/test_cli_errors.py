@@ -213,6 +213,13 @@ def test_a_folder_without_permission_is_refused(refused, ready, out):
         out.parent.chmod(0o755)
 
 
+def test_a_report_may_go_deep_into_new_folders(run, ready, out):
+    deep = out.parent.joinpath(*(letter * 60 for letter in "abcde"))
+    assert run(*ready, "-o", out, "--report-dir", deep, "--n-samples", 1)[0] == 0
+    assert {path.name for path in deep.iterdir()} <= {*FILES}
+    assert {path.name for path in out.parent.iterdir()} == {out.name, "a" * 60}
+
+
 # Embeddings
 
 
