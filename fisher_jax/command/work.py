@@ -20,6 +20,7 @@ from fisher_jax.pipeline import Clock, Output, Request, finish, prepare
 from fisher_jax.pipeline.ready import ReadyPool
 from fisher_jax.pipeline.run import check_embedded, embed_pool
 from fisher_jax.pipeline.text import TextPool
+from fisher_jax.report.likeness import import_libraries
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.user_folder import CACHE_SWITCH
 
@@ -55,6 +56,7 @@ def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
         _tell(prepared, args.preview, changes)
         if args.dry_run:
             return
+        import_libraries()  # a lack of memory is told before the work
         line = finish(prepared, clock).write_to(output, show, interruption.finishing)
     _say(line, name=output.out)
 

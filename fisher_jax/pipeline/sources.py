@@ -90,7 +90,9 @@ def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:
     facts: dict[str, Any] = {name: file.path, f"{name}_sha256": file.sha256}
     if file.rows is not None:
         facts[f"{name}_shape"] = file.shape
-    return facts | {f"{name}_bad_rows": [*file.bad]}
+    if file.rows is not None or file.bad:
+        facts[f"{name}_bad_rows"] = [*file.bad]
+    return facts
 
 
 def notes_of(file: PoolFile | None) -> list[str]:

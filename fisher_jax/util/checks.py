@@ -21,14 +21,19 @@ def check_numbers(**values: Any) -> None:
         UserError: it is a string, an array, NaN, a whole number beyond all floats, ...; the message
             names it.
     """
+    _check_kinds(**values)
+    for name, value in values.items():
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise UserError(f"{name} is too large: give less than {sys.float_info.max:.1e}")
+
+
+def _check_kinds(**values: Any) -> None:
     for name, value in values.items():
         is_number = isinstance(value, numbers.Real)
         if hasattr(value, "dtype"):  # NumPy's and JAX's
             is_number = np.ndim(value) == 0 and value.dtype.kind in "iuf"
         if value is not None and (not is_number or value != value):
             raise UserError(f"{name} must be a number, got {value!r}")
-        if isinstance(value, int) and abs(value) > sys.float_info.max:
-            raise UserError(f"{name} is too large: give less than {sys.float_info.max:.1e}")
 
 
 def check_ridge(ridge: float | int, name: str = "ridge") -> None:
@@ -61,7 +66,7 @@ def check_one_budget(**budgets: float | int | None) -> str:
     Raises:
         UserError: none or several are given, or one is out of every pool's range.
     """
-    check_numbers(**budgets)
+    _check_kinds(**budgets)  # of any size: none buys more than there is
     passed = {name: value for name, value in budgets.items() if value is not None}
     if len(passed) != 1:
         *others, last = budgets

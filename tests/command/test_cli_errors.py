@@ -68,7 +68,7 @@ ARGUMENTS = {
         ["--n-samples", "1", "--project-dim", D],
         [f"--project-dim must be from 1 to {D - 1}, below the width {D}, got {D}"],
     ),
-    "a budget of 400 digits": (["--token-budget", 10**400], ["--token-budget is too large"]),
+    "a ridge of 400 digits": (["--n-samples", "1", "--ridge", 10**400], ["--ridge must be a po"]),
     "a name with a zero byte": (
         ["--n-samples", "1", "--report-dir", "a\0b"],
         ["argument --report-dir: 'a\\x00b' has a zero byte: rename it first"],

@@ -188,4 +188,5 @@ def test_a_group_is_named_by_all_of_its_label(emb):
     rows = [{"label": label} for label in labels]
     choice = fj.choose(rows, embeddings=emb, n_samples=4, group_by="label", group_cap=1)
     assert choice.facts["selected_of_group"] == dict.fromkeys(labels, 1)
-    assert choice.pool.values.group.nbytes == 8 * N  # none is padded to the longest
+    group = choice.pool.values.group
+    assert group is not None and group.nbytes == 8 * N  # none is padded to the longest
