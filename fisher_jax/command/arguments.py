@@ -8,6 +8,7 @@ from fisher_jax.command.words import (
     Listing,
     NamesOf,
     Parser,
+    count,
     name_of,
     number,
     path,
@@ -205,7 +206,8 @@ def _add_text(p: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out rows that can't be used, and list them in the manifest",
+        help="leave out rows that can't be used, or whose --quality, --cost-column or --group-by "
+        "can't, and list them in the manifest",
     )
     text.add_argument(
         "--max-length",
@@ -278,7 +280,8 @@ def _add_text(p: argparse.ArgumentParser) -> None:
         "--eos",
         action=argparse.BooleanOptionalAction,
         default=default_of("eos"),
-        help="learn the end of every row, or of none (default: of prompt + completion rows)",
+        help="learn the end of every row, or of none (default: of prompt + completion rows); what "
+        "closes a chat's turns is of its template and is learnt either way",
     )
 
 
@@ -325,7 +328,7 @@ def _add_design(p: argparse.ArgumentParser) -> None:
         type=name_of,
         help="rows that are owned already, in any of POOL's formats: gains count from what they "
         "teach, they cost nothing and are not written (drop their copies with --exclude FILE); of "
-        f"selectors {ADDING}",
+        f"selectors {ADDING}; others may be compared",
     )
     design.add_argument(
         "--initial-embeddings",
@@ -402,9 +405,10 @@ def _add_output(p: argparse.ArgumentParser, half: str) -> None:
     output.add_argument(
         "--preview",
         metavar="N",
-        type=int,
+        type=count,
         default=0,
-        help="show the first N rows as the model sees them, what counts between brackets",
+        help="show the first N rows as the model sees them, what counts between brackets (with "
+        "--embeddings as they stand in POOL)",
     )
     output.add_argument(
         "--dry-run",
@@ -418,6 +422,6 @@ def flags() -> dict[str, str]:
     """Each option of `Request` and `Output` as a user of the command writes it."""
     written = {}
     for action in parser()._actions:
-        *_, last = ["", *action.option_strings]
+        *_, last = ["", *(s for s in action.option_strings if not s.startswith("--no-"))]
         written[action.dest] = last if last and action.dest != "out" else str(action.metavar)
     return written

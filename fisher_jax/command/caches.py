@@ -4,9 +4,8 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from fisher_jax.command.arguments import NAME, Parser
+from fisher_jax.command.words import NAME, Parser, path
 from fisher_jax.util.errors import UserError
 
 
@@ -22,7 +21,7 @@ def caches(argv: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     p.add_argument(
-        "--cache", metavar="DIR", type=Path, help="the folder (default: the user's cache)"
+        "--cache", metavar="DIR", type=path, help="the folder (default: the user's cache)"
     )
     p.add_argument(
         "--clear",
@@ -35,6 +34,8 @@ def caches(argv: Sequence[str]) -> None:
     from fisher_jax.pipeline.cache import Cache, embeddings_folder  # brings JAX
 
     cache = Cache(args.cache or embeddings_folder())
+    if cache.folder.exists() and not cache.folder.is_dir():
+        raise UserError(f"`cache` {cache.folder} is no folder: name one")
     entries = [e for e in cache.entries() if args.clear in (None, "", e.name, e.place.name)]
     if args.clear and not entries:
         raise UserError(f"nothing is kept of {args.clear} in {cache.folder}: see {NAME} cache")

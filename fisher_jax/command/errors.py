@@ -12,6 +12,11 @@ from fisher_jax.command.interruption import INTERRUPTED
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import one_line
 
+_LACKS = {  # words of errors that mean memory
+    RuntimeError: ("RESOURCE_EXHAUSTED", "can't start new thread"),
+    ImportError: ("failed to map segment", "Cannot allocate memory"),
+}
+
 
 def is_told(error: BaseException) -> bool:
     """Whether a line says all: a person can mend it, or has asked for it.
@@ -44,7 +49,8 @@ def tell(
         return INTERRUPTED
     message = in_flags(one_line(error, 2000), flags or {})
     if _is_memory(error):
-        message = f"out of memory ({one_line(error)}): {smaller}, or JAX_PLATFORMS=cpu"
+        why = one_line(error) or "of this machine"
+        message = f"out of memory ({why}): {smaller}, or JAX_PLATFORMS=cpu"
     print(f"{command}: error: {message}", file=sys.stderr)
     return 2
 
@@ -65,9 +71,9 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
 
 
 def _is_memory(error: BaseException) -> bool:
-    """Python's own error, or that of XLA, which is a RuntimeError with a code in front."""
-    is_xla = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)[:200]
-    return isinstance(error, MemoryError) or is_xla
+    """Python's own error, or one of XLA, a thread or a library that lacked it."""
+    own = [words for kind, words in _LACKS.items() if isinstance(error, kind)]
+    return isinstance(error, MemoryError) or any(w in str(error)[:500] for of in own for w in of)
 
 
 class Messages(io.TextIOBase):

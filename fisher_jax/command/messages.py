@@ -24,15 +24,19 @@ class Bars:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bar that is open: what is said next has a line of its own."""
         if self._bar is not None:
             self._bar.close()
+        self._bar = None
 
     def __call__(self, step: Step) -> None:
         """Show it; raises what a library has swallowed of Ctrl-C."""
         interruption.check()
         if step.what != self._what or self._bar is None:
-            if self._bar is not None:
-                self._bar.close()
+            self.close()
             unit = f" {step.unit}"
             self._bar = tqdm(
                 total=step.total, desc=step.what, unit=unit, file=sys.stderr, mininterval=0.3

@@ -8,17 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from fisher_jax.command.arguments import parser
+from fisher_jax.pipeline.request import OF_MODEL
 from fisher_jax.util.errors import UserError
 
-BUDGETS = {"n_samples", "fraction", "token_budget"}
+# of each only one way may be taken; and what goes with one of them
+RIVALS = (
+    ({"n_samples"}, {"fraction"}, {"token_budget"}),
+    ({"model"}, {"embeddings"}),
+    ({"format"}, {"text_column"}, {"messages_column"}, {"prompt_column", "completion_column"}),
+)
+FOLLOWERS = {
+    "token_budget": {"cost_column"},  # its unit
+    "model": {*OF_MODEL, "targets", "initial"},
+    "embeddings": {"target_embeddings", "initial_embeddings"},
+}
 
 
 def arguments_of(argv: Sequence[str], half: str = "") -> argparse.Namespace:
     """The arguments; with --config those of a manifest, where the command line has no others.
 
-    Its options become words of a command line, so that they are checked as such. A budget that is
-    given takes the place of any other; `overwrite` is never taken over, nor a report's folder where
-    OUT is given.
+    Its options become words of a command line, so that they are checked as such. What is given
+    takes the place of its rivals: a budget of any other, a model of embeddings, a selector of
+    itself among those compared. `overwrite` is never taken over, nor a report's folder where OUT is
+    given.
 
     Raises:
         UserError: arguments that can't be, or a manifest.
@@ -30,12 +42,15 @@ def arguments_of(argv: Sequence[str], half: str = "") -> argparse.Namespace:
     given = _given(argv, half)
     options = _manifest(given["config"])["options"]
     dropped = {*given, "overwrite"}
-    if dropped & BUDGETS:
-        dropped |= BUDGETS
-        if "token_budget" not in given:
-            dropped.add("cost_column")  # its unit
+    for ways in RIVALS:
+        for way in ways:
+            if way & {*given}:
+                rivals = set().union(*(other for other in ways if other is not way))
+                dropped |= rivals.union(*(FOLLOWERS.get(rival, ()) for rival in rivals))
     if "out" in given:
         dropped.add("report_dir")
+    if isinstance(compared := options.get("compare"), list):
+        options["compare"] = [name for name in compared if name != given.get("selector")]
     try:
         words = [
             word
@@ -72,7 +87,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"can't read `config` {path} ({error.strerror}): name a manifest") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"`config` {path} is no JSON: name a manifest.json of a report") from None
     parts = [
         manifest.get(part) if isinstance(manifest, dict) else None for part in ("options", "result")

@@ -15,9 +15,11 @@ NAME = "fisher-select"
 
 
 def name_of(text: str) -> str:
-    """An unset variable of a shell, or bytes that no report could show, are no name."""
+    """An unset variable of a shell, or what no file's name or report could hold, is no name."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty: leave the option out or name something")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} has a zero byte: rename it first")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -46,6 +48,13 @@ def number(text: str) -> float | int:
         return int(text)
     except ValueError:
         return float(text)
+
+
+def count(text: str) -> int:
+    """Of things: a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
 
 
 class Caps(argparse.Action):

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fisher_jax.command import interruption
+from fisher_jax.command.arguments import flags
 from fisher_jax.command.compiled import keep_compiled
+from fisher_jax.command.errors import in_flags
 from fisher_jax.command.messages import Bars
 from fisher_jax.command.replay import changed_since
 from fisher_jax.command.words import NAME
@@ -18,6 +20,7 @@ from fisher_jax.pipeline import Clock, Output, Request, finish, prepare
 from fisher_jax.pipeline.ready import ReadyPool
 from fisher_jax.pipeline.run import check_embedded, embed_pool
 from fisher_jax.pipeline.text import TextPool
+from fisher_jax.report.likeness import import_libraries
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.user_folder import CACHE_SWITCH
 
@@ -33,6 +36,8 @@ def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
     """
     output = Output.of(args.out, args.report_dir, args.overwrite)
     options = _options(args)
+    if args.preview and args.pool is None:
+        raise UserError("`preview` shows rows: give the `pool` that has them")
     if args.endpoint is not None:
         options["answers"] = args.out.with_name(f"{args.out.name}.answers.jsonl")
     request = Request(**options)
@@ -46,10 +51,12 @@ def work(args: argparse.Namespace, *, embeds: bool = True) -> None:
         output.check_room(prepared.file, prepared.plan.share)
         if not embeds:
             check_embedded(prepared)
+        show.close()
         changes = [] if args.config is None else changed_since(args.config, prepared.facts)
         _tell(prepared, args.preview, changes)
         if args.dry_run:
             return
+        import_libraries()  # a lack of memory is told before the work
         line = finish(prepared, clock).write_to(output, show, interruption.finishing)
     _say(line, name=output.out)
 
@@ -70,6 +77,7 @@ def embed(args: argparse.Namespace) -> None:
         options["n_samples"] = 1  # the least that may be chosen: nothing is
         prepared = prepare(Request(**options), clock)
         assert isinstance(prepared, TextPool)
+        show.close()
         _tell(prepared, args.preview)
         if args.dry_run:
             return
@@ -97,13 +105,16 @@ def _tell(prepared: TextPool | ReadyPool, preview: int, changes: Sequence[str] =
 
 
 def _preview(prepared: TextPool | ReadyPool, n: int) -> None:
-    """The first rows as the model sees them, what counts between ⟦ and ⟧."""
+    """The first rows, those of text as the model sees them, what counts between ⟦ and ⟧."""
+    file = prepared.file
     if isinstance(prepared, TextPool):
-        rows = prepared.usable
-        for i in range(min(n, len(rows.at))):
-            where = prepared.file.where(int(rows.at[i]))
-            print(f"{where}: {shown(prepared.model, rows.tokens, i)}", file=sys.stderr)
+        for i, row in enumerate(prepared.usable.at[:n].tolist()):
+            text = shown(prepared.model, prepared.usable.tokens, i)
+            print(f"{prepared.file.where(row)}: {text}", file=sys.stderr)
+    elif file is not None:
+        for row in prepared.rows[:n].tolist():
+            print(f"{file.where(row)}: {file.preview(row)}", file=sys.stderr)
 
 
 def _say(line: str, name: object = NAME) -> None:
-    print(f"{name}: {line}", file=sys.stderr)
+    print(f"{name}: {in_flags(line, flags())}", file=sys.stderr)

@@ -62,8 +62,8 @@ class JsonLines:
             try:
                 record = parsed(line)
             except (ValueError, RecursionError) as error:
-                what = f"is not JSON ({_reason(error)}): mend or remove the line"
-                rows.refuse(number, what)
+                remedy = "mend or remove the line, or pass `skip_bad`"
+                rows.refuse(number, f"is not JSON ({_reason(error)})", remedy)
                 continue
             if rows.add(record, number):
                 lines.append(line)
@@ -163,8 +163,9 @@ class Csv:
         )
         read = pc.ReadOptions(use_threads=False, block_size=max(1 << 20, len(data) + 1))
         try:
-            header = pc.ReadOptions(use_threads=False, block_size=1 << 20)
-            names = pc.open_csv(io.BytesIO(data[: 1 << 20]), header, parse).schema.names
+            first = max(1 << 20, data.find(b"\n") + 1 or len(data))  # all names at least
+            header = pc.ReadOptions(use_threads=False, block_size=first)
+            names = pc.open_csv(io.BytesIO(data[:first]), header, parse).schema.names
             convert = pc.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
             )
@@ -176,7 +177,7 @@ class Csv:
             ) from None
         for row in refused:
             what = f"has {row.actual_columns} values, not {row.expected_columns}"
-            rows.refuse(row.number - 2, f"{what}: mend or remove the row, or pass `skip_bad`")
+            rows.refuse(row.number - 2, what)
         bad = {row.number - 2 for row in refused}  # numbered from 1, with the line of names
         kept = [i for i in range(table.num_rows + len(bad)) if i not in bad]
         return of_table(source.name, table, rows, kept)

@@ -153,7 +153,10 @@ def pool_of(
 
 def _pool(name: str, content: Content, rows: Rows, sha256: str = "") -> PoolFile:
     if len(content) == 0 and rows.bad:
-        raise PoolError(f"{name} has no row that can be used: the first, {rows.bad[0]}")
+        raise PoolError(
+            f"{name} has no row that can be used: the first, {rows.bad[0]}: mend them, or name "
+            "other columns"
+        )
     if len(content) == 0:
         raise PoolError(f"{name} is empty: a pool needs at least one row")
     examples = rows.examples if rows.needs_text else None
@@ -170,13 +173,19 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
             if hash_of_folder(name) != sha256:
                 raise PoolError(changed(name))
             yield content, sha256
-        elif not (Path(name).exists() or _has_suffix(name)) and HubSet.fits(name):
+        elif is_set_name(name):
             yield HubSet().read(name, part, rows), ""
         else:
             for file in _files(name):
                 with unchanged(Path(file)) if Path(file).is_file() else nullcontext():
                     source = Source(file)
                     yield format_of(source, rows.columns).read(source, rows), source.sha256
+
+
+def is_set_name(name: str) -> bool:
+    """Whether a data set of the package datasets is meant, saved or on the hub."""
+    is_file = Path(name).exists() or Source(name).suffix in BY_SUFFIX
+    return SavedSet.fits(name) or (not is_file and HubSet.fits(name))
 
 
 def _files(name: str) -> list[str]:
@@ -188,10 +197,6 @@ def _files(name: str) -> list[str]:
         if some := [file for file in files if Source(file).suffix == suffix]:
             return some
     raise PoolError(f"{name} is a folder without {', '.join(_IN_FOLDERS)}: name another")
-
-
-def _has_suffix(name: str) -> bool:
-    return Source(name).suffix in BY_SUFFIX
 
 
 def hash_of_folder(name: str) -> str:

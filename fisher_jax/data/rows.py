@@ -7,6 +7,7 @@ from fisher_jax.data.example import Example, PoolError
 from fisher_jax.data.shapes import Columns, Shape, check_columns
 from fisher_jax.util.excerpt import kind_of
 
+REMEDY = "mend or remove the row, or pass `skip_bad`"
 RANKS = RANK, GAIN, WEIGHT = "fisher_rank", "fisher_gain", "fisher_weight"
 
 
@@ -78,22 +79,21 @@ class Rows:
             try:
                 check_columns(shape, record)
             except PoolError as error:
-                return self.refuse(number, str(error))
+                what, _, remedy = str(error).rpartition(": ")
+                return self.refuse(number, what, remedy)
             raise
         except ValueError as error:
-            return self.refuse(
-                number, f"column {error}: mend or remove the row, or pass `skip_bad`", ": "
-            )
+            return self.refuse(number, f"column {error}", between=": ")
 
-    def refuse(self, number: int, what: str, between: str = " ") -> bool:
+    def refuse(self, number: int, what: str, remedy: str = REMEDY, between: str = " ") -> bool:
         """A row that can't be used, which is never kept.
 
         Raises:
-            PoolError: it may not be skipped.
+            PoolError: it may not be skipped; with the remedy, which `bad` has not.
         """
         message = f"{self._where(number)}{between}{what}"
         if not self.skip_bad:
-            raise PoolError(message)
+            raise PoolError(f"{message}: {remedy}")
         self.bad.append(message)
         return False
 

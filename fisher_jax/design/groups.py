@@ -114,6 +114,7 @@ def _caps(
             raise UserError(f"`group_cap` names {label!r}, but the groups are {known}")
         check_numbers(**{"`group_cap`": most})
         if most is None or most < 0:
-            raise UserError(f"`group_cap` must be at least 0, got {most} for {label!r}")
+            whose = f" for {label!r}" if named is cap else ""
+            raise UserError(f"`group_cap` must be at least 0, got {most}{whose}")
         caps[number[label]] = most
     return caps

@@ -10,7 +10,7 @@ from fisher_jax.data.pool_file import PoolFile
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.request import Request
-from fisher_jax.pipeline.sources import facts_of, read_rows
+from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows
 from fisher_jax.util.excerpt import counted
 
 
@@ -46,19 +46,22 @@ def without_copies(
             by_text = "none" if copies == "means" else copies
             against = () if other is None else other.rows or ()
             at = unique(file.rows, by_text, show, against)
+        n_unique = len(at)
         if copies == "means" and emb is not None:
             at = at[deduplicate_means(emb.pooled("mean")[at])]
-    n_copies = n_rows - len(at)
-    facts = {"dropped_copies": n_copies} | facts_of("exclude", other)
-    return Kept(at, _notes(copies, n_copies, other), facts)
+    facts = {"dropped_copies": n_rows - len(at)} | facts_of("exclude", other)
+    kind = "near" if copies == "near" else "exact"
+    notes = notes_of(other) + _notes(kind, n_rows - n_unique, other, copies in ("exact", "near"))
+    return Kept(at, notes + _notes("semantic", n_unique - len(at)), facts)
 
 
-def _notes(copies: str, n_copies: int, other: PoolFile | None) -> list[str]:
+def _notes(
+    kind: str, n_copies: int, other: PoolFile | None = None, earlier: bool = True
+) -> list[str]:
     if not n_copies:
         return []
-    kind = {"none": "exact", "means": "semantic"}.get(copies, copies)
     of = f" of rows of {other.path}" if other is not None else ""
-    also = " or of earlier rows" if of and copies != "none" else ""
+    also = " or of earlier rows" if of and earlier else ""
     number, was = (
         (f"1 {kind} copy", "was") if n_copies == 1 else (f"{n_copies:,} {kind} copies", "were")
     )

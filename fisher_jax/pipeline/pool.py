@@ -13,6 +13,7 @@ from fisher_jax.design.projection import projected, projection
 from fisher_jax.models import standardize
 from fisher_jax.pipeline.request import Request
 from fisher_jax.pipeline.row_values import RowValues
+from fisher_jax.selectors import SELECTORS
 
 
 class Standardized(NamedTuple):
@@ -86,9 +87,14 @@ def standardized(
     return Standardized(emb, added, targets)
 
 
-def note_on_projection(request: Request, dim: int) -> list[str]:
-    """A sentence on the width that is selected by, where it is not that of the embeddings."""
-    to = request.project_dim
-    if to is None:
-        return []
-    return [f"Selects, and counts nats, by a random projection of {dim:,} dimensions to {to:,}."]
+def notes_on_choosing(request: Request, dim: int) -> list[str]:
+    """Sentences on another width than the embeddings', and on rules that can't use initial rows."""
+    notes, to = [], request.project_dim
+    if to is not None:
+        told = f"by a random projection of {dim:,} dimensions to {to:,}"
+        notes.append(f"Selects, and counts nats, {told}.")
+    blind = [name for name in request.compare if not SELECTORS[name].adds]
+    if blind and (request.initial is not None or request.initial_embeddings is not None):
+        without = "without a look at the initial rows, from which its nats count"
+        notes += [f"{name} chooses {without}." for name in blind]
+    return notes

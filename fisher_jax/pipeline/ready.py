@@ -10,10 +10,10 @@ from fisher_jax.design import TokenEmbeddings, as_targets
 from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import without_copies
 from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
-from fisher_jax.pipeline.pool import EmbeddedPool, note_on_projection, standardized
+from fisher_jax.pipeline.pool import EmbeddedPool, notes_on_choosing, standardized
 from fisher_jax.pipeline.request import Request, path_of
-from fisher_jax.pipeline.row_values import RowValues, read_values
-from fisher_jax.pipeline.sources import facts_of, read_rows, read_states
+from fisher_jax.pipeline.row_values import NO_VALUES, RowValues, read_values
+from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows, read_states
 from fisher_jax.util.errors import UserError
 
 
@@ -79,7 +79,6 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
         path, file = path_of(request.embeddings), None
         if request.pool is not None:
             file = read_rows("pool", request, needs_text=request.reads_text)
-            facts |= facts_of("pool", file)
             if len(file) != len(emb):
                 raise UserError(
                     f"{path or 'embeddings'} has {len(emb)} examples, {file.path} has "
@@ -94,13 +93,14 @@ def read_ready(request: Request, clock: Clock) -> ReadyPool:
     n_rows = len(emb)
     kept = without_copies(request, n_rows, file, emb, clock)
     check_enough(request, len(kept.at), path if file is None else file.path)
-    if len(kept.at) < n_rows:
-        emb = emb.take(kept.at)
-    values = read_values(request, file, kept.at)
+    at, values = kept.at, NO_VALUES
+    if file is not None:
+        file, at, values = read_values(request, file, at)
+        check_enough(request, len(at), file.path)
+    if len(at) < n_rows:
+        emb = emb.take(at)
     planned = plan(request, emb.lengths, emb.lengths, emb.dim, values=values)
     budget = spending(request, emb.lengths, values, planned.total)
-    notes = kept.notes + note_on_projection(request, emb.dim)
-    facts |= kept.facts
-    return ReadyPool(
-        request, file, emb, kept.at, n_rows, beside, budget, values, planned, notes, facts
-    )
+    notes = notes_of(file) + kept.notes + notes_on_choosing(request, emb.dim)
+    facts |= facts_of("pool", file) | kept.facts
+    return ReadyPool(request, file, emb, at, n_rows, beside, budget, values, planned, notes, facts)

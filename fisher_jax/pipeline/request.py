@@ -29,7 +29,7 @@ SOURCES = (
     *("pool", "embeddings", "targets", "target_embeddings", "initial", "initial_embeddings"),
     "exclude",
 )
-_OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
+OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
 _COLUMNS = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
 _READY = {"targets": "target_embeddings", "initial": "initial_embeddings"}
 
@@ -78,7 +78,8 @@ class Request:
         completion_column: with what completes them.
         split: of a data set of the package datasets, such as train.
         subset: of a data set on the hub, its configuration.
-        skip_bad: leave out rows that can't be used, and list them.
+        skip_bad: leave out rows that can't be used, of the pool also those without a `quality`,
+            cost or group, and list them.
         max_length: tokens of a row, longer ones are cut; None is the model's context.
         on_empty: what becomes of rows with nothing to predict.
         deduplicate: leave out copies of an earlier row first: by the text, or "means", with
@@ -89,7 +90,8 @@ class Request:
         dtype: of a model given by name.
         positions: the tokens to select by: of rows with a prompt those that predict the completion
             (of chats the assistant's turns), all, or those of the prompt.
-        eos: whether a row's end is learnt: None adds it to completions, True to texts too.
+        eos: whether a row's end is learnt: None adds it to completions, True to texts too, False
+            to none; what closes a chat's turns is of its template, and is learnt either way.
         endpoint: base URL of an OpenAI-compatible endpoint that `ask_llm` asks.
         endpoint_model: the model there.
         answers: file that keeps the endpoint's answers, so that none is paid for twice.
@@ -220,7 +222,7 @@ class Request:
         for text, ready in _READY.items():
             if getattr(self, text) is not None:
                 raise UserError(f"`{text}` goes with `model`: with `embeddings` give `{ready}`")
-        unused = [*_OF_MODEL, *(() if self.reads_text else _COLUMNS)]
+        unused = [*OF_MODEL, *(() if self.reads_text else _COLUMNS)]
         for name in unused:
             if getattr(self, name) != default_of(name):
                 raise UserError(
@@ -248,7 +250,7 @@ class Request:
         for i, name in enumerate(self.asked):
             if name in self.asked[:i]:
                 raise UserError(f"`compare={name}` chooses already: name every other rule once")
-            self._check_rule(f"`{'compare' if i else 'selector'}={name}`", SELECTORS[name])
+            self._check_rule("compare" if i else "selector", SELECTORS[name])
         targets = _READY["targets"] if self.model is None else "targets"
         is_targeted = any(SELECTORS[name].targeted for name in self.asked)
         if getattr(self, targets) is not None and not is_targeted:
@@ -260,8 +262,9 @@ class Request:
         if self.endpoint is not None and self.answers is None:
             raise UserError("`endpoint` needs a file for its answers: give `answers=FILE`")
 
-    def _check_rule(self, asked: str, rule: Rule) -> None:
-        """Refuse a rule that can't be told what it needs; `asked` is how it was named."""
+    def _check_rule(self, option: str, rule: Rule) -> None:
+        """Refuse a rule, named by this option, that can't be told what it needs."""
+        asked = f"`{option}={rule.name}`"
         if rule not in OFFERED:
             raise UserError(f"{asked} needs {rule.needs[0]}, which no model tells")
         if self.embeddings is not None and {*rule.needs} - {"targets"}:
@@ -271,7 +274,9 @@ class Request:
         )
         if getattr(self, targets) is None and "targets" in rule.needs:
             raise UserError(f"{asked} chooses for a task: give its rows as `{targets}=FILE`")
-        if getattr(self, initial) is not None and not rule.adds:
+        # a compared rule may ignore them, but for one of a task, which is told beyond them
+        may_ignore = option == "compare" and not rule.targeted
+        if getattr(self, initial) is not None and not (rule.adds or may_ignore):
             raise UserError(
                 f"{asked} does not look at `{initial}`: leave it out, or take one of "
                 f"{_names('adds')}"

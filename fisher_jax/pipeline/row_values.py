@@ -1,5 +1,6 @@
 """What columns of a pool say of its rows: worth, price and group of each."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,31 +34,46 @@ class RowValues(NamedTuple):
 NO_VALUES = RowValues()
 
 
-def read_values(request: Request, file: PoolFile | None, at: Int[np.ndarray, "N"]) -> RowValues:
-    """Of the rows `at` of a pool's file.
+def read_values(
+    request: Request, file: PoolFile, at: Int[np.ndarray, "N"]
+) -> tuple[PoolFile, Int[np.ndarray, "n"], RowValues]:
+    """Of the rows `at` of a pool's file: the file, those rows that have values, and the values.
+
+    With `skip_bad` a row with a value that can't be is left out, and listed with the file's others.
 
     Raises:
-        PoolError: a row without the column, or with a value that can't be.
+        PoolError: a row without the column, or with a value that can't be; or no row is left.
     """
-    if file is None:
-        return NO_VALUES
+    bad: dict[int, str] = {}
 
-    def values(column: str | None, value_of: Callable[[Any], Any]) -> np.ndarray | None:
+    def values(column: str | None, value_of: Callable[[Any], Any], dtype: type) -> Any:
         if column is None:
             return None
         read = []
-        for i, value in zip(at, file.column(column, at), strict=True):
+        for i, value in zip(at.tolist(), file.column(column, at), strict=True):
             try:
                 read.append(value_of(value))
             except (TypeError, ValueError) as error:
-                raise PoolError(f"{file.where(int(i))}: column {column!r} {error}") from None
-        return np.asarray(read)
+                what = f"{file.where(i)}: column {column!r} {error}"
+                if not request.skip_bad:
+                    raise PoolError(f"{what}: mend the row, or pass `skip_bad`") from None
+                bad.setdefault(i, what)
+                read.append(None)
+        return np.asarray(read, dtype)
 
-    return RowValues(
-        values(request.quality, _at_least_0),
-        values(request.cost_column, _positive),
-        values(request.group_by, _label),
+    told = RowValues(
+        values(request.quality, _at_least_0, float),
+        values(request.cost_column, _positive, float),
+        values(
+            request.group_by, _label, object
+        ),  # an array of strings would pad all to the longest
     )
+    if len(bad) == len(at):
+        first = next(iter(bad.values()))
+        raise PoolError(f"{file.path} has no row that can be used: the first, {first}: mend them")
+    is_good = ~np.isin(at, [*bad])
+    file = dataclasses.replace(file, bad=[*file.bad, *bad.values()])
+    return file, at[is_good], told.take(np.flatnonzero(is_good))
 
 
 def _number(value: Any) -> float:
@@ -66,23 +82,23 @@ def _number(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"must be a number, got {value!r}: mend the row, or leave it out")
+        raise ValueError(f"must be a number, got {value!r}")
     return number
 
 
 def _at_least_0(value: Any) -> float:
     if (number := _number(value)) < 0:
-        raise ValueError(f"must be at least 0, got {number}: add a constant to all rows")
+        raise ValueError(f"must be at least 0, got {number} (add a constant to all rows)")
     return number
 
 
 def _positive(value: Any) -> float:
     if (number := _number(value)) <= 0:
-        raise ValueError(f"must be above 0, got {number}: mend the row, or leave it out")
+        raise ValueError(f"must be above 0, got {number}")
     return number
 
 
 def _label(value: Any) -> str:
     if value is None:
-        raise ValueError("must name a group: fill it, or leave the row out")
+        raise ValueError("must name a group")
     return str(value)

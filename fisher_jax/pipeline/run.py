@@ -12,6 +12,7 @@ from fisher_jax.pipeline.embedding import Shard
 from fisher_jax.pipeline.pool import EmbeddedPool
 from fisher_jax.pipeline.ready import ReadyPool, read_ready
 from fisher_jax.pipeline.request import Request, Rows
+from fisher_jax.pipeline.sources import check_part
 from fisher_jax.pipeline.text import TextPool, read_text
 from fisher_jax.selectors import SELECTORS, Rule
 from fisher_jax.util.errors import UserError
@@ -51,6 +52,7 @@ def prepare(request: Request, clock: Clock) -> TextPool | ReadyPool:
         UserError: what `choose` refuses.
     """
     check_platform()
+    check_part(request)
     return read_ready(request, clock) if request.model is None else read_text(request, clock)
 
 
@@ -145,4 +147,7 @@ def _by(
     if rule.weighs:
         told |= _quality(request, pool)
     terms = {"ridge": request.ridge, "seed": request.seed, "on_progress": show}
-    return rule(pool.added, **pool.budget, **terms, **told)
+    if rule.adds or pool.added is pool.emb:
+        return rule(pool.added, **pool.budget, **terms, **told)
+    chosen = rule(pool.emb, **pool.budget, **terms, **told)  # without a look at initial rows
+    return evaluate(pool.added, chosen.ranking, request.ridge)

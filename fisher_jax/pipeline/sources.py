@@ -7,14 +7,27 @@ from typing import Any
 from fisher_jax.data import PoolError
 from fisher_jax.data.formats import PlainText
 from fisher_jax.data.places import Source
-from fisher_jax.data.pool_file import PoolFile, pool_of, read_pool
+from fisher_jax.data.pool_file import PoolFile, is_set_name, pool_of, read_pool
 from fisher_jax.data.sets import Part
 from fisher_jax.data.shapes import Columns
 from fisher_jax.design import TokenEmbeddings, as_embeddings
 from fisher_jax.design.embeddings_file import read_embeddings
 from fisher_jax.models import file_sha256
 from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
+from fisher_jax.util.excerpt import counted
 from fisher_jax.util.files import unchanged
+
+
+def check_part(request: Request) -> None:
+    """Refuse a split or a subset where no source has any.
+
+    Raises:
+        PoolError: with the option.
+    """
+    named = [name for source in SOURCES for name in names_of(getattr(request, source))]
+    for option in ("split", "subset"):
+        if getattr(request, option) is not None and not any(map(is_set_name, named)):
+            raise PoolError(f"`{option}` is of a data set, and none is named: leave it out")
 
 
 def read_rows(name: str, request: Request, *, needs_text: bool = True) -> PoolFile:
@@ -76,5 +89,16 @@ def facts_of(name: str, file: PoolFile | None) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {name: file.path, f"{name}_sha256": file.sha256}
     if file.rows is not None:
-        facts |= {f"{name}_shape": file.shape, f"{name}_bad_rows": [*file.bad]}
+        facts[f"{name}_shape"] = file.shape
+    if file.rows is not None or file.bad:
+        facts[f"{name}_bad_rows"] = [*file.bad]
     return facts
+
+
+def notes_of(file: PoolFile | None) -> list[str]:
+    """A sentence on the rows of a source that can't be used and were left out."""
+    if file is None or not file.bad:
+        return []
+    first = "; ".join(file.bad[:3])
+    more = "; ..." if len(file.bad) > 3 else ""
+    return [f"{counted(len(file.bad), 'bad row')} left out ({first}{more})."]

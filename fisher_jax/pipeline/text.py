@@ -27,10 +27,10 @@ from fisher_jax.pipeline.clock import Clock
 from fisher_jax.pipeline.copies import note_on_equal_rows, without_copies
 from fisher_jax.pipeline.embedding import CachedRows, cached_rows
 from fisher_jax.pipeline.plan import Plan, check_enough, plan, spending
-from fisher_jax.pipeline.pool import EmbeddedPool, note_on_projection, standardized
+from fisher_jax.pipeline.pool import EmbeddedPool, notes_on_choosing, standardized
 from fisher_jax.pipeline.request import Request, path_of
 from fisher_jax.pipeline.row_values import RowValues, read_values
-from fisher_jax.pipeline.sources import facts_of, read_rows
+from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows
 from fisher_jax.pipeline.usable import Usable, usable
 from fisher_jax.scoring import ASK_SETTINGS, BY_ROW, Endpoint, Inputs, ask_questions, labels_of
 from fisher_jax.selectors import SELECTORS
@@ -156,13 +156,14 @@ def read_text(request: Request, clock: Clock) -> TextPool:
         pool, files = _read(request)
     kept = without_copies(request, len(pool), pool, None, clock)
     check_enough(request, len(kept.at), pool.path)
-    values = read_values(request, pool, kept.at)
+    pool, at, values = read_values(request, pool, kept.at)
+    check_enough(request, len(at), pool.path)
     with clock.timed("load_model"):
         model = request.model
         if not isinstance(model, LanguageModel):
             model = load_model(str(model), request.dtype)
     with clock.timed("tokenize"):
-        rows = usable(request, model, pool, kept.at)
+        rows = usable(request, model, pool, at)
         check_enough(request, len(rows.at), pool.path)
         beside = {
             name: usable(request, model, file, np.arange(len(file))) for name, file in files.items()
@@ -182,12 +183,12 @@ def read_text(request: Request, clock: Clock) -> TextPool:
     limit = request.max_length or model.context
     notes = _notes_on_rows(pool, model, rows) + kept.notes
     notes += note_on_equal_rows(rows.texts, request.deduplicate) + rows.notes(limit)
-    notes += note_on_projection(request, model.dim)
+    notes += notes_on_choosing(request, model.dim)
     facts = _facts(pool, model, rows) | kept.facts
     for name, of in beside.items():
-        notes += of.notes(limit, f" of {BESIDE[name]}")
+        notes += notes_of(files[name]) + of.notes(limit, f" of {BESIDE[name]}")
         facts |= facts_of(name, files[name])
-    values = values.take(np.searchsorted(kept.at, rows.at))
+    values = values.take(np.searchsorted(at, rows.at))
     request = dataclasses.replace(request, batch_tokens=at_once)
     fed = [
         of.tokens.take(cached[name].absent) if name in cached else of.tokens
@@ -308,11 +309,7 @@ def _scores(pool: TextPool, hidden: TokenEmbeddings, clock: Clock) -> dict[str, 
 
 def _notes_on_rows(file: PoolFile, model: LanguageModel, rows: Usable) -> list[str]:
     """Sentences on what could not be used, or is replaced or left out by the template."""
-    notes = []
-    if file.bad:
-        first = "; ".join(file.bad[:3])
-        more = "; ..." if len(file.bad) > 3 else ""
-        notes.append(f"{counted(len(file.bad), 'bad row')} left out ({first}{more}).")
+    notes = notes_of(file)
     if file.replaced:
         notes.append(f"Columns {', '.join(file.replaced)} of an earlier selection are replaced.")
     n_tools = sum(row.tools is not None for row in rows.texts)

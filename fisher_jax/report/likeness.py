@@ -16,6 +16,12 @@ _AT_ONCE = 1 << 16  # tokens of a pool that is not in memory
 _DIRECTIONS = 16  # in which clusters are looked for
 
 
+def import_libraries() -> None:
+    """What is imported here when it is first needed, which takes a second and memory."""
+    import sklearn.cluster
+    import sklearn.decomposition  # noqa: F401
+
+
 def row_means(emb: TokenSource) -> Float[np.ndarray, "N D"]:
     """The mean of each example's tokens; a pool that is not in memory is read once."""
     if isinstance(emb, TokenEmbeddings):

@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,8 +18,16 @@ def check_numbers(**values: Any) -> None:
     """Refuse the first that is neither a number nor None.
 
     Raises:
-        UserError: it is a string, an array, NaN, ...; the message names it.
+        UserError: it is a string, an array, NaN, a whole number beyond all floats, ...; the message
+            names it.
     """
+    _check_kinds(**values)
+    for name, value in values.items():
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise UserError(f"{name} is too large: give less than {sys.float_info.max:.1e}")
+
+
+def _check_kinds(**values: Any) -> None:
     for name, value in values.items():
         is_number = isinstance(value, numbers.Real)
         if hasattr(value, "dtype"):  # NumPy's and JAX's
@@ -57,7 +66,7 @@ def check_one_budget(**budgets: float | int | None) -> str:
     Raises:
         UserError: none or several are given, or one is out of every pool's range.
     """
-    check_numbers(**budgets)
+    _check_kinds(**budgets)  # of any size: none buys more than there is
     passed = {name: value for name, value in budgets.items() if value is not None}
     if len(passed) != 1:
         *others, last = budgets

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from fisher_jax.util.errors import UserError
 
 _SUFFIX, _EARLIER, _RANDOM = ".tmp", ".earlier", 8  # characters that tempfile puts between
+_LONGEST = 200  # bytes of a name, to which others are added; file systems take 255
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows: no quotas
 
 
@@ -224,9 +226,14 @@ def nearest_folder(path: Path) -> Path:
 
 
 def beside(path: Path) -> tuple[Path, str]:
-    """The nearest folder that exists above a path, and the path's name from there."""
+    """The nearest folder that exists above a path, and a name for the path there.
+
+    That is the path from there with dots, or its hash where a file could not be called so.
+    """
     near = nearest_folder(path.parent)
-    return near, ".".join(path.absolute().relative_to(near.absolute()).parts)
+    name = ".".join(path.absolute().relative_to(near.absolute()).parts)
+    encoded = os.fsencode(name)
+    return near, name if len(encoded) <= _LONGEST else hashlib.sha256(encoded).hexdigest()
 
 
 def _umask() -> int:

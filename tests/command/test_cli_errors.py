@@ -68,6 +68,11 @@ ARGUMENTS = {
         ["--n-samples", "1", "--project-dim", D],
         [f"--project-dim must be from 1 to {D - 1}, below the width {D}, got {D}"],
     ),
+    "a ridge of 400 digits": (["--n-samples", "1", "--ridge", 10**400], ["--ridge must be a po"]),
+    "a name with a zero byte": (
+        ["--n-samples", "1", "--report-dir", "a\0b"],
+        ["argument --report-dir: 'a\\x00b' has a zero byte: rename it first"],
+    ),
     "caps of two kinds": (
         ["--n-samples", "1", "--group-cap", "2", "--group-cap", "a=1"],
         ["argument --group-cap: give one cap for all groups, or NAME=NUMBER ones"],
@@ -206,6 +211,13 @@ def test_a_folder_without_permission_is_refused(refused, ready, out):
         refused([*ready, "-o", out, "--n-samples", "1"], ["can't write into", out.parent])
     finally:
         out.parent.chmod(0o755)
+
+
+def test_a_report_may_go_deep_into_new_folders(run, ready, out):
+    deep = out.parent.joinpath(*(letter * 60 for letter in "abcde"))
+    assert run(*ready, "-o", out, "--report-dir", deep, "--n-samples", 1)[0] == 0
+    assert {path.name for path in deep.iterdir()} <= {*FILES}
+    assert {path.name for path in out.parent.iterdir()} == {out.name, "a" * 60}
 
 
 # Embeddings

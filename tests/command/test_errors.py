@@ -19,11 +19,17 @@ FAULTS = {
     "too deep": RecursionError("maximum recursion depth exceeded"),
     "an XLA bug": RuntimeError("INTERNAL: during context [Unknown]"),
     "a lost key": KeyError("x"),
+    "a lost module": ImportError("cannot import name 'x'"),
 }
 TOLD = {
     "bad input": (UserError("pool.jsonl, line 3 is empty: remove it"), "line 3 is empty"),
     "memory of the host": (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to"),
     "memory of the device": (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "out of memory (R"),
+    "memory of a thread": (RuntimeError("can't start new thread"), "out of memory (can't start"),
+    "memory of a library": (
+        ImportError("/lib/libx.so: failed to map segment from shared object"),
+        "out of memory (/lib/libx.so",
+    ),
     "the system": (PermissionError(13, "Permission denied", "x"), "Permission denied"),
 }
 
@@ -56,6 +62,14 @@ def test_what_a_person_can_mend_is_told_in_a_line(name, run, ready, out, monkeyp
     with pytest.raises(SystemExit, match="2"), reporting("experiments.x"):
         raise error
     assert words in capsys.readouterr().err
+
+
+def test_libraries_of_the_report_that_do_not_fit_are_told_before_the_work(
+    run, ready, out, monkeypatch
+):
+    monkeypatch.setattr("fisher_jax.command.work.import_libraries", raising(MemoryError("of all")))
+    code, messages = run(*ready, "-o", out, "--n-samples", K)
+    assert code == 2 and "out of memory (of all)" in messages and "selecting" not in messages
 
 
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])

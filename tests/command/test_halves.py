@@ -54,6 +54,7 @@ def test_a_cache_is_listed_and_cleared(run, refused, pool, llama, tmp_path):
     other = cache / "my-llama" / "model.safetensors"  # somebody's model
     other.parent.mkdir()
     shutil.copy(shard, other)
+    refused(["cache", "--cache", pool], [f"--cache {pool} is no folder: name one"])
     refused(["cache", "--cache", cache, "--clear", "another"], ["nothing is kept of another"])
     code, messages = run("cache", "--cache", cache, "--clear", llama)
     assert code == 0 and "removed" in messages and not shard.exists()

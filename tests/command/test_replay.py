@@ -82,6 +82,8 @@ def test_every_option_stands_in_words_as_it_was(manifest):
         ({"compare": ["nobody"]}, ["manifest.json: ", "there is no selector 'nobody'"]),
         ({"seed": "x"}, ["manifest.json: argument --seed: invalid int value: 'x'"]),
         ({"seed": [1]}, ["--seed", "invalid int"]),
+        ({"pool": "a\0b"}, ["manifest.json: argument POOL: 'a\\x00b' has a zero byte"]),
+        ({"exclude": "a\0b"}, ["argument --against/--exclude: 'a\\x00b' has a zero byte"]),
         (None, ["has no options: name a manifest.json"]),
     ],
 )
@@ -100,6 +102,8 @@ def test_what_is_no_manifest_is_refused(refused, tmp_path):
     refused(["--config", tmp_path / "none.json"], ["can't read --config", "none.json"])
     (tmp_path / "broken.json").write_text("{")
     refused(["--config", tmp_path / "broken.json"], ["broken.json is no JSON"])
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused(["--config", tmp_path / "deep.json"], ["deep.json is no JSON"])
 
 
 @pytest.mark.parametrize(
@@ -110,3 +114,40 @@ def test_another_budget_takes_its_unit_with_it(budget, cost_column, manifest):
     manifest.write_text(json.dumps({"options": options, "result": {}}))
     args = arguments_of(["--config", str(manifest), "-o", "o.jsonl", *budget])
     assert args.cost_column == cost_column
+
+
+SWITCHES = {  # what was, what is given, and what is left
+    "a model": (
+        {"embeddings": "e.safetensors", "initial_embeddings": "i.safetensors"},
+        ["--model", "m"],
+        {"model": "m", "embeddings": None, "initial_embeddings": None},
+    ),
+    "embeddings": (
+        {"model": "m", "batch_tokens": 64, "eos": True, "initial": "i.jsonl"},
+        ["--embeddings", "e.safetensors"],
+        {"model": None, "batch_tokens": None, "eos": None, "initial": None},
+    ),
+    "a column": (
+        {"prompt_column": "p", "completion_column": "c"},
+        ["--text-column", "t"],
+        {"prompt_column": None, "completion_column": None, "text_column": "t"},
+    ),
+    "one of two columns": (
+        {"prompt_column": "p", "completion_column": "c"},
+        ["--prompt-column", "q"],
+        {"prompt_column": "q", "completion_column": "c"},
+    ),
+    "a selector": (
+        {"selector": "fisher", "compare": ["uniform", "longest"]},
+        ["--selector", "uniform"],
+        {"selector": "uniform", "compare": ["longest"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_is_given_takes_the_place_of_its_rival(name, manifest):
+    options, argv, left = SWITCHES[name]
+    manifest.write_text(json.dumps({"options": {"pool": "p.jsonl"} | options, "result": {}}))
+    args = vars(arguments_of(["--config", str(manifest), "-o", "o.jsonl", *argv]))
+    assert {of: args[of] for of in left} == left

@@ -174,6 +174,13 @@ def test_null_is_empty(tmp_path):
     assert read_pool(path).rows == [Example("", "q")]
 
 
+def test_names_of_a_csv_file_may_be_longer_than_a_block(tmp_path):
+    path = tmp_path / "p.csv"
+    names = ",".join(f"column_{i:07d}" for i in range(80_000))
+    path.write_text(f"text,{names}\na b{',1' * 80_000}\n")
+    assert read_pool(path).rows == [Example("a b")]
+
+
 def test_a_number_of_thousands_of_digits_is_kept(tmp_path):
     path = tmp_path / "p.jsonl"
     line = '{"text": "a", "id": ' + "9" * 5000 + "}"

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -366,6 +367,13 @@ def test_a_tokenizer_that_never_ends_is_refused(llama_folder, monkeypatch, part)
     monkeypatch.setattr(tokenizer_probe, "CPU_SECONDS", 2)
     path.write_text(json.dumps(json.loads(path.read_text()) | part))
     assert_model_error(lambda: load_model(str(llama_folder)), path, "can't cut a short text")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names elsewhere are Unicode")
+def test_a_tokenizer_in_a_folder_of_any_bytes_is_used(llama_folder, tmp_path, monkeypatch):
+    folder = llama_folder.rename(tmp_path / os.fsdecode(b"x\xff"))
+    monkeypatch.chdir(folder)
+    assert load_model(".").name == "."
 
 
 @pytest.mark.parametrize("before", [None, "0"])

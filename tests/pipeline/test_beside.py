@@ -91,6 +91,12 @@ def test_semantic_copies_are_rows_of_like_means():
     choice = fj.choose(embeddings=pool, n_samples=8, deduplicate="means")
     assert sorted(choice.ranking) == [*range(8)]
     assert choice.notes == ["2 semantic copies were dropped."]
+    rows = ["a b c", *map(str, range(9))]
+    both = fj.choose(rows, embeddings=pool, n_samples=7, deduplicate="means", exclude=["A b  c"])
+    assert both.notes == [
+        "1 exact copy of rows of exclude was dropped.",
+        "2 semantic copies were dropped.",
+    ]
     with pytest.raises(UserError, match="has 8 rows to choose from"):
         fj.choose(embeddings=pool, n_samples=9, deduplicate="means")
 
@@ -159,3 +165,43 @@ def test_the_plan_counts_forward_passes_and_refuses_by_its_own_memory(
     write_embeddings(tmp_path / "emb.safetensors")
     ready = ["--embeddings", tmp_path / "emb.safetensors", "-o", out, "--n-samples", K]
     refused([*ready, "--overwrite"], ["need about 1.0 GiB"])
+
+
+@pytest.mark.parametrize("name", ["exclude", "initial", "targets"])
+def test_bad_rows_beside_the_pool_are_told(name, run, llama, out, tmp_path):
+    pool = write_rows(tmp_path / "p.jsonl", [{"text": text} for text in texts()])
+    bad = [{"text": "x y z"}, {"text": 3}, {"body": "a"}]
+    other = write_rows(tmp_path / "bad.jsonl", bad)
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--skip-bad", f"--{name}", other]
+    code, messages = run(*argv, *(["--selector", "rds"] if name == "targets" else []))
+    assert code == 0
+    told = [
+        f"{other}, line 2: column 'text' holds an int, not a string",
+        f"{other}, line 3 has no column 'text', it has 'body'",
+    ]
+    assert manifest_of(out)["result"][f"{name}_bad_rows"] == told
+    note = f"2 bad rows left out ({'; '.join(told)})."
+    assert note in messages and note in manifest_of(out)["notes"]
+
+
+@pytest.mark.parametrize("name", ["longest", "k_center"])
+def test_compared_rules_may_ignore_rows_that_are_owned(name, emb, examples):
+    initial = fj.TokenEmbeddings.from_list(examples[:2])
+    options = {"embeddings": emb, "initial_embeddings": initial, "n_samples": K}
+    options["normalize"] = "none"
+    choice = fj.choose(**options, compare=[name])
+    note = f"{name} chooses without a look at the initial rows, from which its nats count."
+    assert choice.notes == [note]
+    alone = fj.choose(embeddings=emb, n_samples=K, selector=name, normalize="none")
+    other = choice.others[name]
+    assert other.ranking.tolist() == alone.ranking.tolist()
+    whole, there = (
+        np.linalg.slogdet(np.eye(emb.dim) + rows.T @ rows)[1]
+        for rows in (
+            np.concatenate([initial.tokens, emb.take(other.ranking).tokens]),
+            initial.tokens,
+        )
+    )
+    assert other.log_det == pytest.approx(whole - there, rel=1e-4)
+    with pytest.raises(UserError, match="`compare=rds` does not look at `initial_embeddings`"):
+        fj.choose(**options, target_embeddings=initial, compare=["rds"])

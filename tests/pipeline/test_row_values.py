@@ -1,6 +1,8 @@
 """Columns of a pool that say what a row is worth, what it costs, and which group it is in."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import fisher_jax as fj
@@ -102,6 +104,18 @@ WRONG = {
     "cap alone": ({"group_cap": 2}, "`group_by` and `group_cap` go together"),
     "weight alone": ({"quality_weight": 2}, "`quality_weight` goes with `quality`"),
     "weight below 0": ({"quality": "stars", "quality_weight": -2}, "must be at least 0, got -2"),
+    "a weight of 400 digits": (
+        {"quality": "stars", "quality_weight": 10**400},
+        "`quality_weight` is too large: give less than 1.8e+308",
+    ),
+    "a cap of 400 digits": (
+        {"group_by": "source", "group_cap": {"a": 10**400}},
+        "`group_cap` is too large",
+    ),
+    "a cap below 0": (
+        {"group_by": "source", "group_cap": -1},
+        "`group_cap` must be at least 0, got -1",
+    ),
     "a rule without": (
         {"quality": "stars", "selector": "k_center"},
         "`selector=k_center` does not look at `quality`: leave it out, or take one of fisher, ",
@@ -119,9 +133,60 @@ def test_columns_that_cannot_be_are_refused(name, emb):
     budget = {} if "token_budget" in told else {"n_samples": 6}
     with pytest.raises(UserError) as caught:
         fj.choose(ROWS, embeddings=emb, **budget, **told)
-    assert words in str(caught.value)
+    assert words in str(caught.value) and "for '" not in str(caught.value)
 
 
 def test_caps_of_a_column_of_numbers_are_by_number(emb):
     choice = fj.choose(ROWS, embeddings=emb, n_samples=6, group_by="stars", group_cap={0: 1})
     assert choice.facts["selected_of_group"]["0"] == 1
+
+
+def test_rows_with_values_that_cannot_be_are_skipped_and_listed(run, ready, emb, out, tmp_path):
+    rows = [row | {"price": row["price"] * (i != 3)} for i, row in enumerate(ROWS)]
+    rows[5]["stars"], rows[6]["source"] = "x", None
+    pool = write_rows(tmp_path / "p.jsonl", rows)
+    argv = [pool, *ready, "-o", out, "--normalize", "none", "--token-budget", 5, "--skip-bad"]
+    argv += ["--quality", "stars", "--cost-column", "price", "--group-by", "source"]
+    code, messages = run(*argv, "--group-cap", 9)
+    assert code == 0
+    kept = [0, 1, 2, 4, 7]
+    expected = fj.select(
+        emb.take(np.array(kept)),
+        token_budget=5,
+        costs=[PRICES[i] for i in kept],
+        quality=[STARS[i] for i in kept],
+    )
+    assert [row["id"] for row in read_rows(out)] == [kept[i] for i in expected.ranking]
+    told = [
+        f"{pool}, line 6: column 'stars' must be a number, got 'x'",
+        f"{pool}, line 4: column 'price' must be above 0, got 0.0",
+        f"{pool}, line 7: column 'source' must name a group",
+    ]
+    assert manifest_of(out)["result"]["pool_bad_rows"] == told
+    note = f"3 bad rows left out ({'; '.join(told)})."
+    assert note in messages and note in manifest_of(out)["notes"]
+
+
+def test_no_row_with_a_value_is_refused(emb):
+    with pytest.raises(UserError, match="pool has no row that can be used: the first, pool, row 0"):
+        fj.choose(ROWS, embeddings=emb, n_samples=1, quality="none", skip_bad=True)
+
+
+@pytest.mark.parametrize("option", ["--quality", "--cost-column", "--group-by"])
+def test_a_column_that_python_cannot_hold_is_told(option, refused, ready, out, tmp_path):
+    zone = pa.array([0] * N, pa.timestamp("us", "Nowhere/None"))
+    table = pa.table({"zone": zone, "day": pa.array([-800_000] * N, pa.date32())})
+    pq.write_table(table, pool := tmp_path / "p.parquet")
+    budget = ["--token-budget", 9] + ["--group-cap", 9] * (option == "--group-by")
+    for column in ("zone", "day"):
+        argv = [pool, *ready, "-o", out, *budget, option, column]
+        refused(argv, [f"{pool}: column '{column}' can't be read (", "name another"])
+
+
+def test_a_group_is_named_by_all_of_its_label(emb):
+    labels = ["a", "a\0", "b" * 100_000, "b"] * 2
+    rows = [{"label": label} for label in labels]
+    choice = fj.choose(rows, embeddings=emb, n_samples=4, group_by="label", group_cap=1)
+    assert choice.facts["selected_of_group"] == dict.fromkeys(labels, 1)
+    group = choice.pool.values.group
+    assert group is not None and group.nbytes == 8 * N  # none is padded to the longest

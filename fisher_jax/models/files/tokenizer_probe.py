@@ -25,7 +25,7 @@ def probe_tokenizer(file: Path) -> None:
     problem = None
     try:
         done = subprocess.run(
-            [sys.executable, "-I", __file__, str(file.absolute()), str(CPU_SECONDS)],
+            [sys.executable, "-I", __file__, str(file), str(CPU_SECONDS)],
             capture_output=True,
             text=True,
             errors="replace",
