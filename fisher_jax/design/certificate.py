@@ -60,7 +60,7 @@ def certify(
         group_cap=group_cap,
     )
     chosen = evaluate(emb, ranking, ridge)
-    worth = np.zeros(len(emb)) if quality is None else worth_of(emb, quality, quality_weight)
+    worth = np.zeros(len(emb)) if quality is None else worth_of(len(emb), quality, quality_weight)
     gains = remaining_gains(emb, ranking, ridge).astype(np.float64) + worth
     gains[chosen.ranking] = 0
     order = np.argsort(-gains / budget.costs, kind="stable")

@@ -143,7 +143,7 @@ def select(
         budget,
         per,
         ridge=ridge,
-        bonus=None if quality is None else worth_of(emb, quality, quality_weight),
+        bonus=None if quality is None else worth_of(len(emb), quality, quality_weight),
         there_TxD=np.concatenate(there) if there else None,
         method=method,
         mesh=mesh,
@@ -152,10 +152,8 @@ def select(
     )
 
 
-def worth_of(
-    emb: TokenSource, quality: Sequence | np.ndarray, weight: float | int
-) -> Float[np.ndarray, "N"]:
-    """Nats that each example's quality is worth.
+def worth_of(n: int, quality: Sequence | np.ndarray, weight: float | int) -> Float[np.ndarray, "N"]:
+    """Nats that the quality of each of n examples is worth.
 
     Raises:
         UserError: not a number of at least 0 for each, a weight that is none, or more in all than
@@ -165,8 +163,8 @@ def worth_of(
     if not 0 <= weight < np.inf:
         raise UserError(f"quality_weight must be a finite number of at least 0, got {weight}")
     values = np.asarray(quality, np.float64)
-    if values.shape != (len(emb),):
-        raise UserError(f"quality must be one number an example, {len(emb)}, got {values.shape}")
+    if values.shape != (n,):
+        raise UserError(f"quality must be one number an example, {n}, got {values.shape}")
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):
         raise UserError(

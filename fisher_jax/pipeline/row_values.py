@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from fisher_jax.data import PoolError
 from fisher_jax.data.pool_file import PoolFile
+from fisher_jax.design import worth_of
 from fisher_jax.pipeline.request import Request
 
 
@@ -43,6 +44,7 @@ def read_values(
 
     Raises:
         PoolError: a row without the column, or with a value that can't be; or no row is left.
+        UserError: qualities that are too large.
     """
     bad: dict[int, str] = {}
 
@@ -64,16 +66,17 @@ def read_values(
     told = RowValues(
         values(request.quality, _at_least_0, float),
         values(request.cost_column, _positive, float),
-        values(
-            request.group_by, _label, object
-        ),  # an array of strings would pad all to the longest
+        values(request.group_by, _label, object),  # strings would be padded to the longest
     )
     if len(bad) == len(at):
         first = next(iter(bad.values()))
         raise PoolError(f"{file.path} has no row that can be used: the first, {first}: mend them")
     is_good = ~np.isin(at, [*bad])
     file = dataclasses.replace(file, bad=[*file.bad, *bad.values()])
-    return file, at[is_good], told.take(np.flatnonzero(is_good))
+    told = told.take(np.flatnonzero(is_good))
+    if told.quality is not None:
+        worth_of(len(told.quality), told.quality, request.quality_weight)  # or it is refused
+    return file, at[is_good], told
 
 
 def _number(value: Any) -> float:

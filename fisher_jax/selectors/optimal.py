@@ -55,7 +55,7 @@ def fisher(
         quality, quality_weight: nats beside the gain, as in `fisher_jax.select`.
     """
     per = budget.divisors(emb, criterion, power)
-    bonus = None if quality is None else design.worth_of(emb, quality, quality_weight)
+    bonus = None if quality is None else design.worth_of(len(emb), quality, quality_weight)
     return design.greedily(
         emb, budget, per, ridge=terms.ridge, bonus=bonus, on_progress=terms.on_progress
     )

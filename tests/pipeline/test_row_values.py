@@ -90,6 +90,10 @@ def test_values_go_with_the_rows_that_are_left(llama):
 
 WRONG = {
     "no such column": ({"quality": "starz"}, "pool has no column 'starz'"),
+    "too good": (
+        {"quality": "stars", "quality_weight": 1e38},
+        "times quality_weight adds up to 1.4e+39, more than float32 holds",
+    ),
     "no number": ({"quality": "source"}, "pool, row 0: column 'source' must be a number, got 'a'"),
     "a number too long": ({"quality": "long"}, "row 0: column 'long' must be a number, got 1000"),
     "a free row": ({"token_budget": 5, "cost_column": "stars"}, "row 0: column 'stars' must be ab"),
