@@ -73,6 +73,22 @@ def test_what_inexact_rules_keep_is_the_benchmark_s(name):
     assert line in (ROOT / "docs/speed.md").read_text()
 
 
+def test_the_pool_larger_than_memory_is_that_of_its_run():
+    run = json.loads((ROOT / "benchmarks/streaming.json").read_text())
+    whole, streamed, in_memory = run["all"], run["part_streamed"], run["part_in_memory"]
+    text = " ".join((ROOT / "docs/scaling.md").read_text().split())
+    assert run["same_ranking"]
+    for said in (
+        f"of {whole['rows']:,} synthetic rows",
+        f"took {whole['seconds'] / 60:.0f} minutes and {whole['peak_gb']} GB at the peak",
+        f"{whole['evaluated']:,} gains",
+        f"first {streamed['rows']:,} rows",
+        f"at {run['times_in_memory']:.1f} times its time",
+        f"with {streamed['peak_gb']} GB against {in_memory['peak_gb']}",
+    ):
+        assert said in text
+
+
 def test_the_model_of_large_pools_is_that_of_the_runs():
     model = fitted(json.loads(RUNS.read_text()))
     page = (ROOT / "docs/scaling.md").read_text()
