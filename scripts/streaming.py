@@ -1,8 +1,8 @@
 """A selection from embeddings that are larger than memory may be: time, and memory at its peak.
 
 `python -m scripts.streaming FOLDER --gb 10` fills a store with random embeddings (D = 576, 21
-tokens a row, float16), chooses rows of all of it, then of a part, in memory and not, and prints what
-`benchmarks/streaming.json` keeps.
+tokens a row, float16), chooses rows of all of it, then of a part, in memory and not, and prints
+what `benchmarks/streaming.json` keeps.
 """
 
 import argparse
