@@ -22,6 +22,7 @@ from experiments.report.statistics import (
 from experiments.report.tables import Cell, Compared, in_percent, table
 from experiments.run.conf import CONF
 from experiments.run.results import GROWING, Row
+from fisher_jax.util.excerpt import counted
 
 ERRORS = {
     "max_logit": "maximum logit error",
@@ -83,8 +84,9 @@ class Run:
         """Command, replicates, pool, time, commit, machine."""
         varies = "n_examples" not in self.options or "n_examples" in self.options.grid
         pool = "" if varies else f", N = {self.options.n_examples:,}"
+        replicates = counted(self.replicates, "replicate")
         return (
-            f"`{self.command}`; {self.replicates} replicates{pool}; minutes: {self.minutes}; "
+            f"`{self.command}`; {replicates}{pool}; minutes: {self.minutes}; "
             f"commit {self.commit}; {self.hardware}; jax {self.facts['jax']}"
         )
 
