@@ -147,12 +147,14 @@ def approximate() -> dict:
     """What the inexact rules keep of the exact f, and their time in the exact rule's, warm."""
     emb = synthetic_pool(5000, dim=128)
     budget: dict[str, Any] = {"n_samples": N_SAMPLES}
-    exact = fj.select(emb, **budget).log_det
+    same_tokens = {"token_budget": N_SAMPLES * float(emb.lengths.mean()), "criterion": "gain"}
+    exact, of_tokens = (fj.select(emb, **of).log_det for of in (budget, same_tokens))
 
     def beside_exact(name: str) -> dict:
         rule = fj.SELECTORS[name]
-        found = [rule(emb, **budget, seed=seed) for seed in range(REPEATS)]
-        shares = [selection.log_det / exact for selection in found]
+        seeds = range(REPEATS)
+        shares = [rule(emb, **budget, seed=seed).log_det / exact for seed in seeds]
+        tokens = [rule(emb, **same_tokens, seed=seed).log_det / of_tokens for seed in seeds]
         pairs = [
             (clock(lambda: rule(emb, **budget)), clock(lambda: fj.select(emb, **budget)))
             for _ in range(REPEATS)
@@ -160,6 +162,7 @@ def approximate() -> dict:
         return {
             "mean_share_of_exact": float(np.mean(shares)),
             "least_share_of_exact": float(np.min(shares)),
+            "mean_share_at_equal_tokens": float(np.mean(tokens)),
             "time_in_exact": float(np.median([own / other for own, other in pairs])),
         }
 
