@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from fisher_jax.data import Example, PoolError, examples_of
@@ -39,6 +40,7 @@ def embed(
     center: bool = False,
     positions: Positions = "completion",
     eos: bool | None = None,
+    mesh: Mesh | None = None,
     on_progress: OnProgress | None = None,
 ) -> TokenEmbeddings:
     """The pre-logit embeddings of rows of text.
@@ -60,6 +62,8 @@ def embed(
         positions: "all" counts all tokens; "prompt" takes those of the prompt instead, which no
             token of the completion has influenced; for rows with a prompt.
         eos: whether the end of a row is learnt, see `tokenize`.
+        mesh: devices of this process over which the rows of a pass are divided, `batch_tokens` for
+            each; every one of them holds the model.
         on_progress: called with the number of rows done.
 
     Raises:
@@ -79,7 +83,7 @@ def embed(
     if len(rows) == 0 or len(empty):
         at = f"row {empty[0]} has nothing to predict: leave it out" if len(rows) else "no rows"
         raise UserError(f"texts: {at}")
-    tokens = forward(language_model, tokenized, batch_tokens, on_progress)
+    tokens = forward(language_model, tokenized, batch_tokens, on_progress, mesh)
     return TokenEmbeddings(standardize(tokens, normalize, center), tokenized.offsets)
 
 
@@ -98,7 +102,7 @@ class Pass(NamedTuple):
 
 
 def passes_of(
-    model: LanguageModel, rows: TokenizedRows, batch_tokens: int | None = None
+    model: LanguageModel, rows: TokenizedRows, batch_tokens: int | None = None, n_devices: int = 1
 ) -> list[Pass]:
     """The forward passes of all rows, short rows first.
 
@@ -108,6 +112,7 @@ def passes_of(
 
     Args:
         batch_tokens: as `forward`.
+        n_devices: that a pass's rows are divided over, as many on each.
 
     Raises:
         ValueError: batch_tokens below 1.
@@ -122,8 +127,10 @@ def passes_of(
     for length, lower in zip(steps, [0, *steps][:-1], strict=True):
         (members,) = np.nonzero((fed > lower) & (fed <= length))
         of_row = length * activation_bytes(model.module.config, length)
-        n_batches = -(-len(members) // within_memory(max(1, batch_tokens // length), of_row))
+        at_most = n_devices * within_memory(max(1, batch_tokens // length), of_row)
+        n_batches = -(-len(members) // at_most)
         size = -(-len(members) // n_batches)  # equal batches: one shape, little padding
+        size = -(-size // n_devices) * n_devices
         starts = range(0, len(members), size)
         passes += [Pass(size, length, members[begin : begin + size]) for begin in starts]
     return passes
@@ -134,6 +141,7 @@ def forward(
     rows: TokenizedRows,
     batch_tokens: int | None = None,
     on_progress: OnProgress | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "T D"]:
     """Embeddings of the counted positions of all rows, one after the other.
 
@@ -144,13 +152,15 @@ def forward(
             `fisher_jax.util.platforms`. Fewer where they would take an eighth of the device's
             memory.
         on_progress: called with the number of rows done.
+        mesh: as `embed`.
 
     Raises:
-        ValueError: batch_tokens below 1, or a model whose embeddings are not finite.
+        ValueError: batch_tokens below 1, a model whose embeddings are not finite, or a mesh with
+            devices of other processes.
     """
-    passes = passes_of(model, rows, batch_tokens)
+    passes = passes_of(model, rows, batch_tokens, 1 if mesh is None else mesh.size)
     mixed = np.random.default_rng(0).permutation(len(passes))  # so that the rate is steady
-    return run_passes(model, rows, [passes[k] for k in mixed], on_progress)
+    return run_passes(model, rows, [passes[k] for k in mixed], on_progress, mesh)
 
 
 def run_passes(
@@ -158,16 +168,26 @@ def run_passes(
     rows: TokenizedRows,
     passes: Sequence[Pass],
     on_progress: OnProgress | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "T D"]:
     """`forward` by passes, in which every row of more than a token is.
 
     Raises:
-        ValueError: a model whose embeddings are not finite.
+        ValueError: a model whose embeddings are not finite, or a mesh of other processes.
     """
     fed = np.asarray([len(ids) - 1 for ids in rows.ids])
     lengths, offsets = rows.counted, rows.offsets
     tokens_TxD = aligned((int(offsets[-1]), model.dim), np.float32)
     graph, weights = nnx.split(model.module)
+    by_row = None  # where the ids go
+    if mesh is not None:
+        if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+            raise UserError(
+                "mesh has devices of other processes: pass one of jax.local_devices(), and let "
+                "each process embed a part of the rows"
+            )
+        by_row = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
 
     def begun() -> Iterator[tuple[np.ndarray, Array, np.ndarray | slice]]:
         """Each pass's rows, hidden states on the device, and where the counted ones are."""
@@ -177,9 +197,10 @@ def run_passes(
             for slot, i in enumerate(chosen):
                 ids_BxT[slot, : fed[i]] = rows.ids[i][:-1]
                 counts_BxT[slot, : fed[i]] = rows.learnt[i][1:]
+            fed_BxT = jax.device_put(ids_BxT, by_row)
             yield (
                 chosen,
-                *_counted(hidden_states(graph, weights, ids_BxT), np.flatnonzero(counts_BxT)),
+                *_counted(hidden_states(graph, weights, fed_BxT), np.flatnonzero(counts_BxT)),
             )
 
     done = int(np.sum(fed < 1))
