@@ -36,7 +36,8 @@ PROGRAM = """if True:
     embedding.hidden_states = watched
     one = fj.embed(rows, str(folder), batch_tokens=16)
     assert all(len(devices) == 1 for devices in where)
-    for mesh in (Mesh(jax.devices(), "data"), Mesh(np.reshape(jax.devices()[:6], (2, 3)), ("a", "b"))):
+    two_by_three = Mesh(np.reshape(jax.devices()[:6], (2, 3)), ("a", "b"))
+    for mesh in (Mesh(jax.devices(), "data"), two_by_three):
         where.clear()
         many = fj.embed(rows, str(folder), batch_tokens=16, mesh=mesh)
         assert where and all(len(devices) == mesh.size for devices in where)
