@@ -257,9 +257,15 @@ def _add_text(p: argparse.ArgumentParser) -> None:
         "--cache",
         metavar="DIR",
         type=path,
-        help="keep each row's embeddings there (4 bytes a number): a changed pool embeds only its "
+        help="keep each row's embeddings there: a changed pool embeds only its "
         "new rows, which may differ by rounding from a fresh run's (default: the user's cache, at "
         f"most 20 GB, which changes no byte of a result; {NAME} cache lists it)",
+    )
+    text.add_argument(
+        "--cache-dtype",
+        choices=choices_of("cache_dtype"),
+        default=default_of("cache_dtype"),
+        help="of what --cache DIR keeps, and is selected by: half the bytes (default: %(default)s)",
     )
     text.add_argument(
         "--dtype",

@@ -32,14 +32,16 @@ class Cache(NamedTuple):
             result depends on what is there. Otherwise a row is found whatever pool it was in, and
             may differ by rounding.
         limit: bytes that it may have.
+        dtype: of the embeddings in it.
     """
 
     folder: Path
     exact: bool = False
     limit: float = float("inf")
+    dtype: str = "float32"
 
     @classmethod
-    def of(cls, asked: object) -> "Cache | None":
+    def of(cls, asked: object, dtype: str = "float32") -> "Cache | None":
         """What `Request.cache` asks for: a folder, the user's own, or none.
 
         Raises:
@@ -54,13 +56,14 @@ class Cache(NamedTuple):
             raise UserError(f"`cache` {folder} is no folder: name one, or a place for a new one")
         if not os.access(nearest_folder(folder), os.W_OK):
             raise UserError(f"`cache` {folder} can't be written: name a folder of your own")
-        return cls(folder)
+        return cls(folder, dtype=dtype)
 
     def place(self, model: LanguageModel) -> Path:
-        """A model's folder: one for its weights, its config and the type it computes in."""
+        """A model's folder: one for its weights, its config, and the types of numbers."""
         what = f"{_VERSION} {model.weights_sha256} {model.module.config}"
         digest = hashlib.sha256(what.encode()).hexdigest()[:32]
-        return self.folder / f"{digest}-{model.module.head.dtype}"
+        kept = "" if self.dtype == "float32" else f"_{self.dtype}"
+        return self.folder / f"{digest}-{model.module.head.dtype}{kept}"
 
     def keys(self, rows: TokenizedRows, passes: Sequence[Pass]) -> list[bytes]:
         """By which each row's embeddings are found: its tokens, and which of them count.

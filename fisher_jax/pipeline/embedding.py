@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher_jax.data.embedding_store import (
+    DTYPES,
     EmbeddingStore,
     StoredEmbeddings,
     read_numbers,
@@ -51,9 +52,9 @@ class CachedRows:
     ) -> None:
         self._model, self._rows, self._cache = model, rows, cache
         self._passes = passes_of(model, rows, batch_tokens)
-        self._of_row = rows.counted * model.dim * np.dtype(np.float32).itemsize  # bytes
+        self._of_row = rows.counted * model.dim * DTYPES[cache.dtype].itemsize  # bytes
         self.keys = cache.keys(rows, self._passes)
-        self.store = EmbeddingStore(cache.place(model), name=model.name)
+        self.store = EmbeddingStore(cache.place(model), cache.dtype, model.name)
         first = {key: i for i, key in reversed([*enumerate(self.keys)])}
         missing = self.store.missing(self.keys)
         self.absent: Int[np.ndarray, "n"] = np.asarray(

@@ -29,7 +29,10 @@ SOURCES = (
     *("pool", "embeddings", "targets", "target_embeddings", "initial", "initial_embeddings"),
     "exclude",
 )
-OF_MODEL = ("max_length", "positions", "on_empty", "batch_tokens", "cache", "dtype", "eos")
+OF_MODEL = (
+    *("max_length", "positions", "on_empty", "batch_tokens", "cache", "cache_dtype", "dtype"),
+    "eos",
+)
 _COLUMNS = ("format", "text_column", "messages_column", "prompt_column", "completion_column")
 _READY = {"targets": "target_embeddings", "initial": "initial_embeddings"}
 
@@ -86,6 +89,7 @@ class Request:
             `embeddings`, by the rows' mean embeddings (`data.duplicates.deduplicate_means`).
         cache: folder that keeps each row's embeddings and scores, so that none is embedded twice
             and a killed run goes on; True for the user's own, which changes no byte of a result.
+        cache_dtype: of the embeddings in a `cache` folder, which are selected by as they are there.
         batch_tokens: of a forward pass; None is what suits the device.
         dtype: of a model given by name.
         positions: the tokens to select by: of rows with a prompt those that predict the completion
@@ -139,6 +143,7 @@ class Request:
     deduplicate: Literal["none", "exact", "near", "means"] = "none"
     batch_tokens: int | None = None
     cache: str | os.PathLike[str] | bool | None = None
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     dtype: Literal["float32", "bfloat16"] = "float32"
     positions: Literal["completion", "all", "prompt"] = "completion"
     eos: bool | None = None
@@ -196,7 +201,7 @@ class Request:
                     )
 
     def _check_choices(self) -> None:
-        for name in ("on_empty", "deduplicate", "dtype", "positions", "normalize"):
+        for name in ("on_empty", "deduplicate", "dtype", "cache_dtype", "positions", "normalize"):
             allowed, value = choices_of(name), getattr(self, name)
             if value not in allowed:
                 raise UserError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
@@ -217,6 +222,8 @@ class Request:
                 raise UserError(f"`{ready}` goes with `embeddings`: of text give `{text}`")
         if self.deduplicate == "means":
             raise UserError("`deduplicate=means` goes with `embeddings`: of text take near")
+        if self.cache_dtype != "float32" and path_of(self.cache) is None:
+            raise UserError(f"`cache_dtype={self.cache_dtype}` goes with a `cache=DIR`: name one")
 
     def _check_ready(self) -> None:
         for text, ready in _READY.items():

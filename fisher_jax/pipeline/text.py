@@ -151,7 +151,7 @@ def read_text(request: Request, clock: Clock) -> TextPool:
             for this machine.
     """
     assert request.pool is not None
-    cache, endpoint = Cache.of(request.cache), _endpoint(request)
+    cache, endpoint = Cache.of(request.cache, request.cache_dtype), _endpoint(request)
     with clock.timed("read"):
         pool, files = _read(request)
     kept = without_copies(request, len(pool), pool, None, clock)

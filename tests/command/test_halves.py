@@ -2,10 +2,12 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from fisher_jax.util.user_folder import CACHE_SWITCH
-from tests.helpers.cli import K, M, N, manifest_of, page_of, texts, write_rows
+from tests.helpers.cli import K, M, N, manifest_of, page_of, read_rows, texts, write_rows
 
 
 @pytest.fixture
@@ -44,6 +46,25 @@ def test_two_halves_choose_what_the_whole_does(run, refused, pool, llama, out, t
     assert manifest_of(out)["options"]["cache"] is None
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cache_of_half_the_bytes_is_selected_by_as_it_is(dtype, run, pool, llama, out, tmp_path):
+    argv = [pool, "-o", out, "--model", llama, "--n-samples", K, "--cache", tmp_path / "c"]
+    assert run(*argv)[0] == 0
+    exact = [row["fisher_gain"] for row in read_rows(out)]
+    argv += ["--cache-dtype", dtype, "--overwrite"]
+    assert run(*argv)[0] == 0
+    first, gains = out.read_bytes(), [row["fisher_gain"] for row in read_rows(out)]
+    np.testing.assert_allclose(gains, exact, rtol=0.02)
+    assert gains != exact and run("select", *argv)[0] == 0 and out.read_bytes() == first
+    assert manifest_of(out)["options"]["cache_dtype"] == dtype
+    narrow, wide = sorted(tmp_path.rglob("*.safetensors"), key=lambda path: path.stat().st_size)
+    assert wide.parent.name + f"_{dtype}" == narrow.parent.name
+    with safe_open(narrow, framework="numpy") as shard:
+        assert (
+            shard.get_slice("tokens").get_dtype() == {"float16": "F16", "bfloat16": "BF16"}[dtype]
+        )
+
+
 def test_a_cache_is_listed_and_cleared(run, refused, pool, llama, tmp_path):
     cache = tmp_path / "c"
     assert "nothing is kept" in run("cache", "--cache", cache)[1]
@@ -69,6 +90,7 @@ def test_a_cache_is_listed_and_cleared(run, refused, pool, llama, tmp_path):
         (["--no-cache"], ["--no-cache", "leave it out"]),
         (["--n-samples", 3], ["--n-samples"]),
         (["--certify"], ["unrecognized arguments: --certify"]),
+        (["--cache-dtype", "float16"], ["--cache-dtype float16 goes with a --cache DIR"]),
     ],
 )
 def test_what_embed_does_not_take_is_refused(refused, pool, llama, tmp_path, more, words):
