@@ -2,16 +2,20 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
 
 PACKAGES = "fisher-jax jax jaxlib flax numpy transformers tokenizers gguf".split()
+# of the environment: on what programs run, and how
+VARIABLES = "JAX_PLATFORMS CUDA_VISIBLE_DEVICES XLA_FLAGS XLA_PYTHON_CLIENT_MEM_FRACTION".split()
 
 
 def provenance() -> dict[str, str]:
     """Versions of the packages that decide a result, commit and state of the git tree, machine.
 
+    Of `VARIABLES` those that are set.
     `git_tree` is "changed" where files differ from the commit or are not in it, else "clean".
     """
     import jax  # deferred: a version is asked for without it
@@ -24,6 +28,7 @@ def provenance() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line for line in lines if line.startswith("model name"))
         facts["cpu"] = model.split(":")[1].strip()
+    facts |= {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     return facts | _git(Path(__file__).resolve().parents[2])
 
 

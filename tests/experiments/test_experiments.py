@@ -208,6 +208,7 @@ def test_jobs_of_a_sweep_have_results_and_devices_of_their_own(tmp_path):
         "hydra.launcher.n_jobs=2",
         f"+hydra.job.env_set.XLA_FLAGS='{devices}'",
         "+hydra.job.env_set.CUDA_VISIBLE_DEVICES='${modulo:${hydra.job.num},2}'",
+        "+hydra.job.env_set.XLA_PYTHON_CLIENT_MEM_FRACTION=.45",
         f"hydra.sweep.dir={tmp_path}",
         *small,
     )
@@ -215,6 +216,8 @@ def test_jobs_of_a_sweep_have_results_and_devices_of_their_own(tmp_path):
     assert len(list(tmp_path.glob("*/results.jsonl"))) == 2
     facts = [json.loads(path.read_text()) for path in tmp_path.glob("*/provenance.json")]
     assert sorted(own["devices"] for own in facts) == ["10 x cpu", "11 x cpu"]
+    assert sorted(own["CUDA_VISIBLE_DEVICES"] for own in facts) == ["0", "1"]
+    assert [float(own["XLA_PYTHON_CLIENT_MEM_FRACTION"]) for own in facts] == [0.45] * 2
 
 
 def test_a_bad_job_ends_no_sweep_and_long_overrides_have_short_folders(tmp_path):
