@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fisher_jax.data.rows import Rows
 from fisher_jax.data.sets import HubSet, Part, SavedSet, is_set, of_set
 from fisher_jax.data.shapes import Columns
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import changed, unchanged
+from fisher_jax.util.files import unchanged
 
 SUFFIXES = tuple(BY_SUFFIX)
 _IN_FOLDERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
@@ -168,11 +168,10 @@ def _contents(names: Sequence[str], part: Part, rows: Rows) -> Iterator[tuple[Co
     """Each file's content and hash."""
     for name in names:
         if SavedSet.fits(name):
-            sha256 = hash_of_folder(name)
-            content = SavedSet().read(name, part, rows)
-            if hash_of_folder(name) != sha256:
-                raise PoolError(changed(name))
-            yield content, sha256
+            with ExitStack() as stack:
+                for file in files_of(name):
+                    stack.enter_context(unchanged(Path(file)))
+                yield SavedSet().read(name, part, rows), hash_of_folder(name)
         elif is_set_name(name):
             yield HubSet().read(name, part, rows), ""
         else:

@@ -179,12 +179,7 @@ def unchanged(path: Path) -> Iterator[None]:
     before = _stamp(path)
     yield
     if _stamp(path) != before:
-        raise UserError(changed(path))
-
-
-def changed(path: object) -> str:
-    """What is said of a source that changes meanwhile."""
-    return f"{path} changed while it was read: wait until it is whole, and run again"
+        raise UserError(f"{path} changed while it was read: wait until it is whole, and run again")
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

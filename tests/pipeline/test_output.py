@@ -237,7 +237,7 @@ def test_a_saved_set_that_changes_while_it_is_read_is_told(tmp_path, monkeypatch
         return read
 
     monkeypatch.setattr(SavedSet, "read", changing)
-    with pytest.raises(UserError, match="set changed while it was read"):
+    with pytest.raises(UserError, match=r"set/\S+ changed while it was read"):
         read_pool(tmp_path / "set")
 
 
