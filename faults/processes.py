@@ -15,11 +15,15 @@ PATIENCE = 600  # seconds, after which a program hangs
 
 
 class Ended(NamedTuple):
-    """How a program ended: its exit code, minus the signal's number if one ended it."""
+    """How a program ended: its exit code, minus the signal's number if one ended it.
+
+    `missed` if it had ended before its disturbance.
+    """
 
     code: int
     messages: str
     seconds: float
+    missed: bool = False
 
     @property
     def told_in_a_line(self) -> bool:
@@ -69,11 +73,12 @@ def ended(
         if disturbance is not None and disturbance.rename:
             number = str(int(disturbance.number))
             given |= {"FAULTS_AT": str(disturbance.rename), "FAULTS_SIGNAL": number}
-    begin = time.monotonic()
+    begin, missed = time.monotonic(), False
     with started(argv, cache, given) as process:
         if disturbance is not None and not disturbance.rename:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(disturbance.seconds)
+                missed = True
             process.send_signal(disturbance.number)
         try:
             _, messages = process.communicate(timeout=PATIENCE)
@@ -81,7 +86,8 @@ def ended(
             process.kill()
             _, messages = process.communicate()
             messages += b"\nit hung"
-    return Ended(process.returncode, messages.decode(errors="replace"), time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    return Ended(process.returncode, messages.decode(errors="replace"), seconds, missed)
 
 
 @contextlib.contextmanager
