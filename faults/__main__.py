@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import itertools
 import sys
 import time
 from pathlib import Path
 
 from faults.document import write
 from faults.results import Result, append, read, run_case, table
+from fisher_jax.command.arguments import shard
 
 SHARES = {  # of the time
     "properties": 0.2,
@@ -26,6 +28,9 @@ def main() -> int:
     p.add_argument("--seconds", type=float, default=3600, help="in all; a case is never cut off")
     p.add_argument("--full", action="store_true", help="every case, however long it takes")
     p.add_argument("--seed", type=int, default=0, help="of the cases and their order")
+    p.add_argument(
+        "--shard", type=shard, default=(1, 1), help="i/k: every k-th case from the i-th (from 1)"
+    )
     p.add_argument("--results", type=Path, help="a file of results to go on from")
     p.add_argument("--document", action="store_true", help="docs/reliability.md shows the table")
     args = p.parse_args()
@@ -54,7 +59,9 @@ def run(name: str, args: argparse.Namespace, before: list[Result], until: float)
     """The campaign's cases that have no result yet, as far as the time goes."""
     known = {(result.campaign, result.name) for result in before}
     found = []
-    for case in importlib.import_module(f"faults.{name}").cases(args.seed):
+    part, parts = args.shard
+    cases = importlib.import_module(f"faults.{name}").cases(args.seed)
+    for case in itertools.islice(cases, part - 1, None, parts):
         if (name, case.name) in known:
             continue
         if found and not args.full and time.monotonic() >= until:

@@ -43,7 +43,8 @@ WEIGHING = ", ".join(rule.name for rule in OFFERED if rule.weighs)
 ADDING = ", ".join(rule.name for rule in OFFERED if rule.adds)
 
 
-def _shard(text: str) -> tuple[int, int]:
+def shard(text: str) -> tuple[int, int]:
+    """I and K of `I/K`."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r} is no I/K with I from 1 to K, such as 1/8")
@@ -74,7 +75,7 @@ def parser(half: str = "") -> argparse.ArgumentParser:
         p.add_argument(
             "--shard",
             metavar="I/K",
-            type=_shard,
+            type=shard,
             default="1/1",
             help="embed part I of K, I from 1 to K: K jobs with one --cache embed a pool together",
         )
