@@ -2,8 +2,8 @@
 
 `python -m scripts.cost_model` prints the table of docs/scaling.md. Seconds of n choices from T
 tokens on d devices: `n (a + c T / d) + b T / d + n s`, a, b, c of the committed runs of one card
-and s of the messages between devices, 0 for one. A model: nothing of this size was run, and of
-several devices nothing was timed.
+and s of a choice's one message between devices, 0 for one. A model: nothing of this size was run,
+and of several devices nothing was timed.
 """
 
 import json
@@ -15,7 +15,6 @@ from scipy.optimize import nnls
 
 RUNS = Path(__file__).parents[1] / "benchmarks/accelerator/nvidia_h200.json"
 DIM, ROW, LONGEST = 576, 21, 64  # width, a row's tokens on average and at most, as in the runs
-MESSAGES, PER_BATCH = 10, 3  # between devices, a choice and a batch of candidates
 MESSAGE_S = 20e-6  # assumed, within one machine
 ROOM = 3 / 4  # of a device's memory, as `fisher_jax.util.platforms` has it
 
@@ -26,7 +25,6 @@ class Model(NamedTuple):
     choice: float
     token: float
     token_choice: float
-    messages: float
     memory: float
 
 
@@ -52,10 +50,9 @@ def fitted(runs: dict) -> Model:
     terms = np.stack([n, tokens, n * tokens], axis=1)
     scale = terms.max(axis=0)
     values, _ = nnls(terms / scale / seconds[:, None], np.ones(len(own)))
-    messages = MESSAGE_S * (MESSAGES + PER_BATCH * parts["kernels"]["batches_a_choice"])
     memory = runs["imports"]["parts"]["devices"]["memory_bytes"]
     choice, token, token_choice = (values / scale).tolist()
-    return Model(choice, token, token_choice, messages, memory)
+    return Model(choice, token, token_choice, memory)
 
 
 def estimate(model: Model, rows: int, choices: int) -> Estimate:
@@ -65,7 +62,7 @@ def estimate(model: Model, rows: int, choices: int) -> Estimate:
     while n_bytes / devices > ROOM * model.memory:
         devices *= 2
     seconds = choices * (model.choice + model.token_choice * tokens / devices)
-    seconds += model.token * tokens / devices + (devices > 1) * choices * model.messages
+    seconds += model.token * tokens / devices + (devices > 1) * choices * MESSAGE_S
     sent = 4 * LONGEST * DIM * (devices > 1)
     return Estimate(rows, choices, devices, n_bytes / devices, sent, seconds)
 

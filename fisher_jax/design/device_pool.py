@@ -1,17 +1,18 @@
 """A pool as the compiled loops read it, on one device or divided over a mesh."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
+from numpy.typing import DTypeLike
 
 from fisher_jax.design.buckets import ladder, worth
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.candidates import Batch, batches
-from fisher_jax.design.embeddings import TokenEmbeddings
+from fisher_jax.design.embeddings import TokenEmbeddings, TokenSource, part_of
 from fisher_jax.util.platforms import check_fits, here
 
 
@@ -54,85 +55,101 @@ class Room(NamedTuple):
 
 
 def make_pool(
-    emb: TokenEmbeddings,
+    emb: TokenSource,
     budget: Budget | None = None,
     per: np.ndarray | None = None,
     bonus: np.ndarray | None = None,
     mesh: Mesh | None = None,
-    dtype: str | None = None,
+    dtype: DTypeLike | None = None,
+    kept: DTypeLike | None = None,
 ) -> tuple[Pool, Shapes]:
     """The pool on its devices and its shapes; examples longer than D become D rows.
 
     Every example costs 1, gains are divided by 1 and nothing is added to them unless told
-    otherwise. `dtype` is that of the tokens on the device; all is computed in theirs.
+    otherwise. All is computed in `dtype`, by default the embeddings'; `kept`, by default the same,
+    is that of the tokens on the device. On a mesh each process reads what its own devices hold.
 
     Raises:
         ValueError: the device can't hold them.
     """
-    kept = np.dtype(dtype or emb.tokens.dtype)
+    dtype = np.dtype(emb.dtype if dtype is None else dtype)
+    kept = dtype if kept is None else np.dtype(kept)
     check_fits(emb.lengths, emb.dim, kept.itemsize, 1 if mesh is None else mesh.size)
-    emb = emb.at_most_dim_rows()
     budget = Budget(np.ones(len(emb)), len(emb), True) if budget is None else budget
     per = np.ones(len(emb)) if per is None else per
     bonus = np.zeros(len(emb)) if bonus is None else bonus
-    order = np.argsort(emb.lengths, kind="stable")
-    lengths = emb.lengths[order]
+    lengths = np.minimum(emb.lengths, emb.dim)
+    order = np.argsort(lengths, kind="stable")
+    lengths = lengths[order]
     columns = (
-        emb.tokens.astype(kept, copy=False),
-        emb.offsets[:-1][order].astype(np.int32),
         lengths.astype(np.int32),
         order.astype(np.int32),
         budget.units[0][order],
-        per[order].astype(emb.tokens.dtype),
-        bonus[order].astype(emb.tokens.dtype),
+        per[order].astype(dtype),
+        bonus[order].astype(dtype),
         budget.rooms[0][order],
     )
-    n_steps = worth(emb.tokens.size, here().update_lengths)
+    n_steps = worth(int(lengths.sum()) * emb.dim, here().update_lengths)
     steps = tuple(int(length) for length in ladder(lengths, n_steps))
     if mesh is None:
+        whole = emb if isinstance(emb, TokenEmbeddings) else part_of(emb, np.arange(len(emb)))
+        short = _short(whole, dtype)
+        start = short.offsets[:-1][order].astype(np.int32)
+        columns = (short.tokens.astype(kept, copy=False), start, *columns)
         pool = Pool._make(jax.device_put(x, may_alias=True) for x in columns)
         return pool, Shapes(batches(lengths, emb.dim), steps)
-    columns = _divided(*columns, mesh.size)
-    longest = columns[2].reshape(mesh.size, -1).max(axis=0)
+    size = 1 + max(int(lengths[k :: mesh.size].sum()) for k in range(mesh.size))
+    columns = _divided(*columns, size, mesh.size)
+    longest = columns[1].reshape(mesh.size, -1).max(axis=0)
     place = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    pool = Pool._make(  # each process of several places what its own devices hold
-        jax.make_array_from_callback(x.shape, place, x.__getitem__) for x in columns
-    )
-    return pool, Shapes(batches(longest, emb.dim), steps, mesh)
+
+    def tokens_of(index: Any) -> np.ndarray:
+        part_TxD = np.zeros((size, emb.dim), kept)
+        mine = order[(index[0].start or 0) // size :: mesh.size]
+        if len(mine):
+            short = _short(part_of(emb, mine), dtype)
+            part_TxD[: len(short.tokens)] = short.tokens
+        return part_TxD
+
+    shape = (mesh.size * size, emb.dim)
+    tokens = jax.make_array_from_callback(shape, place, tokens_of, dtype=kept)
+    others = (jax.make_array_from_callback(x.shape, place, x.__getitem__) for x in columns)
+    return Pool(tokens, *others), Shapes(batches(longest, emb.dim), steps, mesh)
+
+
+def _short(emb: TokenEmbeddings, dtype: np.dtype) -> TokenEmbeddings:
+    """At most D rows an example, computed in a precision."""
+    if emb.dtype != dtype:
+        emb = TokenEmbeddings(emb.tokens.astype(dtype), emb.offsets)
+    return emb.at_most_dim_rows()
 
 
 def _divided(
-    tokens: np.ndarray,
-    start: np.ndarray,
     length: np.ndarray,
     original: np.ndarray,
     cost: np.ndarray,
     per: np.ndarray,
     bonus: np.ndarray,
     group: np.ndarray,
+    size: int,
     n_parts: int,
 ) -> tuple[np.ndarray, ...]:
-    """A pool's columns in equal parts, one after the other; examples are dealt by length.
+    """A pool's columns, from `start` on, in equal parts of `size` tokens one after the other.
 
-    What a part lacks to the size of the others are examples of one token, zeros, that no budget
-    pays for; they come first.
+    Examples are dealt by length. What a part lacks to the number of the others are examples of one
+    token, the zeros at its end, that no budget pays for; they come first.
     """
-    n = -(-len(start) // n_parts)
-    size = 1 + max(int(length[k::n_parts].sum()) for k in range(n_parts))
+    n = -(-len(length) // n_parts)
     never = np.iinfo(cost.dtype).max if cost.dtype.kind == "i" else np.inf
     last = np.iinfo(np.int32).max
     parts = []
     for k in range(n_parts):
         mine = slice(k, None, n_parts)
-        end = np.cumsum(length[mine], dtype=np.int32)
-        own = end - length[mine]
-        rows = np.repeat(start[mine] - own, length[mine]) + np.arange(length[mine].sum())
-        part_TxD = np.zeros((size, tokens.shape[1]), tokens.dtype)
-        part_TxD[: len(rows)] = tokens[rows]
-        columns = [(own, size - 1), (length[mine], 1), (original[mine], last)]
+        start = np.cumsum(length[mine], dtype=np.int32) - length[mine]
+        columns = [(start, size - 1), (length[mine], 1), (original[mine], last)]
         columns += [(cost[mine], never), (per[mine], 1), (bonus[mine], 0), (group[mine], 0)]
-        short = n - len(own)
-        parts.append([part_TxD, *(np.pad(x, (short, 0), constant_values=v) for x, v in columns)])
+        short = n - len(start)
+        parts.append([np.pad(x, (short, 0), constant_values=v) for x, v in columns])
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 

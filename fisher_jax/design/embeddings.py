@@ -167,7 +167,8 @@ class TokenEmbeddings:
         """Where the tokens of some examples stand in `tokens`, one example after the other."""
         lengths = self.lengths[examples]
         ends = np.cumsum(lengths)
-        return np.repeat(self.offsets[examples] - ends + lengths, lengths) + np.arange(ends[-1])
+        begins = self.offsets[examples] - ends + lengths
+        return np.repeat(begins, lengths) + np.arange(lengths.sum())
 
     def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "t D"]:
         """The tokens of some examples, one example after the other."""

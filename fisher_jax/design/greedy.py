@@ -2,10 +2,11 @@
 
 The public door is `fisher_jax.select`; what stands here takes valid input. On a mesh every device
 runs the loop on its part of the pool; root and ranking are the same everywhere, and a choice costs
-a few numbers and one example's tokens to all.
+one message: each device's best example, its tokens with it, to all.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from fisher_jax.design.candidates import Batch, batch_gains
 from fisher_jax.design.device_pool import (
@@ -36,6 +37,8 @@ from fisher_jax.design.linalg import (
 
 BOUND_SLACK = {"float32": 1e-4, "float64": 1e-9}  # rounding that a cached bound is allowed
 TIE = {"float32": 2e-6, "float64": 1e-12}  # gains that differ by rounding alone are equal
+
+NOBODY = jnp.iinfo(jnp.int32).max  # no example's index
 
 Method = Literal["lazy", "naive"]
 Number = float | int | Array  # a Python number, traced inside jit
@@ -89,20 +92,16 @@ def start(pool: Pool, root: Float[Array, "D D"], room: Room, shapes: Shapes) -> 
 def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Method) -> State:
     """Choose on, without a word to the host, until `until` are chosen or nothing fits."""
     find = _find_lazy if method == "lazy" else _find_naive
-    over = _Over(shapes)
-
-    def has_open(pool: Pool, state: State) -> Bool[Array, ""]:
-        return over.any(is_open(pool, state.taken, state.room))
 
     def choose_on(pool: Pool, state: State) -> State:
         def body(carry):
-            state = _choose(pool, *find(pool, carry[0], shapes), shapes)
-            return state, has_open(pool, state)
+            return _choose(pool, *find(pool, carry[0], shapes), shapes)
 
         def goes_on(carry):
-            return (carry[0].chosen < until) & carry[1]
+            state, is_found = carry
+            return (state.chosen < until) & is_found
 
-        return jax.lax.while_loop(goes_on, body, (state, has_open(pool, state)))[0]
+        return jax.lax.while_loop(goes_on, body, (state, jnp.asarray(True)))[0]
 
     return _on_devices(choose_on, shapes)(pool, state)
 
@@ -123,7 +122,9 @@ def replay(
 
         nothing = (root, jnp.zeros((), root.dtype))
         return jax.lax.cond(
-            position < 0, lambda: nothing, lambda: _with_row(pool, position, shapes, join)
+            position < 0,
+            lambda: nothing,
+            lambda: _with_row(_row_of(pool, position), pool.length[position], shapes, join),
         )
 
     return jax.lax.scan(gain_and_update, root, positions)
@@ -172,41 +173,17 @@ def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Ar
     return gains
 
 
-def pick(
-    pool: Pool, values: Float[Array, "N"], shapes: Shapes | None = None
-) -> tuple[Int[Array, ""], Int[Array, ""]]:
+def pick(pool: Pool, values: Float[Array, "N"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Position and place in the given pool of the largest key.
 
-    Among those that rounding can't tell apart it is the one of the lowest index. On a mesh the
-    position is right on the device that has the example.
+    Among those that rounding can't tell apart it is the one of the lowest index.
     """
-    over = _Over(shapes)
-    tied = values >= over.most(values) * (1 - TIE[values.dtype.name])
-    places = jnp.where(tied, pool.original, jnp.iinfo(jnp.int32).max)
-    return jnp.argmin(places).astype(jnp.int32), over.least(places)
+    places = jnp.where(_tied(values, jnp.max(values)), pool.original, NOBODY)
+    return jnp.argmin(places).astype(jnp.int32), jnp.min(places)
 
 
-class _Over:
-    """Reductions of an array over all of a pool, whichever devices it is on."""
-
-    def __init__(self, shapes: Shapes | None) -> None:
-        mesh = None if shapes is None else shapes.mesh
-        self._axis = None if mesh is None else mesh.axis_names[0]
-
-    def most(self, x: Array) -> Array:
-        local = jnp.max(x)
-        return local if self._axis is None else jax.lax.pmax(local, self._axis)
-
-    def least(self, x: Array) -> Array:
-        local = jnp.min(x)
-        return local if self._axis is None else jax.lax.pmin(local, self._axis)
-
-    def any(self, x: Array) -> Array:
-        return self.most(x.astype(jnp.int32)) > 0
-
-    def owner(self, x: Array, is_owner: Bool[Array, ""]) -> Array:
-        """The array that one of the devices has."""
-        return x if self._axis is None else jax.lax.psum(jnp.where(is_owner, x, 0), self._axis)
+def _tied(values: Float[Array, "N"], most: Float[Array, ""]) -> Bool[Array, "N"]:
+    return values >= most * (1 - TIE[values.dtype.name])
 
 
 def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[..., State]:
@@ -231,11 +208,15 @@ def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[...,
 
 
 def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
-    """Algorithm 1: evaluate every candidate."""
-    gains = all_gains(pool, state.root, shapes)
+    """Algorithm 1: evaluate every candidate, if there is one."""
     is_candidate = is_open(pool, state.taken, state.room)
-    values = jnp.where(is_candidate, keys(pool, gains), -jnp.inf)
-    return state._replace(bounds=gains, evaluated=state.evaluated + len(gains)), values
+
+    def evaluate() -> State:
+        gains = all_gains(pool, state.root, shapes)
+        return state._replace(bounds=gains, evaluated=state.evaluated + len(gains))
+
+    state = jax.lax.cond(jnp.any(is_candidate), evaluate, lambda: state)
+    return state, jnp.where(is_candidate, keys(pool, state.bounds), -jnp.inf)
 
 
 def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
@@ -245,20 +226,19 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
     reach: its bound is at least the best gain evaluated before this choice, less a slack for
     rounding, and where it equals that gain its index is lower. So the choice is Algorithm 1's, ties
     included. What the last batch has room for beyond them is evaluated too, which costs nothing
-    and lowers bounds for later choices.
+    and lowers bounds for later choices. On a mesh each device finds the best of its own.
     """
-    n, dtype, over = len(pool.start), state.bounds.dtype, _Over(shapes)
-    nobody = jnp.iinfo(jnp.int32).max
+    n, dtype = len(pool.start), state.bounds.dtype
     is_candidate = is_open(pool, state.taken, state.room)
     reach = 1 - BOUND_SLACK[dtype.name]
     width = max(batch.width for batch in shapes.batches)
 
     def stale(bounds, stamp, best, index) -> tuple[Array, Array]:
-        """Keys of what may be evaluated, -inf for the rest; is one of them in reach anywhere?"""
+        """Keys of what may be evaluated, -inf for the rest; is one of them in reach?"""
         old = is_candidate & (stamp != state.chosen)
         values = jnp.where(old, keys(pool, bounds), -jnp.inf)
         near = (values >= best * reach) & ((values != best) | (pool.original < index))
-        return values, over.any(near & (values > -jnp.inf))
+        return values, jnp.any(near & (values > -jnp.inf))
 
     def branch(batch: Batch):
         def evaluate(values):
@@ -284,17 +264,17 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
         inside = jnp.minimum(positions, n - 1)
         own = (gains + pool.bonus[inside]) / pool.per[inside]
         ratios = jnp.where(positions < n, own, -jnp.inf)
-        before, best = best, jnp.maximum(best, over.most(ratios))
-        first = over.least(jnp.where(ratios == best, pool.original[inside], nobody))
-        index = jnp.minimum(jnp.where(before == best, index, nobody), first)
+        before, best = best, jnp.maximum(best, jnp.max(ratios))
+        first = jnp.min(jnp.where(ratios == best, pool.original[inside], NOBODY))
+        index = jnp.minimum(jnp.where(before == best, index, NOBODY), first)
         return bounds, stamp, best, index, evaluated, *stale(bounds, stamp, best, index)
 
     def fresh_keys(bounds, stamp):
         fresh = is_candidate & (stamp == state.chosen)
         return jnp.where(fresh, keys(pool, bounds), -jnp.inf)
 
-    best = over.most(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
-    carry = (state.bounds, state.stamp, best, jnp.asarray(nobody, jnp.int32), state.evaluated)
+    best = jnp.max(fresh_keys(state.bounds, state.stamp))  # -inf but before the first choice
+    carry = (state.bounds, state.stamp, best, jnp.asarray(NOBODY, jnp.int32), state.evaluated)
     carry = (*carry, *stale(*carry[:4]))
     bounds, stamp, _, _, evaluated, *_ = jax.lax.while_loop(lambda carry: carry[-1], body, carry)
     return state._replace(bounds=bounds, stamp=stamp, evaluated=evaluated), fresh_keys(
@@ -302,45 +282,93 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
     )
 
 
-def _choose(pool: Pool, state: State, values: Float[Array, "N"], shapes: Shapes) -> State:
-    """The example of the largest key joins the chosen ones."""
-    over = _Over(shapes)
-    position, place = pick(pool, values, shapes)
-    is_owner = pool.original[position] == place
+class _Best(NamedTuple):
+    """The example of the largest key, `most`, or one that ties with it: its `key` and columns."""
+
+    most: Float[Array, ""]
+    key: Float[Array, ""]
+    place: Int[Array, ""]
+    length: Int[Array, ""]
+    cost: Num[Array, ""]
+    group: Int[Array, ""]
+    gain: Float[Array, ""]
+
+
+def _choose(
+    pool: Pool, state: State, values: Float[Array, "N"], shapes: Shapes
+) -> tuple[State, Bool[Array, ""]]:
+    """The example of the largest key joins the chosen ones, if there is one; is there?"""
+    position, place = pick(pool, values)
+    best = _Best(
+        most=jnp.max(values),
+        key=values[position],
+        place=place,
+        length=pool.length[position],
+        cost=pool.cost[position],
+        group=pool.group[position],
+        gain=state.bounds[position],
+    )
+    row = _row_of(pool, position)
+    if shapes.mesh is not None:
+        axis = shapes.mesh.axis_names[0]
+        best, tokens_MxD = _best_of_all(best, row(shapes.lengths[-1]), axis)
+        row = functools.partial(jax.lax.slice_in_dim, tokens_MxD, 0)
+    is_found = best.most > -jnp.inf
+    at = jnp.where(is_found, state.chosen, len(state.ranking))  # beyond the end: nothing is written
 
     def joined(x_MxD):
-        return update_root(state.root, whiten(x_MxD, state.root, shapes.blocks), shapes.blocks)
+        y_MxD = whiten(jnp.where(is_found, x_MxD, 0), state.root, shapes.blocks)
+        return update_root(state.root, y_MxD, shapes.blocks)
 
-    return state._replace(
-        root=_with_row(pool, position, shapes, joined, is_owner),
-        taken=state.taken.at[position].set(state.taken[position] | is_owner),
-        room=spend(
-            state.room,
-            over.owner(pool.cost[position], is_owner),
-            over.owner(pool.group[position], is_owner),
-        ),
-        chosen=state.chosen + 1,
-        ranking=state.ranking.at[state.chosen].set(place),
-        gains=state.gains.at[state.chosen].set(over.owner(state.bounds[position], is_owner)),
+    is_own = is_found & (best.place == place)
+    state = state._replace(
+        root=_with_row(row, best.length, shapes, joined),
+        taken=state.taken.at[position].set(state.taken[position] | is_own),
+        room=spend(state.room, jnp.where(is_found, best.cost, 0), best.group),
+        chosen=state.chosen + is_found,
+        ranking=state.ranking.at[at].set(best.place, mode="drop"),
+        gains=state.gains.at[at].set(best.gain, mode="drop"),
     )
+    return state, is_found
+
+
+def _best_of_all(
+    own: _Best, x_MxD: Float[Array, "M D"], axis: str
+) -> tuple[_Best, Float[Array, "M D"]]:
+    """The best of the devices' best examples and its tokens, by one message of all their bits.
+
+    A device tells one of those that tie with its own largest key. So among keys that differ by one
+    to two times the tie, an example of a lower index can be passed over that one device would find.
+    """
+    leaves, structure = jax.tree.flatten((own, x_MxD))
+    words = [jax.lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves]
+    message = jnp.concatenate([word.ravel() for word in words])
+    told_PxW = jax.lax.all_gather(message, axis)
+    ends = list(itertools.accumulate(word.size for word in words))
+    parts = jnp.split(told_PxW, ends[:-1], axis=1)
+    every, x_PxMxD = structure.unflatten(
+        jax.lax.bitcast_convert_type(part.reshape(-1, *word.shape), leaf.dtype)
+        for part, word, leaf in zip(parts, words, leaves, strict=True)
+    )
+    places = jnp.where(_tied(every.key, jnp.max(every.most)), every.place, NOBODY)
+    who = jnp.argmin(places)
+    best = _Best._make(column[who] for column in every)
+    return best._replace(most=jnp.max(every.most)), x_PxMxD[who]
+
+
+def _row_of(pool: Pool, position: Int[Array, ""]) -> Callable[[int], Float[Array, "M D"]]:
+    """The tokens of an example, padded to a length."""
+    return lambda length: padded_rows(pool, position[None], length)[0]
 
 
 def _with_row(
-    pool: Pool,
-    position: Int[Array, ""],
+    row: Callable[[int], Array],
+    length: Int[Array, ""],
     shapes: Shapes,
     function: Callable[[Array], Any],
-    is_owner: Bool[Array, ""] | bool = True,
 ) -> Any:
-    """A function of one example's tokens, padded to one of the lengths; one device has them."""
-    over = _Over(shapes)
-
-    def branch(length: int):
-        rows = over.owner(padded_rows(pool, position[None], length)[0], jnp.asarray(is_owner))
-        return function(rows)
-
-    length = over.owner(pool.length[position], jnp.asarray(is_owner))
-    shorter = [length > step for step in shapes.lengths[:-1]]
-    which = sum(shorter, start=jnp.zeros((), jnp.int32))
-    branches = [functools.partial(branch, step) for step in shapes.lengths]
+    """A function of one example's tokens, padded to one of the lengths."""
+    longer = [length > step for step in shapes.lengths[:-1]]
+    which = sum(longer, start=jnp.zeros((), jnp.int32))
+    branches = [lambda step=step: function(row(step)) for step in shapes.lengths]
     return jax.lax.switch(which, branches)

@@ -20,7 +20,7 @@ from fisher_jax.design.evaluation import checked_indices
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.groups import Cap
-from fisher_jax.design.precision import computing, in_precision, precision
+from fisher_jax.design.precision import in_precision, precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
 from fisher_jax.util.checks import check_numbers, check_ridge
@@ -77,7 +77,7 @@ def select(
     Args:
         emb: the pool; a matrix or a list of arrays also, see `as_embeddings`. A `TokenSource`, such
             as `StoredEmbeddings`, is read as it is needed and may be larger than memory: same rule
-            and arithmetic, on one device.
+            and arithmetic. On a mesh each process reads what its own devices are to hold.
         n_samples: a number of examples; of this and the next two exactly one is needed.
         fraction: a share F of the pool, above 0 and at most 1: floor(F N + 0.5) examples, at
             least 1.
@@ -100,7 +100,7 @@ def select(
         quality: (N,) q_i of each example, at least 0.
         quality_weight: nats that a unit of quality is worth, at least 0.
         mesh: devices, along one axis, over which the pool is divided; default one device. Same
-            ranking; each evaluates its own rows, and a choice sends one row's tokens to all.
+            ranking; each evaluates its own rows, and a choice costs one all-gather of their best.
         pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
             products stay float32. Gains are those of the rounded embeddings.
         on_progress: called now and then with the number chosen so far (with `token_budget`, with
@@ -198,10 +198,10 @@ def greedily(
 
     `there_TxD` are tokens that V holds from the start.
     """
-    if not isinstance(emb, TokenEmbeddings):
-        if method != "lazy" or mesh is not None or pool_dtype is not None:
+    if not isinstance(emb, TokenEmbeddings) and mesh is None:
+        if method != "lazy" or pool_dtype is not None:
             raise UserError(
-                "method='naive', mesh and pool_dtype are for a pool in memory: pass its "
+                "method='naive' and pool_dtype are for a pool in memory or on a mesh: pass its "
                 "`in_memory()`"
             )
         return _streamed(emb, budget, per, bonus, ridge, there_TxD, on_progress)
@@ -209,12 +209,13 @@ def greedily(
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
     total = budget.units[1]
-    with computing(emb, ridge, budget) as emb:
-        pool, shapes = make_pool(emb, budget, per, bonus, mesh, pool_dtype)
-        root = greedy.first_root(emb.dim, ridge, emb.tokens.dtype)
+    dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
+    with in_precision(dtype, budget):
+        pool, shapes = make_pool(emb, budget, per, bonus, mesh, dtype, pool_dtype)
+        root = greedy.first_root(emb.dim, ridge, dtype)
         state = greedy.start(pool, root, first_room(budget), shapes)
         if there_TxD is not None:  # the first gains are bounds, evaluated before no choice
-            root = fresh_root(emb, np.empty(0, np.int64), ridge, emb.dtype, there_TxD)
+            root = fresh_root(emb, np.empty(0, np.int64), ridge, dtype, there_TxD)
             state = state._replace(root=root, stamp=state.stamp - 1)
         while count < capacity:
             until = min(capacity, count + stride, refreshed + REFRESH)
@@ -226,7 +227,7 @@ def greedily(
                 break  # nothing that is left fits
             if count == refreshed + REFRESH:
                 chosen = np.asarray(state.ranking[:count])
-                root = fresh_root(emb, chosen, ridge, emb.dtype, there_TxD)
+                root = fresh_root(emb, chosen, ridge, dtype, there_TxD)
                 state = state._replace(root=root)
                 refreshed = count
         ranking = np.asarray(state.ranking[:count], np.int64)

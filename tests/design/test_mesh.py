@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.compiling import with_devices
 
 PROGRAM = """if True:
+    import re
     import jax
     import numpy as np
     from jax.sharding import Mesh
@@ -16,8 +17,10 @@ PROGRAM = """if True:
 
     row = platforms.PLATFORMS["cpu"]  # small batches: each is filled, needed or not
     platforms.MIN_ROWS, platforms.PLATFORMS["cpu"] = 8, row._replace(batch_cost=1.0, blocks=2)
-    states, advance = [], greedy.advance
-    greedy.advance = lambda *args: states.append(advance(*args)) or states[-1]
+    states, programs, advance = [], [], greedy.advance
+    greedy.advance = lambda *args: (
+        programs.append(advance.lower(*args)), states.append(advance(*args))
+    ) and states[-1]
     mesh = Mesh(jax.devices(), "pool")
     assert mesh.size == 8
     rng = np.random.default_rng(0)
@@ -48,6 +51,9 @@ PROGRAM = """if True:
                 many = fj.select(emb, **budget, method=method, mesh=mesh)
                 np.testing.assert_array_equal(one.ranking, many.ranking, name)
                 np.testing.assert_allclose(one.gains, many.gains, rtol=1e-5, atol=1e-12)
+                if budget is budgets[0]:
+                    text = programs[-1].compile().as_text()
+                    assert re.findall(r" (all-[a-z]+|collective-[a-z]+)", text) == ["all-gather"]
                 counts = np.asarray(states[-1].evaluated)
                 assert counts.shape == (8,)
                 if name == "large" and method == "naive":
@@ -70,11 +76,27 @@ OF_TWO_PROCESSES = """if True:
     rng = np.random.default_rng(0)
     examples = [rng.standard_normal((m, 8), np.float32) for m in rng.choice([1, 3, 6], 60)]
     emb = fj.TokenEmbeddings.from_list(examples + examples[:10])
+
+    class Source:
+        lengths, dim, dtype = emb.lengths, emb.dim, emb.dtype
+        mean_squared_norm = emb.mean_squared_norm
+        seen = []
+
+        def __len__(self):
+            return len(emb)
+
+        def read(self, rows):
+            self.seen.extend(rows)
+            return emb.read(rows)
+
     for budget in ({"n_samples": 12}, {"token_budget": 40}):
-        many = fj.select(emb, **budget, mesh=Mesh(jax.devices(), "pool"))
         one = fj.select(emb, **budget)
-        np.testing.assert_array_equal(many.ranking, one.ranking)
-        np.testing.assert_allclose(many.gains, one.gains, rtol=1e-5)
+        for pool in (emb, Source()):
+            many = fj.select(pool, **budget, mesh=Mesh(jax.devices(), "pool"))
+            np.testing.assert_array_equal(many.ranking, one.ranking)
+            np.testing.assert_allclose(many.gains, one.gains, rtol=1e-5)
+        assert 0 < len(pool.seen) == len(set(pool.seen)) <= 4 * 9  # what its four devices hold
+        pool.seen.clear()
     print("same")
 """
 
