@@ -11,7 +11,7 @@ from flax import nnx
 from experiments.run.harness import reporting
 from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.training.finetune import Finetuned, finetune
-from fisher_jax.util.files import replacing
+from fisher_jax.util.files import remove_leftovers, replacing
 from tests.helpers.tuning import language_model, options, random_rows
 
 
@@ -35,5 +35,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     with reporting("faults.training"):
         found = train(folder / "checkpoints")
-        with replacing(folder / "weights.sha256") as temporary:
+        path = folder / "weights.sha256"
+        remove_leftovers(path)
+        with replacing(path) as temporary:
             temporary.write_text(digest(found))
