@@ -17,11 +17,11 @@ from typing import Any
 from faults import inputs
 from faults.case import Case, Trial, shuffled
 from faults.commands import select
-from faults.kills import cache_state, command_state, fresh
+from faults.kills import cache_state, command_state, fresh, results_state
 from faults.mutator import damaged
 from faults.processes import started
 from faults.training import digest, train
-from tests.helpers.cli import K, N, write_embeddings, write_rows
+from tests.helpers.cli import K, N, texts, write_embeddings, write_rows
 
 ROUNDS = 40
 
@@ -38,6 +38,7 @@ def cases(seed: int) -> Iterator[Case]:
             "a read-only folder": lambda t, at, k: read_only(t, at),
             "damaged caches": lambda t, at, k: caches(t, at, work, shuffled(seed + k, "caches")),
             "two processes with one cache": lambda t, at, k: one_cache(t, at, work),
+            "two experiments in one folder": lambda t, at, k: two_experiments(t, at, work),
             "two trainings in one folder": lambda t, at, k: two_trainings(t, at, work / "cache"),
         }
         for k in range(ROUNDS):
@@ -48,17 +49,24 @@ def cases(seed: int) -> Iterator[Case]:
 
 def checkpoints(trial: Trial, folder: Path, work: Path, seed: int) -> None:
     """Ten ways of damage to the newest step: the same weights, and it is told; or refused."""
-    rng, sound = shuffled(seed, "checkpoints"), work / "sound"
+    rng, sound, other = shuffled(seed, "checkpoints"), work / "sound", work / "other"
     if not sound.exists():
         train(sound)
+        train(other, seed=1)
     expected = digest(train(sound))
+    try:
+        train(other)
+        trial.check(False, "checkpoints of another run were taken")
+    except ValueError as error:
+        trial.check(str(other) in str(error), f"another run's: {error}")
     for k in range(10):
         place = folder / str(k)
         shutil.copytree(sound, place)
         newest = max((place / "steps").iterdir(), key=lambda path: int(path.name))
         files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
         one = rng.choice([*files, place / "run.json"])
-        how = rng.choice(["bytes", "gone", "folder"]) if one.name != "run.json" else "bytes"
+        ways = ["bytes", "gone", "folder", "another run's"]
+        how = rng.choice(ways) if one.name != "run.json" else "bytes"
         if how == "bytes":
             content = one.read_bytes()
             one.write_bytes(damaged(content, rng))
@@ -66,8 +74,11 @@ def checkpoints(trial: Trial, folder: Path, work: Path, seed: int) -> None:
                 continue
         elif how == "gone":
             one.unlink()
-        else:
+        elif how == "folder":
             shutil.rmtree(one.parent)
+        else:
+            shutil.rmtree(newest)
+            shutil.copytree(other / "steps" / newest.name, newest)
         what = f"{how} of {one.relative_to(place)}"
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -188,18 +199,37 @@ def two_trainings(trial: Trial, folder: Path, cache: Path) -> None:
     trial.check((folder / "weights.sha256").exists(), "nothing was written")
 
 
+def two_experiments(trial: Trial, folder: Path, work: Path) -> None:
+    """Two runs of an experiment into one folder: one is told, or comes after the other."""
+    codes, messages = side_by_side([inputs.experiment(folder)] * 2, work / "cache")
+    trial.check(sorted(codes) in ([0, 0], [0, 2]), f"exit codes {codes}: {messages}")
+    trial.check(not any("Traceback" in m for m in messages), "".join(messages)[-500:])
+    alone = work / "experiment"
+    if not alone.exists():
+        side_by_side([inputs.experiment(alone)], work / "cache")
+    trial.check(results_state(folder) == results_state(alone), "other rows than those of one run")
+
+
 def caches(trial: Trial, folder: Path, work: Path, rng: Any) -> None:
-    """A shard of a cache is cut, flipped or gone: told, embedded again, and the same is chosen."""
+    """A shard is cut, flipped, gone or another pool's: embedded again, and the same is chosen."""
+    inputs.texts(fresh(folder / "other"))
+    other = folder / "other" / "pool.jsonl"
+    write_rows(other, [{"text": " ".join(reversed(text.split()))} for text in texts()])
+    done = select("embed", *inputs.of_pool(folder / "other", _model(work)))
+    trial.check(done.code == 0, done.messages[-500:])
+    (of_other,) = (folder / "other" / "states").rglob("*.safetensors")
     inputs.texts(folder)
     argv = [*inputs.of_pool(folder, _model(work)), "-o", folder / inputs.OUT, "--n-samples", K]
     first = select(*argv)
     trial.check(first.code == 0, first.messages[-500:])
     expected, shards = (folder / inputs.OUT).read_bytes(), cache_state(folder)
     (shard,) = (folder / "states").rglob("*.safetensors")
-    for how in ("cut", "bytes", "gone"):
+    for how in ("cut", "bytes", "another pool's", "gone"):
         content = shard.read_bytes()
         if how == "gone":
             shard.unlink()
+        elif how == "another pool's":
+            shutil.copy(of_other, shard)
         else:
             cut = content[: rng.randrange(len(content))]
             shard.write_bytes(cut if how == "cut" else damaged(content, rng))
@@ -226,7 +256,8 @@ def _model(work: Path) -> Path:
 
 
 def side_by_side(argvs: list[list[object]], cache: Path) -> tuple[list[int], list[str]]:
-    """Exit codes and messages of two programs at once."""
-    with started(argvs[0], cache) as one, started(argvs[1], cache) as other:
-        messages = [process.communicate(timeout=600)[1].decode() for process in (one, other)]
-        return [one.returncode, other.returncode], messages
+    """Exit codes and messages of programs at once."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(started(argv, cache)) for argv in argvs]
+        messages = [process.communicate(timeout=600)[1].decode() for process in processes]
+        return [process.returncode for process in processes], messages

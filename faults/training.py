@@ -15,11 +15,10 @@ from fisher_jax.util.files import remove_leftovers, replacing
 from tests.helpers.tuning import language_model, options, random_rows
 
 
-def train(checkpoints: Path) -> Finetuned:
-    """Six steps, with a checkpoint after every second."""
-    return finetune(
-        language_model(), random_rows(), options(), checkpoints=checkpoints, checkpoint_every=2
-    )
+def train(checkpoints: Path, seed: int = 0) -> Finetuned:
+    """Six steps on the rows of a seed, with a checkpoint after every second."""
+    rows = random_rows(seed=seed)
+    return finetune(language_model(), rows, options(), checkpoints=checkpoints, checkpoint_every=2)
 
 
 def digest(found: Finetuned) -> str:

@@ -10,6 +10,7 @@ from fisher_jax.command.caches import caches
 from fisher_jax.command.errors import Messages, is_told, tell
 from fisher_jax.command.replay import arguments_of
 from fisher_jax.command.words import NAME
+from fisher_jax.util.memory import check_address_space
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 caches(words[1:])
                 return 0
             args = arguments_of(words[1:] if half else words, half)
+            check_address_space()
             from fisher_jax.command import work  # deferred: its libraries take seconds
 
             with interruption.listening():

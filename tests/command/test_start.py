@@ -29,6 +29,15 @@ def test_wrong_arguments_load_nothing_heavy():
     assert done.stdout == "loaded: []\n" and "fisher-select: error: " in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_too_little_address_space_is_told_before_anything_heavy_is_loaded():
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))" + PROGRAM
+    argv = [sys.executable, "-c", limited, "pool.jsonl", "-o", "out.jsonl", "--n-samples", "3"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.stdout == "loaded: []\n"
+    assert done.stderr.startswith("fisher-select: error: this process may use 1.0 GB of address")
+
+
 def test_the_library_s_names_are_there_without_loading():
     program = (
         "import sys, fisher_jax as fj; assert 'jax' not in sys.modules; "
