@@ -1,13 +1,17 @@
 """Properties: selection against a float64 greedy, and files that are written and read again."""
 
+import csv
 import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import hypothesis
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 import fisher_jax as fj
@@ -24,6 +28,7 @@ EXAMPLES = 100  # of a case
 CASES = 60
 GAIN = {np.float32: 2e-4, np.float64: 1e-7}  # relative error of a gain
 DIGITS_LOST = 2e-17  # and times the mean squared norm over the ridge: float64 itself
+N = 30  # rows of a pool
 CLOSE = {np.float32: 1e-5, np.float64: 1e-9}  # gains so near are ties
 
 Text = st.text(st.characters(), max_size=30)  # half characters too: JSON has them
@@ -36,6 +41,19 @@ Json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(Text, inner, max_size=3),
     max_leaves=6,
 )
+Name = st.text("abcdefghij", min_size=1, max_size=6)
+Clean = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+Number = st.floats(allow_nan=False, allow_infinity=False)
+COLUMNS = [  # values of a table's column
+    Clean,
+    st.none() | Clean,
+    st.integers(-(2**53), 2**53),
+    Number,
+    st.booleans(),
+    st.lists(Clean, max_size=3),
+    st.fixed_dictionaries({"role": Clean, "content": Clean}),
+    st.lists(st.fixed_dictionaries({"role": Clean, "n": st.integers(0, 9)}), max_size=2),
+]
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -172,29 +190,83 @@ def check_sequence(
 
 
 def rows_return(trial: Trial, seed: int) -> None:
-    """Every column of every row, as JSONL and as Parquet."""
-    names = st.text("abcdefghij", min_size=1, max_size=6)
+    """Every column of every row, whatever the pool's format, whatever the output's."""
 
-    def rows_are_kept(rows):
+    def rows_are_kept(pool, out, of_json, of_table, lines):
+        if pool in ("p.txt", "p.csv", "p.tsv"):
+            rows = [{"text": line} for line in lines]
+            if pool != "p.txt":
+                rows = [{**row, "other": line} for row, line in zip(rows, reversed(lines))]  # noqa: B905
+        else:
+            free = pool in ("p.jsonl", "p.json") and out in ("out.jsonl", "out.json")
+            rows = of_json if free else of_table
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            pool, out = folder / "pool.jsonl", folder / "out.jsonl"
-            pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            embeddings = {f"x{i}": np.full((1, 2), i + 1.0) for i in range(len(rows))}
-            fj_embeddings(folder / "emb.safetensors", list(embeddings.values()))
-            done = select(
-                pool, "--embeddings", folder / "emb.safetensors", "-o", out, "--fraction", 1
-            )
-            assert done.code == 0, done.messages
-            kept = [json.loads(line) for line in out.read_text().splitlines()]
-            trial.tried += len(rows) - 1
-            assert sorted(
-                json.dumps({k: v for k, v in row.items() if not k.startswith("fisher_")})
-                for row in kept
-            ) == sorted(json.dumps(row) for row in rows)
+            write_pool(folder / pool, rows)
+            fj_embeddings(folder / "emb.safetensors", [np.full((1, 2), i + 1.0) for i in range(N)])
+            argv = [folder / pool, "--embeddings", folder / "emb.safetensors", "-o", folder / out]
+            done = select(*argv, "--fraction", 1)
+            assert done.code == 0, f"{pool} to {out}: {done.messages}"
+            trial.tried += N - 1
+            kept = [
+                {k: v for k, v in row.items() if not k.startswith("fisher_")}
+                for row in read_output(folder / out)
+            ]
+            lost = as_a_set(kept).symmetric_difference(as_a_set(rows))
+            assert len(kept) == N and not lost, f"{pool} to {out}: {sorted(lost)[:4]}"
 
-    columns = st.dictionaries(names, Json, min_size=1, max_size=4)
-    falsify(trial, seed, 4, {"rows": st.lists(columns, min_size=30, max_size=30)}, rows_are_kept)
+    pools = ["p.jsonl", "p.json", "p.txt", "p.csv", "p.tsv", "p.parquet", "p"]
+    given = {
+        "pool": st.sampled_from(pools),
+        "out": st.sampled_from(["out.jsonl", "out.json", "out.parquet", "out"]),
+        "of_json": lists(st.dictionaries(Name, Json, min_size=1, max_size=4)),
+        "of_table": st.dictionaries(Name, st.sampled_from(COLUMNS), min_size=1, max_size=4).flatmap(
+            lambda kinds: lists(st.fixed_dictionaries(kinds))
+        ),
+        "lines": lists(Clean.map(lambda text: "a" + "".join(text.split("\0")).replace("\n", ""))),
+    }
+    falsify(trial, seed, 8, given, rows_are_kept)
+
+
+def lists(of: st.SearchStrategy) -> st.SearchStrategy[list]:
+    """As many as there are embeddings."""
+    return st.lists(of, min_size=N, max_size=N)
+
+
+def as_a_set(rows: list[dict[str, Any]]) -> set[str]:
+    """Rows, whatever their order and that of their columns."""
+    return {json.dumps(row, sort_keys=True) for row in rows}
+
+
+def write_pool(path: Path, rows: list[dict[str, Any]]) -> None:
+    """In the format that the name tells; without an ending a folder of `datasets`."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".txt":
+        path.write_bytes("".join(row["text"] + "\n" for row in rows).encode())
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            writer = csv.DictWriter(file, [*rows[0]], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        datasets.Dataset.from_list(rows).save_to_disk(path)
+
+
+def read_output(path: Path) -> list[dict[str, Any]]:
+    """By the libraries that its users read it with."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return datasets.load_from_disk(str(path)).to_list()
 
 
 def fj_embeddings(path: Path, rows: list[np.ndarray]) -> None:
