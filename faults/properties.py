@@ -266,7 +266,7 @@ def read_output(path: Path) -> list[dict[str, Any]]:
         return json.loads(path.read_text())
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pylist()
-    return datasets.load_from_disk(str(path)).to_list()
+    return datasets.Dataset.load_from_disk(str(path)).to_list()
 
 
 def fj_embeddings(path: Path, rows: list[np.ndarray]) -> None:
