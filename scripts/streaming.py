@@ -65,11 +65,10 @@ def filled(store: EmbeddingStore, folder: Path, gb: float) -> list[bytes]:
 
 def streamed(pool: StoredEmbeddings, n: int) -> tuple[dict[str, Any], Sequence[int]]:
     """n rows of a pool on disk, as `fj.select` chooses them."""
-    dtype = np.dtype(np.float32)
     budget = Budget.of(pool, n_samples=n)
 
     def work() -> Stream:
-        with in_precision(dtype, budget):
+        with in_precision(pool, 1.0, budget) as dtype:
             stream = Stream(pool, budget, np.ones(len(pool)), None, 1.0, dtype)
             stream.start()
             with tqdm(total=n, desc="selecting") as bar:
@@ -87,7 +86,7 @@ def in_memory(emb: fj.TokenEmbeddings, n: int) -> tuple[dict[str, Any], Sequence
     budget = Budget.of(emb, n_samples=n)
 
     def work() -> tuple[Any, Any]:
-        with in_precision(emb.dtype, budget):
+        with in_precision(emb, 1.0, budget):
             device_pool, shapes = make_pool(emb, budget)
             root = first_root(emb.dim, 1.0, emb.dtype)
             state = start(device_pool, root, first_room(budget), shapes)

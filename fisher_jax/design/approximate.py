@@ -7,7 +7,7 @@ import numpy as np
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenSource
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
-from fisher_jax.design.precision import in_precision, precision
+from fisher_jax.design.precision import in_precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
 from fisher_jax.util.errors import UserError
@@ -48,8 +48,7 @@ def stochastic_greedy(
         raise UserError(f"epsilon must be above 0 and below 1, got {epsilon}")
     size = math.ceil(len(emb) / budget.most_examples * math.log(1 / epsilon))
     rng = stream(seed, "fisher_stochastic")
-    dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
-    with in_precision(dtype, budget):
+    with in_precision(emb, ridge, budget) as dtype:
         state = Stream(emb, budget, per, None, ridge, dtype)
         while len(left := state.open):
             state.take(state.best_of(rng.choice(left, min(size, len(left)), replace=False)))

@@ -93,7 +93,7 @@ def make_pool(
     steps = tuple(int(length) for length in ladder(lengths, n_steps))
     if mesh is None:
         whole = emb if isinstance(emb, TokenEmbeddings) else part_of(emb, np.arange(len(emb)))
-        short = _short(whole, dtype)
+        short = whole.as_dtype(dtype).at_most_dim_rows()
         start = short.offsets[:-1][order].astype(np.int32)
         columns = (short.tokens.astype(kept, copy=False), start, *columns)
         pool = Pool._make(jax.device_put(x, may_alias=True) for x in columns)
@@ -107,7 +107,7 @@ def make_pool(
         part_TxD = np.zeros((size, emb.dim), kept)
         mine = order[(index[0].start or 0) // size :: mesh.size]
         if len(mine):
-            short = _short(part_of(emb, mine), dtype)
+            short = part_of(emb, mine).as_dtype(dtype).at_most_dim_rows()
             part_TxD[: len(short.tokens)] = short.tokens
         return part_TxD
 
@@ -115,13 +115,6 @@ def make_pool(
     tokens = jax.make_array_from_callback(shape, place, tokens_of, dtype=kept)
     others = (jax.make_array_from_callback(x.shape, place, x.__getitem__) for x in columns)
     return Pool(tokens, *others), Shapes(batches(longest, emb.dim), steps, mesh)
-
-
-def _short(emb: TokenEmbeddings, dtype: np.dtype) -> TokenEmbeddings:
-    """At most D rows an example, computed in a precision."""
-    if emb.dtype != dtype:
-        emb = TokenEmbeddings(emb.tokens.astype(dtype), emb.offsets)
-    return emb.at_most_dim_rows()
 
 
 def _divided(

@@ -228,6 +228,12 @@ class TokenEmbeddings:
             raise UserError(f"pooling must be 'mean', 'last' or 'position', got {pooling!r}")
         return weights_T.astype(self.tokens.dtype)
 
+    def as_dtype(self, dtype: np.dtype) -> "TokenEmbeddings":
+        """The same in float32 or float64; itself if it is that already."""
+        if dtype == self.dtype:
+            return self
+        return TokenEmbeddings(self.tokens.astype(dtype), self.offsets)
+
     def at_most_dim_rows(self) -> "TokenEmbeddings":
         """The same design with every example of more than D tokens cut to D rows.
 

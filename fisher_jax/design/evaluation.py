@@ -12,7 +12,7 @@ from fisher_jax.design.budget import Budget
 from fisher_jax.design.device_pool import make_pool
 from fisher_jax.design.embeddings import PoolLike, TokenEmbeddings, TokenSource, as_source
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
-from fisher_jax.design.precision import computing, in_precision, precision
+from fisher_jax.design.precision import computing, in_precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
 from fisher_jax.util.checks import check_ridge
@@ -129,8 +129,7 @@ def _as_needed(emb: TokenSource, ridge: float | int) -> Iterator[tuple[TokenSour
         with computing(emb, ridge) as emb:
             yield emb, emb.dtype
     else:
-        dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
-        with in_precision(dtype):
+        with in_precision(emb, ridge) as dtype:
             yield emb, dtype
 
 

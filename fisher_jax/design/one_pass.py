@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.embeddings import TokenSource, part_of
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
-from fisher_jax.design.precision import in_precision, precision
+from fisher_jax.design.precision import in_precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
 from fisher_jax.util.errors import UserError
@@ -84,10 +84,10 @@ def in_one_pass(
         if not 0 < share < 1:
             raise UserError(f"{name} must be above 0 and below 1, got {share}")
     order = stream(seed, "fisher_sieve").permutation(len(emb))
-    dtype, window = precision(emb.mean_squared_norm(), emb.dtype, ridge), _Window(emb)
+    window = _Window(emb)
     costs, left = budget.units
     to_come, failed, threshold = costs.sum(dtype=np.float64), 0, None
-    with in_precision(dtype, budget):
+    with in_precision(emb, ridge, budget) as dtype:
         state = Stream(window, budget, per, None, ridge, dtype)
         for part in _parts(order, emb.lengths):
             window.hold(part)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fisher_jax.design.budget import Budget
-from fisher_jax.design.embeddings import TokenEmbeddings, check_squares
+from fisher_jax.design.embeddings import TokenEmbeddings, TokenSource, check_squares
 from fisher_jax.design.linalg import one_blas_thread
 from fisher_jax.util.checks import LEAST_RIDGE
 from fisher_jax.util.errors import UserError
@@ -28,14 +28,31 @@ def computing(
     Raises:
         UserError: a ridge below float64's reach, or float64 on a TPU, which has none.
     """
-    dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
-    if dtype != emb.dtype:
-        emb = TokenEmbeddings(emb.tokens.astype(dtype), emb.offsets)
-    with in_precision(dtype, budget):
-        yield emb
+    with in_precision(emb, ridge, budget) as dtype:
+        yield emb.as_dtype(dtype)
 
 
-def precision(scale: float, dtype: np.dtype, ridge: float | int) -> np.dtype:
+@contextlib.contextmanager
+def in_precision(
+    source: TokenSource, ridge: float | int, budget: Budget | None = None
+) -> Iterator[np.dtype]:
+    """float64 where it is needed, and one BLAS thread; what is computed in.
+
+    Raises:
+        UserError: as `computing`.
+    """
+    dtype = _precision(source.mean_squared_norm(), source.dtype, ridge)
+    needs_float64 = dtype == np.float64 or not (budget is None or budget.is_whole)
+    if needs_float64 and here().name == "tpu":
+        raise UserError(
+            "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
+            "mean squared norm, and whole costs, or set JAX_PLATFORMS=cpu"
+        )
+    with jax.enable_x64(needs_float64), one_blas_thread():
+        yield dtype
+
+
+def _precision(scale: float, dtype: np.dtype, ridge: float | int) -> np.dtype:
     """That of a selection from embeddings of a mean squared norm and number type.
 
     Raises:
@@ -51,20 +68,3 @@ def precision(scale: float, dtype: np.dtype, ridge: float | int) -> np.dtype:
     low, high = FLOAT32_RIDGES
     is_extreme = scale > 0 and not low <= ridge / scale <= high
     return np.dtype(np.float64) if is_extreme else dtype
-
-
-@contextlib.contextmanager
-def in_precision(dtype: np.dtype, budget: Budget | None = None) -> Iterator[None]:
-    """float64 where it is needed, and one BLAS thread.
-
-    Raises:
-        UserError: float64 on a TPU, which has none.
-    """
-    needs_float64 = dtype == np.float64 or not (budget is None or budget.is_whole)
-    if needs_float64 and here().name == "tpu":
-        raise UserError(
-            "a TPU has no float64: pass float32 embeddings with a ridge from 1e-3 to 1e3 of their "
-            "mean squared norm, and whole costs, or set JAX_PLATFORMS=cpu"
-        )
-    with jax.enable_x64(needs_float64), one_blas_thread():
-        yield

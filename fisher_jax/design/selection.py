@@ -20,7 +20,7 @@ from fisher_jax.design.evaluation import checked_indices
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.greedy import Method
 from fisher_jax.design.groups import Cap
-from fisher_jax.design.precision import in_precision, precision
+from fisher_jax.design.precision import in_precision
 from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
 from fisher_jax.util.checks import check_numbers, check_ridge
@@ -209,8 +209,7 @@ def greedily(
     stride = capacity if on_progress is None else max(1, capacity // REPORTS)
     count, refreshed = 0, 0
     total = budget.units[1]
-    dtype = precision(emb.mean_squared_norm(), emb.dtype, ridge)
-    with in_precision(dtype, budget):
+    with in_precision(emb, ridge, budget) as dtype:
         pool, shapes = make_pool(emb, budget, per, bonus, mesh, dtype, pool_dtype)
         root = greedy.first_root(emb.dim, ridge, dtype)
         state = greedy.start(pool, root, first_room(budget), shapes)
@@ -244,8 +243,7 @@ def _streamed(
     on_progress: OnProgress | None,
 ) -> Selection:
     """`greedily` from a pool that is read as it is needed."""
-    dtype = precision(source.mean_squared_norm(), source.dtype, ridge)
-    with in_precision(dtype, budget):
+    with in_precision(source, ridge, budget) as dtype:
         stream = Stream(source, budget, per, bonus, ridge, dtype)
         stream.start()
         if there_TxD is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import replacing
+from fisher_jax.util.files import remove_leftovers_in, replacing
 
 _RUN = "run.json"
 _STEPS = "steps"
@@ -76,6 +76,7 @@ class Checkpoints:
                 f"{folder} is in use by another run: wait for it to end, or name another folder"
             ) from None
         try:
+            remove_leftovers_in(folder)
             kept = cls(folder, fingerprint)
             yield kept
             kept.close()

@@ -159,4 +159,7 @@ def test_one_run_at_a_time_has_a_folder(finished, tmp_path):
     told = pytest.raises(UserError, match=f"{tmp_path} is in use by another run: wait")
     with Checkpoints.opened(tmp_path, whose), told:
         train_in(tmp_path)
+    left = tmp_path / ".run.json.abcdefgh.tmp"  # by a kill
+    left.touch()
     np.testing.assert_array_equal(train_in(tmp_path).losses, expected.losses)
+    assert not left.exists()
