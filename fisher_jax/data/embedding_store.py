@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fisher_jax.design import TokenEmbeddings
-from fisher_jax.design.embeddings import aligned, check_squares
+from fisher_jax.design.embeddings import aligned, check_squares, pieces
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import remove_leftovers_in, replacing
 
@@ -31,7 +31,6 @@ DTYPES = {
     "float32": np.dtype(np.float32),
 }
 TENSORS = ("tokens", "offsets", "squares", "keys")
-_READ_AT_ONCE = 1 << 15  # tokens, where all are read
 
 
 class _Place(NamedTuple):
@@ -251,8 +250,7 @@ class StoredEmbeddings:
     def _token_mean(self) -> Float[np.ndarray, "D"]:
         total = np.zeros(self.dim)
         order = np.lexsort((self._start, self._shard))  # each shard from one end to the other
-        parts = np.cumsum(self.lengths[order]) // _READ_AT_ONCE
-        for part in np.split(order, np.flatnonzero(np.diff(parts)) + 1):
+        for part in pieces(self, order):
             total += self.read(part).sum(axis=0, dtype=np.float64)
         return (total / int(self.lengths.sum())).astype(self.dtype)
 

@@ -18,6 +18,8 @@ from fisher_jax.design.embeddings import (
     as_source,
     as_targets,
     check_squares,
+    part_of,
+    pieces,
 )
 from fisher_jax.design.groups import Cap
 from fisher_jax.design.ranking import Ranking, Selection
@@ -67,6 +69,8 @@ __all__ = [
     "ladder",
     "least_variance",
     "log_dets",
+    "part_of",
+    "pieces",
     "remaining_gains",
     "select",
     "stochastic_greedy",

@@ -18,6 +18,7 @@ from fisher_jax.util.errors import UserError
 
 _CHECK_ROWS = 1 << 16
 ALIGNMENT = 64  # bytes
+READ_AT_ONCE = 1 << 14  # tokens, where many are read
 
 Pooling = Literal["mean", "last", "position"]
 
@@ -284,6 +285,12 @@ class TokenSource(Protocol):
     def read(self, examples: Int[np.ndarray, "n"]) -> Float[np.ndarray, "T D"]:
         """The tokens of some examples, one after the other."""
         ...
+
+
+def pieces(source: TokenSource, order: Int[np.ndarray, "n"]) -> list[Int[np.ndarray, "_"]]:
+    """Some examples in pieces of about as many tokens as are read at once, in their order."""
+    piece_n = np.cumsum(source.lengths[order]) // READ_AT_ONCE
+    return np.split(order, np.flatnonzero(np.diff(piece_n)) + 1) if len(order) else []
 
 
 def part_of(source: TokenSource, examples: Int[np.ndarray, "n"]) -> TokenEmbeddings:

@@ -10,7 +10,13 @@ from jaxtyping import Float
 from fisher_jax.design import greedy
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.device_pool import make_pool
-from fisher_jax.design.embeddings import PoolLike, TokenEmbeddings, TokenSource, as_source
+from fisher_jax.design.embeddings import (
+    PoolLike,
+    TokenEmbeddings,
+    TokenSource,
+    as_source,
+    pieces,
+)
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.precision import computing, in_precision
 from fisher_jax.design.ranking import Selection
@@ -19,7 +25,6 @@ from fisher_jax.util.checks import check_ridge
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 
-_READ_AT_ONCE = 1 << 14
 TOKENS_AT_ONCE = 128  # of a sequence that is only measured
 
 
@@ -200,8 +205,7 @@ def _replay_tokens(
 def _in_steps(emb: TokenSource, order: np.ndarray, step: int) -> Iterator[Float[np.ndarray, "t D"]]:
     """The tokens of a sequence, `step` at a time; the last ones may be fewer."""
     left = np.empty((0, emb.dim), emb.dtype)
-    parts = np.cumsum(emb.lengths[order]) // _READ_AT_ONCE
-    for part in np.split(order, np.flatnonzero(np.diff(parts)) + 1):
+    for part in pieces(emb, order):
         x = np.concatenate([left, emb.read(part)])
         whole = len(x) - len(x) % step
         yield from np.split(x[:whole], np.arange(step, whole, step)) if whole else ()

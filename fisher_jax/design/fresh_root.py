@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from fisher_jax.design.embeddings import TokenSource
+from fisher_jax.design.embeddings import READ_AT_ONCE, TokenSource, pieces
 
 REFRESH = 8192  # choices between two of them; float32 drifts 2e-5 in 5,000
-_ROWS_AT_ONCE = 1 << 14
 
 
 def fresh_root(
@@ -20,20 +19,16 @@ def fresh_root(
 ) -> jax.Array:
     """W with `W W^T = V^-1`, V of the ridge, some tokens and the chosen examples; in float64."""
     information = ridge * np.eye(pool.dim)
-    parts = (
-        [] if there_TxD is None else np.array_split(there_TxD, 1 + len(there_TxD) // _ROWS_AT_ONCE)
-    )
-    for x in parts:
-        add_tokens(information, x)
-    ends = np.cumsum(pool.lengths[chosen])
-    for some in np.split(chosen, np.flatnonzero(np.diff(ends // _ROWS_AT_ONCE)) + 1):
-        if len(some):
-            add_tokens(information, pool.read(some))
+    if there_TxD is not None:
+        add_tokens(information, there_TxD)
+    for some in pieces(pool, chosen):
+        add_tokens(information, pool.read(some))
     factor = np.linalg.cholesky(information)
     return jnp.asarray(np.linalg.inv(factor).T, dtype)
 
 
 def add_tokens(information: Float[np.ndarray, "D D"], x_TxD: Float[np.ndarray, "T D"]) -> None:
     """`X^T X` joins a float64 information matrix, in place."""
-    x = x_TxD.astype(np.float64)
-    information += x.T @ x
+    for begin in range(0, len(x_TxD), READ_AT_ONCE):
+        x = x_TxD[begin : begin + READ_AT_ONCE].astype(np.float64)
+        information += x.T @ x

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher_jax.design.budget import Budget
-from fisher_jax.design.embeddings import TokenSource, part_of
+from fisher_jax.design.embeddings import TokenSource, part_of, pieces
 from fisher_jax.design.fresh_root import REFRESH, fresh_root
 from fisher_jax.design.precision import in_precision
 from fisher_jax.design.ranking import Selection
@@ -14,8 +14,6 @@ from fisher_jax.design.streaming import Stream
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.progress import OnProgress
 from fisher_jax.util.streams import stream
-
-_READ_AT_ONCE = 1 << 14  # tokens
 
 
 class _Window:
@@ -89,7 +87,7 @@ def in_one_pass(
     to_come, failed, threshold = costs.sum(dtype=np.float64), 0, None
     with in_precision(emb, ridge, budget) as dtype:
         state = Stream(window, budget, per, None, ridge, dtype)
-        for part in _parts(order, emb.lengths):
+        for part in pieces(emb, order):
             window.hold(part)
             state.evaluate(part)
             if threshold is None:
@@ -118,9 +116,3 @@ def in_one_pass(
             if left < costs.min():
                 break
         return Selection.of(np.asarray(state.ranking, np.int64), np.asarray(state.gains, dtype))
-
-
-def _parts(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """An order in pieces that are read at once."""
-    piece = np.cumsum(lengths[order]) // _READ_AT_ONCE
-    return np.split(order, np.flatnonzero(np.diff(piece)) + 1)

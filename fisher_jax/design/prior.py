@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from fisher_jax.design.embeddings import TokenEmbeddings, as_targets
+from fisher_jax.design.embeddings import READ_AT_ONCE, TokenEmbeddings, as_targets
 from fisher_jax.design.fresh_root import add_tokens
-
-_ROWS_AT_ONCE = 1 << 14
 
 
 def beyond(emb: TokenEmbeddings, initial: TokenEmbeddings, ridge: float | int) -> TokenEmbeddings:
@@ -20,12 +18,11 @@ def beyond(emb: TokenEmbeddings, initial: TokenEmbeddings, ridge: float | int) -
     """
     as_targets(emb, initial, "initial")
     information = ridge * np.eye(emb.dim)
-    for x in np.array_split(initial.tokens, 1 + len(initial.tokens) // _ROWS_AT_ONCE):
-        add_tokens(information, x)
+    add_tokens(information, initial.tokens)
     values, vectors = np.linalg.eigh(information / ridge)
     shrink_DxD = (vectors / np.sqrt(values)) @ vectors.T
     tokens = np.empty_like(emb.tokens)
-    for begin in range(0, len(tokens), _ROWS_AT_ONCE):
-        some = slice(begin, begin + _ROWS_AT_ONCE)
+    for begin in range(0, len(tokens), READ_AT_ONCE):
+        some = slice(begin, begin + READ_AT_ONCE)
         tokens[some] = emb.tokens[some].astype(np.float64) @ shrink_DxD
     return TokenEmbeddings(tokens, emb.offsets)

@@ -5,14 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from fisher_jax.design import TokenEmbeddings, TokenSource
+from fisher_jax.design import TokenEmbeddings, TokenSource, part_of, pieces
 from fisher_jax.report.subject import Subject
 from fisher_jax.util.streams import stream
 
 NEAR_COPY = 0.98  # cosine above which a choice is a near copy of an earlier one
 CLUSTERS = "ABCDEFGH"  # their names, the largest first
 SAMPLE = 5000  # rows of the pool that directions and clusters are made from
-_AT_ONCE = 1 << 16  # tokens of a pool that is not in memory
 _DIRECTIONS = 16  # in which clusters are looked for
 
 
@@ -26,12 +25,8 @@ def row_means(emb: TokenSource) -> Float[np.ndarray, "N D"]:
     """The mean of each example's tokens; a pool that is not in memory is read once."""
     if isinstance(emb, TokenEmbeddings):
         return emb.pooled("mean")
-    lengths, parts = emb.lengths, []
-    begins = np.flatnonzero(np.diff(np.cumsum(lengths) // _AT_ONCE)) + 1
-    for some in np.split(np.arange(len(lengths)), begins):
-        offsets = np.concatenate([[0], np.cumsum(lengths[some])])
-        parts.append(TokenEmbeddings(emb.read(some), offsets).pooled("mean"))
-    return np.concatenate(parts)
+    some = pieces(emb, np.arange(len(emb)))
+    return np.concatenate([part_of(emb, piece).pooled("mean") for piece in some])
 
 
 class Nearest(NamedTuple):
