@@ -35,11 +35,13 @@ from experiments.run.results import (
 )
 from fisher_jax.data.duplicates import check_near
 from fisher_jax.models import LanguageModel, load_model
+from fisher_jax.scoring import ASK_SETTINGS, Endpoint
 from fisher_jax.training.finetune import DivergedError
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import replacing
 
 MANIFEST = "manifest.json"
+ANSWERS = "ask_llm.jsonl"  # of the endpoint that is asked
 
 
 def run(options: Options, folder: Path) -> list[Row]:
@@ -64,7 +66,7 @@ def run(options: Options, folder: Path) -> list[Row]:
         label = " ".join(map(str, setting.values())) or own.pool
         pool = pool_of(own, replicate)
         model, proxy = load(own.model), load(own.proxy) if own.proxy else None
-        asked = load(own.ask_model) if own.ask_model else proxy or model
+        asked = _asked(own, folder) or (load(own.ask_model) if own.ask_model else proxy or model)
         _check_asked(own, asked)
         _write_facts(folder / MANIFEST, f"{label}/{replicate}", pool.facts)
         prepared = prepare(own, model, pool, f"{label}, replicate {replicate}", proxy, asked)
@@ -103,10 +105,21 @@ def _check(options: Options) -> None:
             check_near()
 
 
-def _check_asked(options: Options, model: LanguageModel) -> None:
+def _asked(options: Options, folder: Path) -> Endpoint | None:
+    """The endpoint that Ask-LLM asks; no answer is paid for twice."""
+    if options.ask_endpoint is None:
+        return None
+    assert options.ask_model is not None
+    answers = folder / ANSWERS
+    return Endpoint(options.ask_model, answers, options.ask_endpoint, settings=ASK_SETTINGS)
+
+
+def _check_asked(options: Options, model: LanguageModel | Endpoint) -> None:
     """Ask-LLM's answer means nothing where the model was not taught to answer."""
     asks = [name for name in options.selectors if VARIANTS[name].rule == "ask_llm"]
-    if asks and not model.chats:
+    if isinstance(model, Endpoint):
+        _ = model.client  # a missing key is told now
+    elif asks and not model.chats:
         raise UserError(
             f"{asks[0]} asks {model.name}, which has no chat template and so was not taught to "
             "answer: name another by ask_model=smollm2-135m, or leave it out of selectors"

@@ -54,6 +54,7 @@ class Options:
     trainings: int = 1
     total_tokens: int | None = None
     ask_model: str | None = None
+    ask_endpoint: str | None = None
     dtype: str = "float32"
     remat: bool = False
     micro_batches: int = 1
@@ -93,6 +94,8 @@ class Options:
                     "generate_budgets must be some of the budgets where n_prompts is above 0, got "
                     f"{self.generate_budgets}"
                 )
+        if self.ask_endpoint is not None and self.ask_model is None:
+            raise UserError(f"ask_endpoint={self.ask_endpoint} needs ask_model, its model's name")
         if self.held_out is not None and not 0 < self.held_out < 1:
             raise UserError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if self.n_prompts < 0 or self.temperature < 0:

@@ -14,7 +14,7 @@ from experiments.language.variants import Candidates
 from fisher_jax.data import Example
 from fisher_jax.design import TokenEmbeddings
 from fisher_jax.models import LanguageModel, TokenizedRows, tokenize
-from fisher_jax.scoring import labels_of
+from fisher_jax.scoring import Endpoint, labels_of
 from fisher_jax.training.last_layer import Positions, positions_of, trained_rows
 from fisher_jax.training.packing import packed_states
 from fisher_jax.util.errors import UserError
@@ -63,7 +63,7 @@ def prepare(
     pool: Pool,
     label: str,
     proxy: LanguageModel | None = None,
-    asked: LanguageModel | None = None,
+    asked: LanguageModel | Endpoint | None = None,
 ) -> Prepared:
     """A pool with its test set, embedded by the model, or the candidates by a proxy.
 

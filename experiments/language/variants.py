@@ -11,7 +11,7 @@ from fisher_jax.data import Example
 from fisher_jax.data.duplicates import deduplicate_exact, deduplicate_near
 from fisher_jax.design import Budget, TokenEmbeddings, draw_fisher
 from fisher_jax.models import LanguageModel
-from fisher_jax.scoring import Inputs
+from fisher_jax.scoring import Endpoint, Inputs
 from fisher_jax.selectors import SELECTORS, weighted
 from fisher_jax.util.errors import UserError
 
@@ -103,7 +103,7 @@ class Candidates:
         model: for Ask-LLM and IFD, which read the rows once more.
         costs: tokens of each row for the model that is trained, where another selects.
         earlier: states of the pool and of the targets after a share of the model's layers.
-        asked: by Ask-LLM, instead of the model.
+        asked: by Ask-LLM, instead of the model; a model here, or at an endpoint.
     """
 
     def __init__(
@@ -116,11 +116,13 @@ class Candidates:
         model: LanguageModel | None = None,
         costs: Int[np.ndarray, "N"] | None = None,
         earlier: Callable[[float], list[TokenEmbeddings]] | None = None,
-        asked: LanguageModel | None = None,
+        asked: LanguageModel | Endpoint | None = None,
     ) -> None:
         self.rows, self.hidden, self.targets, self.earlier = rows, hidden, targets, earlier
         self.inputs = Inputs(hidden, head, labels, rows, model)
-        self._asking = Inputs(hidden, head, labels, rows, asked or model)
+        endpoint = asked if isinstance(asked, Endpoint) else None
+        here = model if asked is None or isinstance(asked, Endpoint) else asked
+        self._asking = Inputs(hidden, head, labels, rows, here, endpoint=endpoint)
         self.kept = functools.cache(self._kept)
         self.features_of = functools.lru_cache(3)(self._features_of)
         self.costs = np.asarray(hidden.lengths if costs is None else costs, np.float64)

@@ -28,6 +28,7 @@ from fisher_jax.design.selection import select
 from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.load import load_model
 from fisher_jax.training.finetune import DivergedError
+from tests.helpers.endpoint_server import likely
 from tests.helpers.experiment_options import ROOT, committed
 from tests.helpers.experiment_options import language_options as options
 
@@ -260,6 +261,33 @@ def test_a_model_that_was_not_taught_to_answer_is_not_asked(model_folder, tmp_pa
     with pytest.raises(ValueError, match=r"ask_llm asks .* no chat template .* ask_model=smollm2"):
         language.run(given, tmp_path)
     assert read_rows(tmp_path / "results.jsonl") == []
+
+
+def test_an_endpoint_is_asked_once_about_each_row(model_folder, tmp_path, serve):
+    def short_ones(n, body):
+        return 200, {}, likely({"yes": 1 / len(body["messages"][0]["content"]), "no": 0.5})
+
+    server = serve(short_ones)
+    given = options(
+        model_folder,
+        selectors=["uniform", "ask_llm"],
+        replicates=1,
+        budgets=[4],
+        ask_model="m",
+        ask_endpoint=server.url,
+    )
+    rows = language.run(given, tmp_path)
+    pool = [row.text() for row in pool_of(given, 0).rows]
+    shortest = sorted(range(len(pool)), key=lambda i: len(pool[i]))[:4]
+    (chosen,) = (r for r in rows if r["selector"] == "ask_llm" and r["equal"] == "examples")
+    assert len(server.calls) == len({*pool}) and server.calls[0][1]["model"] == "m"
+    lengths = sorted(len(pool[i]) for i in chosen["chosen"])
+    assert lengths == sorted(len(pool[i]) for i in shortest)
+    (tmp_path / "results.jsonl").unlink()
+    language.run(given, tmp_path)
+    assert len(server.calls) == len({*pool})  # from ask_llm.jsonl
+    with pytest.raises(ValueError, match=r"ask_endpoint=http.* needs ask_model"):
+        replace(given, ask_model=None)
 
 
 def test_stages_are_parts_of_the_whole_in_order(model_folder):
