@@ -18,8 +18,8 @@ demo: $(SELECTS)
 		--n-samples 200 --report-dir $(DEMO) --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not optimised"
-	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile -m optimised tests/design tests/models
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not optimised"
+	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m optimised tests/design tests/models
 
 quick: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from experiments.softmax.algorithms import algorithm_1, algorithm_2
 from fisher_jax.design.projection import projected, projection
 from fisher_jax.util.files import replacing
 from fisher_jax.util.provenance import provenance
+from scripts.cells import cells_an_hour
 from scripts.measuring import clock, median_clock, real_pool, synthetic_pool
 from scripts.narrow import narrow
 from scripts.races import embedding_race, fit_race, generation_race, training_race
@@ -37,8 +38,9 @@ REPEATS = 5
 APPROXIMATE = ["fisher_stochastic", "fisher_in_parts", "fisher_sieve"]
 PROJECTED = (256, 128)  # from D = 576
 WITH_TORCH = ["embedding", "generation", "training"]  # with transformers on PyTorch
+SLOW = ["cells", *WITH_TORCH]  # not with --quick, and with the real model only
 SECTIONS = ["selection", "synthetic", "approximate", "narrow", "memory", "fits", "drift", "growth"]
-SECTIONS += WITH_TORCH
+SECTIONS += SLOW
 
 
 def main() -> None:
@@ -76,12 +78,13 @@ def main() -> None:
         "fits": fit_race,
         "drift": lambda: drift(pool()),
         "growth": lambda: growth(quick=args.quick),
+        "cells": cells_an_hour,
         "embedding": embedding_race,
         "generation": generation_race,
         "training": training_race,
     }
     for name in args.only:
-        if name in WITH_TORCH and (args.synthetic or args.quick):
+        if name in SLOW and (args.synthetic or args.quick):
             continue
         left_out = {"left_out": "needs pip install -e '.[parity]'"}
         part = left_out if name in WITH_TORCH and not has_torch() else parts[name]()

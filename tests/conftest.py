@@ -30,7 +30,27 @@ from tests.helpers.small_models import llama_checkpoint, word_tokenizer_files
 os.environ |= {SWITCH: "off", CACHE_SWITCH: "off"}  # tests keep nothing in the user's folder
 if "XLA_FLAGS" not in os.environ:  # before the first program
     os.environ |= QUICKLY
+LONGEST = [  # files that take a minute or so: begun first, no process waits for the last of them
+    "experiments/test_experiments.py",
+    "models/test_generate.py",
+    "training/test_finetune.py",
+    "design/test_selection.py",
+    "experiments/test_language.py",
+    "command/test_compiled.py",
+    "design/test_mesh.py",
+    "docs/test_code_blocks.py",
+    "experiments/test_calibration.py",
+    "scripts/test_embed_shards.py",
+    "models/test_export.py",
+    "scoring/test_endpoint.py",
+]
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; all else as it was."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
