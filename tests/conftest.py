@@ -47,12 +47,6 @@ LONGEST = [  # files that take a minute or so: begun first, no process waits for
 PARITY = [name for name in ("torch", "accelerate") if importlib.util.find_spec(name) is None]
 
 
-def pytest_collection_modifyitems(items):
-    """The longest files first; all else as it was."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path, len(places)))
-
-
 @pytest.fixture(scope="session")
 def examples():
     """A small pool of rows of a few lengths."""
@@ -240,6 +234,9 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(config, items):
+    """The longest files first; what needs PyTorch is left out where there is none."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         if PARITY and item.get_closest_marker("parity"):
             item.add_marker(pytest.mark.skip(reason=_NEEDS_TORCH))
