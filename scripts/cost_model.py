@@ -2,7 +2,7 @@
 
 `python -m scripts.cost_model` prints the table of docs/scaling.md. Seconds of n choices from T
 tokens on d devices: `n (a + c T / d) + b T / d + n s`, a, b, c of the committed runs of one card
-and s of a choice's one message between devices, 0 for one. A model: nothing of this size was run,
+and s of a choice's two messages between devices, 0 for one. A model: nothing of this size was run,
 and of several devices nothing was timed.
 """
 
@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 RUNS = Path(__file__).parents[1] / "benchmarks/accelerator/nvidia_h200.json"
 DIM, ROW, LONGEST = 576, 21, 64  # width, a row's tokens on average and at most, as in the runs
-MESSAGE_S = 20e-6  # assumed, within one machine
+MESSAGES, MESSAGE_S = 2, 20e-6  # a choice; the time of one, assumed, within one machine
 ROOM = 3 / 4  # of a device's memory, as `fisher_jax.util.platforms` has it
 
 
@@ -62,7 +62,7 @@ def estimate(model: Model, rows: int, choices: int) -> Estimate:
     while n_bytes / devices > ROOM * model.memory:
         devices *= 2
     seconds = choices * (model.choice + model.token_choice * tokens / devices)
-    seconds += model.token * tokens / devices + (devices > 1) * choices * MESSAGE_S
+    seconds += model.token * tokens / devices + (devices > 1) * choices * MESSAGES * MESSAGE_S
     sent = 4 * LONGEST * DIM * (devices > 1)
     return Estimate(rows, choices, devices, n_bytes / devices, sent, seconds)
 

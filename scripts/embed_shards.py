@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import one_line
 
 LOGS = Path("outputs/embed_shards")
 Options = dict[str, Any]
@@ -30,11 +31,15 @@ def by_submitit(cluster: str | None) -> Callable[[Sequence[str], int, Options], 
 
     def run(words: Sequence[str], parts: int, options: Options) -> list[int]:
         import submitit
+        from submitit.core.utils import FailedJobError
 
-        executor = submitit.AutoExecutor(LOGS, cluster=cluster)
-        executor.update_parameters(**{"name": "embed_shards", "timeout_min": 24 * 60} | options)
         numbers = range(1, parts + 1)
-        jobs = executor.map_array(embed, [words] * parts, numbers, [parts] * parts)
+        try:
+            executor = submitit.AutoExecutor(LOGS, cluster=cluster)
+            executor.update_parameters(**{"name": "embed_shards", "timeout_min": 24 * 60} | options)
+            jobs = executor.map_array(embed, [words] * parts, numbers, [parts] * parts)
+        except (NameError, RuntimeError, FailedJobError) as error:
+            raise UserError(f"submitit can't start the jobs: {one_line(error)}") from None
         print(f"embed_shards: jobs {jobs[0].job_id} to {jobs[-1].job_id}, logs in {LOGS}")
         return [1 if job.exception() else job.result() for job in jobs]
 
@@ -45,8 +50,11 @@ def by_ray(words: Sequence[str], parts: int, options: Options) -> list[int]:
     """Tasks of Ray, on the cluster that `RAY_ADDRESS` names or on this machine."""
     import ray  # pyright: ignore[reportMissingImports]
 
-    ray.init()
-    task = ray.remote(embed).options(**options)
+    try:
+        ray.init()
+        task = ray.remote(embed).options(**options)
+    except (ValueError, ConnectionError) as error:
+        raise UserError(f"Ray can't start the jobs: {one_line(error)}") from None
     codes = ray.get([task.remote(words, k, parts) for k in range(1, parts + 1)])
     ray.shutdown()
     return codes
@@ -69,6 +77,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     p.add_argument("embed", nargs="+", metavar="-- POOL ...", help="for `fisher-select embed`")
     args = p.parse_args(arguments)
+    if args.jobs < 1:
+        p.error(f"--jobs must be at least 1, got {args.jobs}")
+    if args.on != "here" and "--cache" not in args.embed:
+        p.error("--cache DIR after -- must name a folder that all machines see")
     options = {key: _value(text) for key, _, text in (pair.partition("=") for pair in args.set)}
     codes = LAUNCHERS[args.on](args.embed, args.jobs, options)
     failed = [f"{k}/{args.jobs}" for k, code in enumerate(codes, start=1) if code]
@@ -87,4 +99,9 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(f"embed_shards: error: {error}")
+        print(f"embed_shards: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = "ray" if error.name == "ray" else "launchers"
+        print(f"embed_shards: error: {error}: pip install -e '.[{extra}]'", file=sys.stderr)
+        sys.exit(2)

@@ -53,8 +53,9 @@ class _Shard(NamedTuple):
 class EmbeddingStore:
     """A folder of shards of one model's embeddings.
 
-    A shard's checksum is looked at when an example of it is first asked for, so that opening a
-    large store takes a moment. A shard that is open stays readable when another process removes it.
+    A shard's checksum is looked at when an example of it is first asked for, by `missing` or
+    `view`, so that opening a large store takes a moment. A shard that is open stays readable when
+    another process removes it.
 
     Args:
         folder: is made when the first shard is written.
@@ -127,7 +128,16 @@ class EmbeddingStore:
         self._open(path)
 
     def view(self, keys: Sequence[bytes]) -> "StoredEmbeddings":
-        """Examples in the order of their keys, all of which are there."""
+        """Examples in the order of their keys.
+
+        Raises:
+            UserError: one that is not there, or not whole.
+        """
+        if len(lost := self.missing(keys)):
+            raise UserError(
+                f"{self.folder} lacks {len(lost):,} of {len(keys):,} examples, or has them "
+                f"damaged, the first at place {lost[0]}, from 0: add them again"
+            )
         slices = [shard.tokens for shard in self._shards]
         return StoredEmbeddings(slices, [self._places[key] for key in keys])
 

@@ -1,6 +1,6 @@
 """A pool as the compiled loops read it, on one device or divided over a mesh."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from fisher_jax.design.buckets import ladder, worth
 from fisher_jax.design.budget import Budget
 from fisher_jax.design.candidates import Batch, batches
-from fisher_jax.design.embeddings import TokenEmbeddings, TokenSource, part_of
+from fisher_jax.design.embeddings import TokenEmbeddings, TokenSource, part_of, pieces
 from fisher_jax.util.platforms import check_fits, here
 
 
@@ -103,16 +103,21 @@ def make_pool(
     longest = columns[1].reshape(mesh.size, -1).max(axis=0)
     place = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
 
-    def tokens_of(index: Any) -> np.ndarray:
-        part_TxD = np.zeros((size, emb.dim), kept)
-        mine = order[(index[0].start or 0) // size :: mesh.size]
-        if len(mine):
-            short = part_of(emb, mine).as_dtype(dtype).at_most_dim_rows()
-            part_TxD[: len(short.tokens)] = short.tokens
+    def tokens_of(part: int) -> np.ndarray:
+        part_TxD, at = np.zeros((size, emb.dim), kept), 0
+        for some in pieces(emb, order[part :: mesh.size]):
+            short = part_of(emb, some).as_dtype(dtype).at_most_dim_rows().tokens
+            part_TxD[at : at + len(short)] = short
+            at += len(short)
         return part_TxD
 
     shape = (mesh.size * size, emb.dim)
-    tokens = jax.make_array_from_callback(shape, place, tokens_of, dtype=kept)
+    own = place.addressable_devices_indices_map(shape).items()
+    parts = [  # one at a time is in the host's memory
+        jax.device_put(tokens_of((rows.start or 0) // size), device).block_until_ready()
+        for device, (rows, _) in own  # pyright: ignore
+    ]
+    tokens = jax.make_array_from_single_device_arrays(shape, place, parts)
     others = (jax.make_array_from_callback(x.shape, place, x.__getitem__) for x in columns)
     return Pool(tokens, *others), Shapes(batches(longest, emb.dim), steps, mesh)
 

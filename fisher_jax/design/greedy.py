@@ -1,8 +1,8 @@
 """Greedy and lazy greedy maximisation of the information, as one compiled loop.
 
 The public door is `fisher_jax.select`; what stands here takes valid input. On a mesh every device
-runs the loop on its part of the pool; root and ranking are the same everywhere, and a choice costs
-one message: each device's best example, its tokens with it, to all.
+runs the loop on its part of the pool; root and ranking are the same everywhere. A choice costs two
+messages to all: a device's largest key, then its best example with its tokens.
 """
 
 import functools
@@ -173,17 +173,17 @@ def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Ar
     return gains
 
 
-def pick(pool: Pool, values: Float[Array, "N"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Position and place in the given pool of the largest key.
+def pick(
+    pool: Pool, values: Float[Array, "N"], most: Float[Array, ""]
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Position and place in the given pool of the example whose key is `most`, the largest.
 
-    Among those that rounding can't tell apart it is the one of the lowest index.
+    Among those that rounding can't tell apart it is the one of the lowest index; the place is
+    `NOBODY` where none is.
     """
-    places = jnp.where(_tied(values, jnp.max(values)), pool.original, NOBODY)
+    tied = values >= most * (1 - TIE[values.dtype.name])
+    places = jnp.where(tied, pool.original, NOBODY)
     return jnp.argmin(places).astype(jnp.int32), jnp.min(places)
-
-
-def _tied(values: Float[Array, "N"], most: Float[Array, ""]) -> Bool[Array, "N"]:
-    return values >= most * (1 - TIE[values.dtype.name])
 
 
 def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[..., State]:
@@ -283,10 +283,8 @@ def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[A
 
 
 class _Best(NamedTuple):
-    """The example of the largest key, `most`, or one that ties with it: its `key` and columns."""
+    """The example that is chosen, or a device's own candidate for that."""
 
-    most: Float[Array, ""]
-    key: Float[Array, ""]
     place: Int[Array, ""]
     length: Int[Array, ""]
     cost: Num[Array, ""]
@@ -298,10 +296,10 @@ def _choose(
     pool: Pool, state: State, values: Float[Array, "N"], shapes: Shapes
 ) -> tuple[State, Bool[Array, ""]]:
     """The example of the largest key joins the chosen ones, if there is one; is there?"""
-    position, place = pick(pool, values)
+    axis = None if shapes.mesh is None else shapes.mesh.axis_names[0]
+    most = jnp.max(values) if axis is None else jax.lax.pmax(jnp.max(values), axis)
+    position, place = pick(pool, values, most)
     best = _Best(
-        most=jnp.max(values),
-        key=values[position],
         place=place,
         length=pool.length[position],
         cost=pool.cost[position],
@@ -309,11 +307,10 @@ def _choose(
         gain=state.bounds[position],
     )
     row = _row_of(pool, position)
-    if shapes.mesh is not None:
-        axis = shapes.mesh.axis_names[0]
+    if axis is not None:
         best, tokens_MxD = _best_of_all(best, row(shapes.lengths[-1]), axis)
         row = functools.partial(jax.lax.slice_in_dim, tokens_MxD, 0)
-    is_found = best.most > -jnp.inf
+    is_found = most > -jnp.inf
     at = jnp.where(is_found, state.chosen, len(state.ranking))  # beyond the end: nothing is written
 
     def joined(x_MxD):
@@ -335,25 +332,18 @@ def _choose(
 def _best_of_all(
     own: _Best, x_MxD: Float[Array, "M D"], axis: str
 ) -> tuple[_Best, Float[Array, "M D"]]:
-    """The best of the devices' best examples and its tokens, by one message of all their bits.
-
-    A device tells one of those that tie with its own largest key. So among keys that differ by one
-    to two times the tie, an example of a lower index can be passed over that one device would find.
-    """
+    """The devices' candidate of the lowest place and its tokens, by one message of all bits."""
     leaves, structure = jax.tree.flatten((own, x_MxD))
     words = [jax.lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves]
     message = jnp.concatenate([word.ravel() for word in words])
     told_PxW = jax.lax.all_gather(message, axis)
+    told_W = told_PxW[jnp.argmin(told_PxW[:, 0])]  # by the place, which comes first
     ends = list(itertools.accumulate(word.size for word in words))
-    parts = jnp.split(told_PxW, ends[:-1], axis=1)
-    every, x_PxMxD = structure.unflatten(
-        jax.lax.bitcast_convert_type(part.reshape(-1, *word.shape), leaf.dtype)
+    parts = jnp.split(told_W, ends[:-1])
+    return structure.unflatten(
+        jax.lax.bitcast_convert_type(part.reshape(word.shape), leaf.dtype)
         for part, word, leaf in zip(parts, words, leaves, strict=True)
     )
-    places = jnp.where(_tied(every.key, jnp.max(every.most)), every.place, NOBODY)
-    who = jnp.argmin(places)
-    best = _Best._make(column[who] for column in every)
-    return best._replace(most=jnp.max(every.most)), x_PxMxD[who]
 
 
 def _row_of(pool: Pool, position: Int[Array, ""]) -> Callable[[int], Float[Array, "M D"]]:

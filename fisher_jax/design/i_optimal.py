@@ -187,7 +187,7 @@ def _advance(
     def choose(state: VarianceState) -> VarianceState:
         is_candidate = is_open(pool, state.taken, state.room)
         keys = jnp.where(is_candidate, _falls(state, buckets) / pool.per, -jnp.inf)
-        position, place = greedy.pick(pool, keys)
+        position, place = greedy.pick(pool, keys, jnp.max(keys))
         x_MxD = padded_rows(pool, position[None], -(-longest // BLOCK) * BLOCK)[0]
 
         def add_block(k: Array, state: VarianceState) -> VarianceState:

@@ -100,7 +100,8 @@ def select(
         quality: (N,) q_i of each example, at least 0.
         quality_weight: nats that a unit of quality is worth, at least 0.
         mesh: devices, along one axis, over which the pool is divided; default one device. Same
-            ranking; each evaluates its own rows, and a choice costs one all-gather of their best.
+            ranking; each evaluates its own rows, and a choice costs their largest key and an
+            all-gather of their best rows.
         pool_dtype: "bfloat16" holds embeddings on the device rounded to 8 bits, in half the memory;
             products stay float32. Gains are those of the rounded embeddings.
         on_progress: called now and then with the number chosen so far (with `token_budget`, with

@@ -7,6 +7,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.data.embedding_store import EmbeddingStore
+from fisher_jax.util.errors import UserError
 from tests.helpers.references import random_pool
 
 EXAMPLES = random_pool(0, 30, [1, 3, 8], 6)
@@ -81,6 +82,8 @@ def test_a_damaged_shard_counts_as_missing(tmp_path, damage):
     store = EmbeddingStore(tmp_path)
     missing = store.missing(KEYS)
     assert store.damaged == [path]
+    with pytest.raises(UserError, match="lacks 10 of 30 examples, or has them damaged, the first"):
+        EmbeddingStore(tmp_path).view(KEYS)
     assert len(missing) == 10
     store.add(
         [KEYS[i] for i in missing], fj.TokenEmbeddings.from_list([EXAMPLES[i] for i in missing])

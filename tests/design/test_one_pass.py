@@ -7,7 +7,7 @@ import pytest
 
 import fisher_jax as fj
 from fisher_jax.data.embedding_store import EmbeddingStore
-from fisher_jax.design import one_pass
+from fisher_jax.design import embeddings, one_pass
 from fisher_jax.util.streams import stream
 from tests.helpers.references import f, random_pool
 from tests.helpers.sources import Reader
@@ -54,7 +54,7 @@ def row_by_row(seed, n, first, alpha=0.15):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("tokens", "first"), [(1 << 14, N), (60, 19)], ids=["whole", "pieces"])
 def test_it_is_the_rule_a_row_at_a_time(seed, tokens, first, pool, monkeypatch, small_buckets):
-    monkeypatch.setattr(one_pass, "_READ_AT_ONCE", tokens)
+    monkeypatch.setattr(embeddings, "READ_AT_ONCE", tokens)
     found = sieve(pool, n_samples=14, seed=seed)
     assert found.ranking.tolist() == row_by_row(seed, 14, first)
     np.testing.assert_allclose(found.gains, fj.evaluate(pool, found.ranking).gains, rtol=1e-4)
@@ -63,7 +63,7 @@ def test_it_is_the_rule_a_row_at_a_time(seed, tokens, first, pool, monkeypatch, 
 
 
 def test_every_row_is_read_once_from_the_disk(stored, monkeypatch, small_buckets):
-    monkeypatch.setattr(one_pass, "_READ_AT_ONCE", 60)
+    monkeypatch.setattr(embeddings, "READ_AT_ONCE", 60)
     reader = Reader(stored)
     found = sieve(reader, n_samples=14, alpha=0.6)  # falls fast: the budget is soon spent
     assert reader.n_read.max() == 1 and N / 2 < reader.n_read.sum() < N

@@ -91,6 +91,7 @@ def test_the_pool_larger_than_memory_is_that_of_its_run():
         f"{whole['evaluated']:,} gains",
         f"first {streamed['rows']:,} rows",
         f"at {run['times_in_memory']:.1f} times its time",
+        f"{whole['ms_per_evaluated_row'] / in_memory['ms_per_evaluated_row']:.1f} times those of",
         f"with {streamed['peak_gb']} GB against {in_memory['peak_gb']}",
     ):
         assert said in text
@@ -103,7 +104,7 @@ def test_the_model_of_large_pools_is_that_of_the_runs():
     assert table(model) in page
     assert f"a = {model.choice * 1e3:.2f} ms, b = {model.token * 1e6:.2f} µs" in text
     assert f"c = {model.token_choice * 1e9:.1f} ns" in text
-    assert f"one message of {MESSAGE_S * 1e6:.0f} µs a choice" in text
+    assert f"two messages of {MESSAGE_S * 1e6:.0f} µs a choice" in text
     largest = estimate(model, 10_000_000, 1)
     assert f"{largest.bytes_a_device * largest.devices / 1e9:.0f} GB for ten million" in text
 

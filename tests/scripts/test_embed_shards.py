@@ -1,6 +1,8 @@
 """A pool embedded by several jobs: what is there afterwards is what one job embeds."""
 
 import os
+import re
+import subprocess
 import sys
 
 import pytest
@@ -23,6 +25,22 @@ def test_two_jobs_embed_a_pool(on, llama, tmp_path, monkeypatch):
     main(["--on", on, "--jobs", "2", "--", *map(str, words)])
     (folder,) = {path.parent for path in cache.rglob("*.safetensors")}
     assert len(list(folder.glob("*.safetensors"))) == 2 and len(EmbeddingStore(folder)) == N
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--jobs", "2", "--on", "slurm"], "--cache DIR after -- must name a folder"),
+        (["--jobs", "2", "--set", "timeot_min=3"], "submitit can't start the jobs: .*timeot_min"),
+    ],
+)
+def test_what_can_not_be_started_is_told_in_a_line(words, told, tmp_path):
+    argv = [sys.executable, "-m", "scripts.embed_shards", *words, "--", "pool", "--model", "m"]
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    done = subprocess.run(argv, cwd=tmp_path, env=here, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(f"error: {told}", done.stderr.splitlines()[-1])
 
 
 def test_parts_that_fail_are_named_and_options_are_passed_on(monkeypatch):
