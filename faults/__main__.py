@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from faults.document import write
-from faults.results import Result, append, read, run_case, table
+from faults.results import Result, append, latest, read, run_case, table
 from fisher_jax.command.arguments import shard
 
 SHARES = {  # of the time
@@ -40,6 +40,7 @@ def main() -> int:
         left = sum(SHARES[other] for other in names[k:])
         until = time.monotonic() + (args.seconds - spent(results)) * SHARES[name] / left
         results += run(name, args, results, until)
+    results = latest(results)
     print(table(results), end="")
     failed = [result for result in results if result.faults]
     for result in failed:
@@ -57,7 +58,7 @@ def spent(results: list[Result]) -> float:
 
 def run(name: str, args: argparse.Namespace, before: list[Result], until: float) -> list[Result]:
     """The campaign's cases that have no result yet, as far as the time goes."""
-    known = {(result.campaign, result.name) for result in before}
+    known = {(result.campaign, result.name) for result in before if not result.faults}
     found = []
     part, parts = args.shard
     cases = importlib.import_module(f"faults.{name}").cases(args.seed)

@@ -45,6 +45,11 @@ def read(path: Path) -> list[Result]:
     return [Result(**json.loads(line)) for line in whole.splitlines()]
 
 
+def latest(results: list[Result]) -> list[Result]:
+    """One of each case: what failed is tried again."""
+    return [*{(result.campaign, result.name): result for result in results}.values()]
+
+
 def table(results: list[Result]) -> str:
     """What was tried and what failed, a row a kind, as Markdown."""
     rows: dict[tuple[str, str], list[int]] = {}

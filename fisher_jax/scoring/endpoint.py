@@ -134,6 +134,8 @@ class Endpoint:
                 f"{self.base_url} needs a key: put it into the environment variable "
                 f"{self.key_variable}"
             )
+        if not key.isascii():
+            raise EndpointError(f"the key in {self.key_variable} has letters outside ASCII")
         return openai.OpenAI(
             api_key=key or "none",
             base_url=self.base_url,
@@ -208,8 +210,12 @@ class Endpoint:
 
     def _told(self, error: Exception) -> str:
         """What the endpoint says is wrong, on a line and without the key."""
+        return one_line(Exception(self._without_key(str(error))))
+
+    def _without_key(self, text: str) -> str:
+        """What an endpoint says may have the key in it."""
         key = self._api_key()
-        return one_line(Exception(str(error).replace(key, "[key]") if key else error))
+        return text.replace(key, "[key]") if key else text
 
     def _is_answered(self, record: dict[str, Any] | None) -> bool:
         return record is not None and bool(record.get("top") or not self.settings.get("logprobs"))
@@ -241,22 +247,34 @@ class Endpoint:
             ) from None
         except openai.OpenAIError as error:
             raise EndpointError(f"{where}: {self._told(error)}: {kept}") from None
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             pass  # told below, as of other pages that are no completion
-        choices = getattr(completion, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        try:
+            return self._kept(text, completion)
+        except (AttributeError, LookupError, TypeError, ValueError):
             raise EndpointError(
                 f"{where}: no chat completion came back: does base_url end in /v1? {kept}"
-            )
-        usage = completion.usage
-        logprobs = getattr(choices[0], "logprobs", None)
+            ) from None
+
+    def _kept(self, text: str, completion: Any) -> dict[str, Any]:
+        """The record of a completion.
+
+        Raises:
+            AttributeError, LookupError, TypeError, ValueError: it is none.
+        """
+        choice, usage = completion.choices[0], completion.usage
+        answer = choice.message.content or ""
+        if not isinstance(answer, str):
+            raise TypeError("an answer is a text")
+        logprobs = getattr(choice, "logprobs", None)
         first = (getattr(logprobs, "content", None) or [None])[0]
         likely = (first.top_logprobs if first else None) or []
+        top = {str(of.token): float(of.logprob) for of in likely}
         return (
-            self._record(text, choices[0].message.content or "", choices[0].finish_reason)
-            | ({"top": {t.token: t.logprob for t in likely}} if likely else {})
+            self._record(text, self._without_key(answer), choice.finish_reason)
+            | ({"top": top} if top else {})
             | {
-                "answered_by": completion.model,
+                "answered_by": self._without_key(completion.model or ""),
                 "tokens_in": usage.prompt_tokens if usage else None,
                 "tokens_out": usage.completion_tokens if usage else None,
             }
@@ -312,7 +330,7 @@ def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
             record = json.loads(line)
             if not (isinstance(record["key"], str) and isinstance(record["answer"], str)):
                 raise TypeError("key and answer must be strings")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number > len(lines) and (line.startswith(_START) or _START.startswith(line)):
                 return records, len(content) - len(rest)
             raise EndpointError(

@@ -1,6 +1,7 @@
 """Checkpoints of a training run through orbax: checked when read, refused if another run's."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import warnings
@@ -95,14 +96,23 @@ class Checkpoints:
             self._manager.delete(later)
         self._unusable = []
         history = {"losses": losses, "validation": validation}
-        self._manager.save(
-            step,
-            args=self._ocp.args.Composite(
-                arrays=self._ocp.args.StandardSave(_named(tree)),
-                history=self._ocp.args.JsonSave(history),
-            ),
-        )
-        self._manager.wait_until_finished()  # the next step takes the arrays' memory
+        try:
+            self._manager.save(
+                step,
+                args=self._ocp.args.Composite(
+                    arrays=self._ocp.args.StandardSave(_named(tree)),
+                    history=self._ocp.args.JsonSave(history),
+                ),
+            )
+            self._manager.wait_until_finished()  # the next step takes the arrays' memory
+        except ValueError as error:  # tensorstore's for a full disk
+            if "No space left" not in str(error):
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left for the checkpoint of step {step} in {self._folder}: make room, "
+                "and run again to go on from the one before",
+            ) from None
         self._digests[step] = _digest(self._steps / str(step))
         kept = self._manager.all_steps()
         self._digests = {k: digest for k, digest in self._digests.items() if k in kept}
@@ -176,7 +186,7 @@ def _digests(folder: Path, fingerprint: str) -> dict[int, str]:
     try:
         facts = json.loads(run.read_bytes())
         whose, digests = facts["run"], {int(k): str(v) for k, v in facts["steps"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{run} is damaged, so nobody knows whose checkpoints {folder} holds: {_REMEDY}"
         ) from None

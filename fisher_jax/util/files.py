@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from fisher_jax.util.errors import UserError
 
 _SUFFIX, _EARLIER, _RANDOM = ".tmp", ".earlier", 8  # characters that tempfile puts between
@@ -52,6 +54,20 @@ def replacing_files(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
         with room_told(folder, temporary):
             yield temporary
             _place(temporary, folder, as_whole and _holds_only(folder, ours), ours)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder`, and of all in it, if all goes well."""
+    temporary = _temporary_folder(*beside(folder))
+    try:
+        with room_told(folder, temporary), contextlib.ExitStack() as undo:
+            yield temporary
+            _make(folder.parent, undo)
+            _move_folder(temporary, folder.resolve())
+            undo.pop_all()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -202,15 +218,18 @@ def room_told(path: Path, written: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except (OSError, SafetensorError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        numbers = [n for n in _FULL if f"os error {n}" in str(error)]  # as safetensors tells them
+        number = error.errno if isinstance(error, OSError) else next(iter(numbers), None)
+        if number not in _FULL:
             raise
         files = written.rglob("*") if written.is_dir() else [written]
         size = sum(p.stat().st_size for p in files if p.is_file())
         free = shutil.disk_usage(nearest_folder(written)).free
         raise OSError(
-            error.errno,
-            f"{error.strerror}: {path} can't be written: {size / 1e6:.1f} MB of it were, "
+            number,
+            f"{told}: {path} can't be written: {size / 1e6:.1f} MB of it were, "
             f"and {free / 1e6:.1f} MB are free; make room or name another place, and run again",
         ) from None
 

@@ -65,6 +65,8 @@ def test_a_run_goes_on_where_it_was_and_its_exit_code_tells(tmp_path, monkeypatc
     assert len(read(path)) == 2
     assert run("--full") == 1 and done == [0, 1, 2, 3, 2, 3]
     assert [result.name for result in read(path)] == [f"case {k}" for k in range(4)]
+    assert run("--full") == 1 and done == [0, 1, 2, 3, 2, 3, 2]  # what failed is tried again
+    assert capsys.readouterr().out.endswith("| all |  | 4 | 1 |\n")
     path.unlink()
     done.clear()
     assert run("--full", "--shard", "2/2") == 0 and done == [1, 3]

@@ -17,6 +17,7 @@ from fisher_jax.models.files import export
 from fisher_jax.models.files.export import save_folder
 from fisher_jax.models.load import LanguageModel, load_model
 from fisher_jax.training.finetune import TrainOptions, finetune
+from fisher_jax.util import files
 from tests.helpers.small_models import (
     assert_model_error,
     assert_same_parameters,
@@ -236,6 +237,27 @@ def test_overwriting_replaces_the_whole_folder(tmp_path, model, tokenizer):
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_loses_no_model(tmp_path, model, tokenizer, monkeypatch, begun):
+    folder, move = tmp_path / "saved", files._move_folder
+    save_folder(random_model("gpt2", tokenizer), folder)
+    before = content(tmp_path)
+
+    def interrupted(*args):
+        if begun:
+            move(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_move_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_folder(model, folder, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    if begun:
+        assert_same_parameters(load_model(str(folder)).module, model.module)
+    else:
+        assert content(tmp_path) == before
+
+
 def test_what_is_in_the_way_stays(tmp_path, model):
     folder = tmp_path / "saved"
     folder.mkdir()
@@ -260,15 +282,10 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, model, monkeypatch, ove
     def fail(*args):
         raise OSError("No space left on device")
 
-    rename = Path.rename
     if breaks == "save_file":
         monkeypatch.setattr(export, "save_file", fail)
     else:
-        monkeypatch.setattr(
-            Path,
-            "rename",
-            lambda self, target: fail() if self.name == "new" else rename(self, target),
-        )
+        monkeypatch.setattr(files, "_move_folder", fail)
     parts = [folder, "No space left on device", "another folder"]
     assert_model_error(lambda: save_folder(model, folder, overwrite=overwrite), *parts)
     assert content(tmp_path) == before

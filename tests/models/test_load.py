@@ -16,6 +16,7 @@ from fisher_jax.models.files import tokenizer_probe
 from fisher_jax.models.files.advice import no_advice
 from fisher_jax.models.files.huggingface import load_folder, read_config
 from fisher_jax.models.load import SMOLLM2, _smollm2_file, load_model
+from fisher_jax.util.errors import UserError
 from tests.helpers.small_models import (
     CONTEXT,
     GPT2_CONFIG,
@@ -105,6 +106,21 @@ def test_sharded_folder_equals_the_single_file(llama_folder):
     assert_same_parameters(model, expected)
     both = b"".join(file.read_bytes() for file in files)
     assert load_model(str(llama_folder)).weights_sha256 == hashlib.sha256(both).hexdigest()
+
+
+def test_weights_that_change_while_they_are_read_are_refused(llama_folder, monkeypatch):
+    weights, read = llama_folder / "model.safetensors", load.load_folder
+
+    def replaced_after(*given):
+        found = read(*given)
+        content = weights.read_bytes()
+        weights.unlink()
+        weights.write_bytes(content)
+        return found
+
+    monkeypatch.setattr(load, "load_folder", replaced_after)
+    with pytest.raises(UserError, match=r"model\.safetensors changed while it was read: wait"):
+        load_model(str(llama_folder))
 
 
 def test_index_naming_a_file_outside_the_folder_is_refused(llama_folder):

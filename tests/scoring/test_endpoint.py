@@ -119,6 +119,14 @@ def test_requests_per_minute_are_kept(serve, tmp_path):
     assert time.monotonic() - begin < 0.6  # what is known doesn't wait
 
 
+def test_no_key_that_an_answer_repeats_is_kept(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = serve(lambda n, body: (200, {}, completion(f"1, by {KEY}", model=KEY)))
+    judge_pairs(judge(server, tmp_path), PAIRS[:1])
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in written and b"1, by [key]" in written
+
+
 @pytest.mark.parametrize(
     ("headers", "content"),
     [
@@ -126,6 +134,14 @@ def test_requests_per_minute_are_kept(serve, tmp_path):
         ({"Content-Type": "application/json"}, "<html>welcome</html>"),
         ({}, {"detail": "not here"}),
         ({}, completion("", choices=[])),
+        ({}, completion("", choices={"message": {"content": "1"}})),
+        ({}, completion(["a", "list"])),
+        ({}, completion("1", usage="much")),
+        (
+            {},
+            completion("1", choices=[{"message": {"content": "1"}, "logprobs": {"content": "a"}}]),
+        ),
+        ({"Content-Type": "application/json"}, "[" * 100_000),
     ],
 )
 def test_another_page_is_no_answer(serve, tmp_path, headers, content):

@@ -5,7 +5,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fisher_jax.util import files
 from fisher_jax.util.files import remove_leftovers, replacing, replacing_files
@@ -32,6 +34,9 @@ def test_a_full_disk_is_told_with_path_sizes_and_remedy(small_files, tmp_path):
     told = pytest.raises(OSError, match=r"report can't be written")
     with told, replacing_files(tmp_path / "report") as folder:
         (folder / "page").write_bytes(bytes(1 << 17))
+    told = pytest.raises(OSError, match=r"out.bin can't be written: .* MB of it were, and")
+    with told, replacing(out) as temporary:  # which has an error of its own
+        save_file({"x": np.zeros(1 << 17, np.uint8)}, temporary)
     assert list(tmp_path.iterdir()) == [out] and out.read_bytes() == b"earlier"
 
 

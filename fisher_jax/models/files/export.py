@@ -1,7 +1,6 @@
 """A model as a Hugging Face folder, which `load_model` and transformers read."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from fisher_jax.models.families import family_of
 from fisher_jax.models.files.assemble import slots_of
 from fisher_jax.models.load import LanguageModel
 from fisher_jax.util.excerpt import one_line
-from fisher_jax.util.files import nearest_folder
+from fisher_jax.util.files import remove_leftovers, replacing_folder
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -38,21 +37,9 @@ def save_folder(model: LanguageModel, folder: Path, overwrite: bool = False) -> 
     folder = folder.resolve()
     _check_free(folder, overwrite)
     try:
-        with tempfile.TemporaryDirectory(
-            dir=nearest_folder(folder.parent), prefix=f".{folder.name}.", suffix=".tmp"
-        ) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
+        remove_leftovers(folder)
+        with replacing_folder(folder) as new:
             _write(model, new)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
     except (OSError, SafetensorError) as error:
         reason = one_line(error)
         raise ModelError(

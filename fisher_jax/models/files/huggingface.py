@@ -63,7 +63,7 @@ def load_folder(folder: Path, dtype: DTypeLike) -> tuple[Decoder, list[Path]]:
         ModelError: see `read_config` and `assemble`; also for weights that can't be read.
     """
     config = read_config(folder)
-    files = _weight_files(folder)
+    files = weight_files(folder)
     family = family_of(config)
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -153,7 +153,12 @@ def _unreadable(file: Path, error: Exception) -> ModelError:
     return ModelError(f"{file} is not readable as safetensors ({error}): download it anew")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder's model.
+
+    Raises:
+        ModelError: none, or an index that names none of the folder.
+    """
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if single.is_file():
@@ -165,7 +170,7 @@ def _weight_files(folder: Path) -> list[Path]:
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{index} is broken ({one_line(error)}): download it anew") from None
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name
