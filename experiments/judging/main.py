@@ -197,6 +197,8 @@ def calibrate(
     who = {"judge": judge_name(kind, args), "setting": json.loads(setting)}
     about = who | {"texts": digest([pair for known in pairs for pair in known.pairs])}
     kept = read_json(path) if path.exists() else []
+    if not isinstance(kept, list) or not all(isinstance(row, dict) for row in kept):
+        raise UserError(f"{path} is damaged: remove it, and the judge is calibrated again")
     if any(about.items() <= row.items() for row in kept):
         return
     corpus = texts.corpus(comparison, args.corpus_name)
@@ -239,8 +241,8 @@ def _read_entries(path: Path) -> list[Row]:
     """What was judged before."""
     entries = read_json(path) if path.exists() else []
     try:
-        for entry in entries:
-            _key(entry)
+        keys = sorted(map(_key, entries))
+        _ = {*keys}
     except (LookupError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged: remove it, and judge again") from None
     return entries

@@ -13,7 +13,7 @@ from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.language.writing import prompted
 from experiments.report.statistics import group
-from experiments.run.kept import Row, options_as
+from experiments.run.kept import AGAIN, Row, having, options_as
 from experiments.run.packed import read_folder
 from experiments.run.results import RESOLVED, RESULTS
 from fisher_jax.util.errors import UserError
@@ -53,6 +53,19 @@ class Written(NamedTuple):
 Place = tuple[int, int]  # replicate, number of the prompt
 
 
+def _check_texts(rows: list[Row], folder: Path) -> None:
+    """Refuse rows that have not a text for each of their setting's prompts."""
+    most: dict[str, int] = {}  # of a setting's rows: one for each prompt
+    for row in rows:
+        most[str(row["setting"])] = max(most.get(str(row["setting"]), 0), len(row["texts"]))
+    for k, row in enumerate(rows, start=1):
+        n, found = most[str(row["setting"])], [x for x in row["texts"] if isinstance(x, str)]
+        if len(found) != n or len(row["texts"]) != n:
+            raise UserError(
+                f"{folder}: row {k} with texts has not one for each of {n} prompts: {AGAIN}"
+            )
+
+
 class Texts:
     """What the models of a run wrote.
 
@@ -62,11 +75,13 @@ class Texts:
 
     def __init__(self, folder: Path) -> None:
         rows = [row for row in read_folder(folder) if "texts" in row]
+        rows = having(rows, folder, "replicate", "selector", "equal", "n")
         if not rows:
             raise UserError(
                 f"{folder / RESULTS} has no texts: run an experiment with n_prompts, such as "
                 "experiment=cpu"
             )
+        _check_texts(rows, folder)
         self._options = options_as(folder / RESOLVED, Options)
         self._rows = group(
             ({**row, "setting_json": json.dumps(row["setting"], sort_keys=True)} for row in rows),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from experiments.report.statistics import noise, replicates_for
 from experiments.run.harness import reporting
+from experiments.run.kept import having
 from experiments.run.packed import read_folder
 from experiments.run.results import Row, rounded
 from fisher_jax.util.errors import UserError
@@ -19,6 +20,7 @@ from fisher_jax.util.files import replacing
 NOISE = "noise.json"
 DIFFERENCE = 0.02  # nats a token that a study must tell apart
 METRIC = "held_out_nll"
+NEEDED = ("replicate", "selector", "equal", "n", METRIC, "learning_rate", "unsteady", "diverged")
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     )
     args = p.parse_args()
     with reporting("experiments.language.noise"):
-        rows = read_folder(args.folder)
+        rows = having(read_folder(args.folder), args.folder, *NEEDED)
         if not rows:
             raise UserError(f"{args.folder}: no rows: run the experiment first")
         lines = spreads(rows, args.difference)

@@ -7,6 +7,7 @@ from experiments.report.committed import read_run
 from experiments.report.figures import METRICS, draw, learning_curves, save
 from experiments.report.forest import MARKS, forest, panels_of
 from experiments.report.statistics import values_of
+from experiments.run.kept import AGAIN, Row, having
 from fisher_jax.util.errors import UserError
 
 
@@ -23,7 +24,7 @@ def compare(folders: list[Path], output: Path) -> Iterator[Path]:
     Raises:
         UserError: a folder has no results, or no metric that is drawn.
     """
-    of_run = {_name(folder, folders): read_run(folder).rows for folder in folders}
+    of_run = {_name(folder, folders): _rows(folder) for folder in folders}
     metrics = [m for m in METRICS if any(m in row for rows in of_run.values() for row in rows)]
     if not metrics:
         raise UserError(f"no run has any of {', '.join(METRICS)}: there is nothing to draw")
@@ -42,6 +43,18 @@ def compare(folders: list[Path], output: Path) -> Iterator[Path]:
         for name, figure in figures.items():
             save(figure, output / f"{name}.png")
             yield output / f"{name}.png"
+
+
+def _rows(folder: Path) -> list[Row]:
+    rows = having(read_run(folder).rows, folder, "replicate", "selector", "n")
+    for k, row in enumerate(rows, start=1):
+        for metric in METRICS:
+            if not isinstance(value := row.get(metric, 0.0), int | float):
+                raise UserError(
+                    f"{folder}: row {k} of its results has {metric} {value!r:.60}, which is no "
+                    f"number: {AGAIN}"
+                )
+    return rows
 
 
 def _name(folder: Path, folders: list[Path]) -> str:

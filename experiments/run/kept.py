@@ -14,6 +14,8 @@ Row = dict[str, Any]
 Options = TypeVar("Options")
 
 REMEDY = "put it back from a copy, or take another folder"
+AGAIN = "remove the line, and its work is done again"
+KINDS = {"setting": dict, "replicate": int, "selector": str, "equal": str, "n": int, "texts": list}
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -32,15 +34,27 @@ def _row(line: bytes, where: str) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{where} is damaged ({error}): remove the line, and its work is done again"
-        ) from None
+        raise UserError(f"{where} is damaged ({error}): {AGAIN}") from None
     if not isinstance(row, dict) or not isinstance(row.get("setting"), dict):
-        raise UserError(
-            f"{where} is no row of results, it has no setting: remove the line, and its work is "
-            "done again"
-        )
+        raise UserError(f"{where} is no row of results, it has no setting: {AGAIN}")
+    for name, kind in KINDS.items():
+        if name in row and not isinstance(row[name], kind):
+            raise UserError(
+                f"{where} is no row of results, its {name} is {row[name]!r:.60}: {AGAIN}"
+            )
     return row
+
+
+def having(rows: list[Row], folder: Path, *names: str) -> list[Row]:
+    """The rows of a run, all of which have these.
+
+    Raises:
+        UserError: one has not.
+    """
+    for k, row in enumerate(rows, start=1):
+        if lacking := [name for name in names if row.get(name) is None]:
+            raise UserError(f"{folder}: row {k} of its results has no {lacking[0]}: {AGAIN}")
+    return rows
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from experiments.run.kept import REMEDY, Row, read_rows
 from experiments.run.results import RESULTS
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.excerpt import one_line
 from fisher_jax.util.files import replacing
 
 PACKED = "results.parquet"
@@ -66,9 +67,9 @@ def unpack(path: Path) -> list[Row]:
     try:
         table = parquet.read_table(path)
         constant, options = json.loads((table.schema.metadata or {})[SETTING])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no run's ({error}): {REMEDY}") from None
-    table = table.drop_columns(constant)
+        table = table.drop_columns(constant)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged or no run's ({one_line(error)}): {REMEDY}") from None
     for k, column in enumerate(table.schema):
         table = table.set_column(k, column.name, _exact(table[k].combine_chunks()))
     rows = []

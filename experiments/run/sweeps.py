@@ -62,7 +62,7 @@ def read_sweep(folder: Path) -> Sweep:
         whole |= {k: joined(whole[k], own[k]) for k in differing if k in GROWING}
     grid: dict[str, list] = {}
     for own in options:
-        for key, values in (own["grid"] | {k: [own[k]] for k in settings}).items():
+        for key, values in ((own.get("grid") or {}) | {k: [own[k]] for k in settings}).items():
             grid[key] = joined(grid.get(key, []), values)
     rows: dict[str, Row] = {}
     for job, own in zip(jobs, options, strict=True):
@@ -75,7 +75,8 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _number(job: Path) -> tuple[int, str]:
     told = job / ".hydra" / "hydra.yaml"
-    number = OmegaConf.select(OmegaConf.load(told), "hydra.job.num") if told.exists() else None
+    options = OmegaConf.create(read_options(told) if told.exists() else {})
+    number = OmegaConf.select(options, "hydra.job.num")
     return (0 if number is None else number), job.name
 
 

@@ -16,6 +16,8 @@ from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.language.writing import prompts_of
 from experiments.run.results import read_rows
+from fisher_jax.util.errors import UserError
+from fisher_jax.util.locks import only_writer
 from tests.helpers.endpoint_server import completion, failure, shorter
 from tests.helpers.experiment_options import language_options as options
 
@@ -79,6 +81,30 @@ def test_every_setting_has_its_own_prompts_and_texts(written):
         assert pairs[0].a.startswith(f" {c.selector} {seed}")
         assert pairs[0].b.startswith(f" {c.against} {seed}")
     assert prompts[0] != prompts[-1]
+
+
+@pytest.mark.parametrize("texts", [["one"], ["one", 2]])
+def test_rows_without_a_text_for_each_prompt_are_told(written, texts):
+    rows = read_rows(written / "results.jsonl")
+    rows[0]["texts"] = texts
+    (written / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="row 1 with texts has not one for each of 2 prompts"):
+        run(written)
+
+
+@pytest.mark.parametrize("content", ["3", "[3]", '[{"judge": [], "naming": "neutral"}]'])
+def test_damaged_verdicts_are_told(written, content):
+    (written / "judged.json").write_text(content)
+    with pytest.raises(UserError, match=r"judged\.json is damaged: remove it, and judge again"):
+        run(written)
+
+
+def test_one_run_judges_a_folder_at_a_time(written):
+    with (
+        only_writer(written / "judged.json"),
+        pytest.raises(UserError, match=r"another run is writing .*judged\.json: wait"),
+    ):
+        run(written)
 
 
 def test_a_local_judge_may_be_another_model(written, model_folder):

@@ -7,10 +7,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from experiments.language.noise import NEEDED
 from experiments.language.options import Options
-from experiments.run.kept import options_as
+from experiments.report.compare import compare
+from experiments.run.kept import having, options_as
 from experiments.run.packed import pack, unpack
 from experiments.run.results import Results
+from fisher_jax.util.errors import UserError
 
 ROW = {"setting": {}, "selector": "uniform", "x": 0.5}
 OPTIONS = {"a": 1, "budgets": [4, 8]}
@@ -39,6 +42,8 @@ def folder(tmp_path):
         ("results.jsonl", "\x00", "line 1 is damaged"),
         ("results.jsonl", "[1]", "line 1 is no row of results"),
         ("results.jsonl", '{"setting": 3}', "line 1 is no row of results"),
+        ("results.jsonl", '{"setting": {}, "n": "4"}', "line 1 is no .*, its n is '4': remove"),
+        ("results.jsonl", '{"setting": {}, "selector": []}', "line 1 is no .*, its selector is"),
         ("results.jsonl", '{"setting": {}}', "has a row without 'selector'"),
         ("config.yaml", "", "holds no options"),
         ("config.yaml", "a: [", "can't be read as options"),
@@ -55,6 +60,28 @@ def test_damage_is_told_with_its_place_and_nothing_is_changed(name, content, mes
     with pytest.raises(ValueError, match=f"{re.escape(str(folder))}.*{message}"):
         resumed(folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"replicate": None}, "row 2 of its results has no replicate"),
+        (
+            {"mean_logit": "small"},
+            "row 2 of its results has mean_logit 'small', which is no number",
+        ),
+    ],
+)
+def test_rows_that_can_not_be_drawn_are_told(changed, message, folder, tmp_path):
+    row = ROW | {"replicate": 0, "selector": "uniform", "n": 4, "mean_logit": 0.5}
+    bad = {k: v for k, v in (row | changed).items() if v is not None}
+    lines = [json.dumps(row), json.dumps(bad)]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=f"{re.escape(str(folder))}: {message}"):
+        list(compare([folder], tmp_path / "figures"))
+    assert not (tmp_path / "figures").exists()
+    with pytest.raises(UserError, match="row 1 of its results has no equal: remove the line"):
+        having([row, bad], folder, *NEEDED)
 
 
 def test_a_cut_table_is_told(tmp_path):
