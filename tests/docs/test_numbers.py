@@ -65,6 +65,13 @@ def test_what_less_of_the_embeddings_keeps_is_the_benchmark_s(name):
     assert f"{part['choices']} of {part['shape'][0]:,} sentences" in page
 
 
+def test_cells_of_a_study_are_the_benchmark_s():
+    part = json.loads((ROOT / "benchmarks/results.json").read_text())["cells"]
+    page = (ROOT / "docs/speed.md").read_text()
+    assert f"Two cores finish {part['cells_an_hour']:.0f} cells of" in page
+    assert f"{part['rows']} rows chosen" in page and f"tested on {part['test_rows']} rows" in page
+
+
 INEXACT = {
     **{name: f"`{name}`" for name in ("fisher_stochastic", "fisher_sieve", "fisher_in_parts")},
     **{f"projected to {k}": f"`--project-dim {k}`" for k in (256, 128)},
