@@ -117,9 +117,11 @@ def _asked(options: Options, folder: Path) -> Endpoint | None:
 def _check_asked(options: Options, model: LanguageModel | Endpoint) -> None:
     """Ask-LLM's answer means nothing where the model was not taught to answer."""
     asks = [name for name in options.selectors if VARIANTS[name].rule == "ask_llm"]
+    if not asks:
+        return
     if isinstance(model, Endpoint):
         _ = model.client  # a missing key is told now
-    elif asks and not model.chats:
+    elif not model.chats:
         raise UserError(
             f"{asks[0]} asks {model.name}, which has no chat template and so was not taught to "
             "answer: name another by ask_model=smollm2-135m, or leave it out of selectors"
