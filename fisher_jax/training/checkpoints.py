@@ -1,7 +1,6 @@
 """Checkpoints of a training run through orbax: checked when read, refused if another run's."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import warnings
@@ -108,10 +107,9 @@ class Checkpoints:
         except ValueError as error:  # tensorstore's for a full disk
             if "No space left" not in str(error):
                 raise
-            raise OSError(
-                errno.ENOSPC,
+            raise UserError(
                 f"no space left for the checkpoint of step {step} in {self._folder}: make room, "
-                "and run again to go on from the one before",
+                "and run again to go on from the one before"
             ) from None
         self._digests[step] = _digest(self._steps / str(step))
         kept = self._manager.all_steps()
