@@ -38,8 +38,8 @@ def main() -> None:
     args = p.parse_args()
     store = EmbeddingStore(args.folder, "float16")
     keys = filled(store, args.folder, args.gb)
-    pool = store.view(keys).standardized()
-    results: dict[str, Any] = {"all": streamed(pool, args.choices)[0]}
+    pool, opening = measured(lambda: store.view(keys).standardized())
+    results: dict[str, Any] = {"opening": opening, "all": streamed(pool, args.choices)[0]}
     part = store.view(keys[:BESIDE]).standardized()
     results["part_streamed"], ranking = streamed(part, args.choices)
     results["part_in_memory"], same = in_memory(part.in_memory(), args.choices)
