@@ -47,7 +47,7 @@ def main() -> int:
         for fault in result.faults:
             print(f"{result.campaign}, {result.name}: {fault}", file=sys.stderr)
     if args.document:
-        write(results, args.seed)
+        write(results)
     return 1 if failed else 0
 
 
@@ -58,16 +58,16 @@ def spent(results: list[Result]) -> float:
 
 def run(name: str, args: argparse.Namespace, before: list[Result], until: float) -> list[Result]:
     """The campaign's cases that have no result yet, as far as the time goes."""
-    known = {(result.campaign, result.name) for result in before if not result.faults}
+    known = {result.case for result in before if not result.faults}
     found = []
     part, parts = args.shard
     cases = importlib.import_module(f"faults.{name}").cases(args.seed)
     for case in itertools.islice(cases, part - 1, None, parts):
-        if (name, case.name) in known:
+        if (name, case.name, args.seed) in known:
             continue
         if found and not args.full and time.monotonic() >= until:
             break  # at least one of each campaign
-        result = run_case(name, case, time.monotonic)
+        result = run_case(name, case, args.seed, time.monotonic)
         found.append(result)
         if args.results:
             append(args.results, result)

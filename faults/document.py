@@ -13,14 +13,16 @@ KEPT = Path(__file__).with_name("results.jsonl")
 _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def write(results: list[Result], seed: int) -> None:
+def write(results: list[Result]) -> None:
     """Keep these results and show them."""
     KEPT.write_text("")
     for result in results:
         append(KEPT, result)
     facts = provenance()
-    commit = facts.get("git_commit", "unknown")[:10]
-    told = f"Seed {seed}, commit {commit}, {datetime.date.today()}, {facts.get('cpu', '')}.\n\n"
+    seeds = ", ".join(map(str, sorted({result.seed for result in results})))
+    commits = [*dict.fromkeys(result.commit[:10] for result in results if result.commit)]
+    last = f"the last of {len(commits)} commits {commits[-1]}" if commits else "no commit known"
+    told = f"Seed {seeds}, {last}, {datetime.date.today()}, {facts.get('cpu', '')}.\n\n"
     DOCUMENT.write_text(shown(DOCUMENT.read_text(), told + table(results)))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -45,6 +46,9 @@ TEMPLATES = [
     "{{ undefined.x.y }}",
     "{% if %}",
 ]
+NEEDED = ["config.json", "model.safetensors", "tokenizer.json"]
+LINKED = [*NEEDED, "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
+LINKS = ["SECRET", "/dev/zero", "../pipe", "itself", ".."]
 DIRECTIVES = {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
 
 
@@ -55,13 +59,14 @@ def cases(seed: int) -> Iterator[Case]:
         model = inputs.model(work)
         kinds: dict[str, Callable[[Trial, Path, int], None]] = {
             "models that bring code": lambda t, at, k: code_in_models(t, at, model, k),
+            "models with links": lambda t, at, k: links_in_models(t, at, model, work, k),
             "rows in the report": lambda t, at, k: scripts_in_rows(t, at, seed + k),
             "a key that an endpoint echoes": lambda t, at, k: echoed_key(t, at, model),
             "chat templates": lambda t, at, k: template(t, at, model, work, k),
         }
         for k in range(ROUNDS):
             for kind, run in kinds.items():
-                if kind != "rows in the report" and k >= _ROUNDS_OF[kind]:
+                if k >= _ROUNDS_OF.get(kind, ROUNDS):
                     continue
                 at = work / f"{kind} {k}".replace(" ", "_")
                 at.mkdir()
@@ -124,6 +129,30 @@ def code_in_models(trial: Trial, folder: Path, model: Path, k: int) -> None:
     trial.check(not marker.exists(), f"{name}: code of a model ran")
     usable = name == "auto_map" and done.code == 0
     trial.check(usable or done.is_a_line, f"{name}: {done.code} {done.messages[-500:]}")
+
+
+def links_in_models(trial: Trial, folder: Path, model: Path, work: Path, k: int) -> None:
+    """A file that is a link to another one, a device, a pipe, itself: told, or not needed."""
+    name, to = [*itertools.product(LINKED, LINKS)][k]
+    secret = folder / "secret"
+    secret.write_text(f"{KEY}\n" * 100)
+    os.mkfifo(folder / "pipe")
+    hostile = folder / "model"
+    shutil.copytree(model, hostile)
+    (hostile / name).unlink(missing_ok=True)
+    target = {"SECRET": str(secret), "itself": name}.get(to, to)
+    (hostile / name).symlink_to(target)
+    pool = write_rows(folder / "pool.jsonl", [{"text": text} for text in texts()])
+    argv = [*inputs.COMMAND, pool, "--model", hostile, "-o", folder / "out.jsonl"]
+    done = ended([*argv, "--n-samples", K], work / "cache")
+    is_well = done.told_in_a_line or (done.code == 0 and name not in NEEDED)
+    what = f"{name} is a link to {to}"
+    trial.check(
+        is_well and done.seconds < SECONDS,
+        f"{what}: {done.code} after {done.seconds:.0f} s: {done.messages[-500:]}",
+    )
+    shown = [str(p) for p in folder.glob("out.jsonl*/*") if KEY.encode() in p.read_bytes()]
+    trial.check(KEY not in done.messages and not shown, f"{what}: what it holds is shown {shown}")
 
 
 class _Executable(HTMLParser):
@@ -233,6 +262,7 @@ def template(trial: Trial, folder: Path, model: Path, work: Path, k: int) -> Non
 
 _ROUNDS_OF = {
     "models that bring code": 5,
+    "models with links": len(LINKED) * len(LINKS),
     "a key that an endpoint echoes": 1,
     "chat templates": len(TEMPLATES),
 }

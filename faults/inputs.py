@@ -5,7 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from safetensors.numpy import load_file, save_file
 
+from faults.commands import select
+from fisher_jax.models import load_model
+from fisher_jax.models.files.export import save_folder
 from tests.helpers.cli import K, leave_earlier_results, save_llama, write_embeddings, write_rows
 from tests.helpers.cli import texts as sentences
 from tests.helpers.experiment_options import language_options
@@ -32,9 +36,16 @@ def earlier_output(folder: Path) -> None:
     leave_earlier_results(folder / OUT)
 
 
-def of_ready(folder: Path) -> list[object]:
+def earlier_set(folder: Path) -> None:
+    """The same, where OUT is a folder of the package datasets."""
+    done = select(*of_ready(folder, "out"), "--seed", 1, "--selector", "uniform")
+    if done.code != 0:
+        raise RuntimeError(done.messages)
+
+
+def of_ready(folder: Path, out: str = OUT) -> list[object]:
     """Arguments of the command for ready embeddings."""
-    return ["--embeddings", folder / "emb.safetensors", *_to(folder)]
+    return ["--embeddings", folder / "emb.safetensors", *_to(folder, out)]
 
 
 def of_texts(folder: Path, model: Path) -> list[object]:
@@ -56,8 +67,8 @@ def of_pool(folder: Path, model: Path) -> list[object]:
     return [folder / "pool.jsonl", "--model", model, "--cache", folder / "states"]
 
 
-def _to(folder: Path) -> list[object]:
-    return ["-o", folder / OUT, "--n-samples", K, "--overwrite"]
+def _to(folder: Path, out: str = OUT) -> list[object]:
+    return ["-o", folder / out, "--n-samples", K, "--overwrite"]
 
 
 def model(work: Path) -> Path:
@@ -79,6 +90,28 @@ def experiment(folder: Path) -> list[object]:
         "selectors": "[uniform,longest]", "grid": "{seed:[0,1,2]}", "hydra.run.dir": folder,
     }  # fmt: skip
     return ["-m", "experiments.synthetic", *(f"{k}={v}" for k, v in options.items())]
+
+
+def language(folder: Path, model_folder: Path) -> list[object]:
+    """Arguments of a small language experiment."""
+    options = {
+        "experiment": "smoke", "model": model_folder, "selectors": "[uniform,fisher]",
+        "replicates": 1, "hydra.run.dir": folder,
+    }  # fmt: skip
+    return ["-m", "experiments.language", *(f"{k}={v}" for k, v in options.items())]
+
+
+def earlier_model(folder: Path) -> None:
+    """Two models, the second also where the first is to be exported."""
+    save_folder(load_model(str(model(folder))), folder / "exported")
+    weights = load_file(folder / "exported" / "model.safetensors")
+    weights = {name: 2 * array for name, array in weights.items()}
+    save_file(weights, folder / "exported" / "model.safetensors", {"format": "pt"})
+
+
+def export(folder: Path) -> list[object]:
+    """Arguments of an export over an earlier one."""
+    return ["-m", "faults.exporting", folder / "model", folder / "exported"]
 
 
 def training(folder: Path) -> list[object]:

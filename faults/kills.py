@@ -72,30 +72,35 @@ def in_turn(streams: list[Iterator[Case]]) -> Iterator[Case]:
 def of_target(target: Target, work: Path, seed: int) -> Iterator[Case]:
     """A target's cases."""
     folder, rng = work / target.kind.replace(" ", "_"), shuffled(seed, target.kind)
-
-    @cache
-    def undisturbed() -> Undisturbed:
-        target.prepare(fresh(folder))
-        before = target.state(folder)
-        done = ended(target.argv(folder), work / "cache", folder)
-        if done.code != 0:
-            raise RuntimeError(f"{target.kind} failed undisturbed: {done.messages[-2000:]}")
-        count = len(renames(folder).read_text().splitlines())
-        target.prepare(fresh(folder))  # timed with what it has compiled by now
-        done = ended(target.argv(folder), work / "cache", folder)
-        return Undisturbed(before, target.state(folder), count, done.seconds)
-
-    plans = [(number, k, 0.0) for k in range(1, undisturbed().renames + 1) for number in SIGNALS]
+    whole = cache(lambda: undisturbed(target, folder, work / "cache"))
+    plans = [(number, k, 0.0) for k in range(1, whole().renames + 1) for number in SIGNALS]
     plans += [(number, 0, rng.uniform(0.02, 1)) for _ in range(MOMENTS) for number in SIGNALS]
     rng.shuffle(plans)
     for k, (number, rename, share) in enumerate(plans):
 
         def run(trial: Trial, number=number, rename=rename, share=share) -> None:
-            disturbance = Disturbance(number, rename, share * undisturbed().seconds)
-            kill(trial, target, folder, work / "cache", disturbance, undisturbed())
+            disturbance = Disturbance(number, rename, share * whole().seconds)
+            kill(trial, target, folder, work / "cache", disturbance, whole())
 
         when = f"rename {rename}" if rename else f"{share:.3f} of its time"
         yield Case(target.kind, f"{target.kind} {k}: {number.name} at {when}", run)
+
+
+def undisturbed(target: Target, folder: Path, compiled: Path) -> Undisturbed:
+    """A target's whole run.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    target.prepare(fresh(folder))
+    before = target.state(folder)
+    done = ended(target.argv(folder), compiled, folder)
+    if done.code != 0:
+        raise RuntimeError(f"{target.kind} failed undisturbed: {done.messages[-2000:]}")
+    count = len(renames(folder).read_text().splitlines())
+    target.prepare(fresh(folder))  # timed with what it has compiled by now
+    done = ended(target.argv(folder), compiled, folder)
+    return Undisturbed(before, target.state(folder), count, done.seconds)
 
 
 def kill(
@@ -104,7 +109,7 @@ def kill(
     folder: Path,
     compiled: Path,
     disturbance: Disturbance,
-    undisturbed: Undisturbed,
+    whole: Undisturbed,
 ) -> None:
     """One kill, and one start after it."""
     while True:
@@ -116,21 +121,29 @@ def kill(
         disturbance = disturbance._replace(seconds=0.8 * disturbance.seconds)  # faster than before
     trial.check(ended_by(killed, disturbance), f"{disturbance}: {killed.code} {killed.messages}")
     left = target.state(folder)
-    trial.check(target.kept(left, undisturbed), f"{disturbance}: lost or torn: {sorted(left)}")
+    trial.check(target.kept(left, whole), f"{disturbance}: lost or torn: {sorted(left)}")
     if disturbance.number == signal.SIGTERM and "command" in target.kind:
-        whole = left in (undisturbed.before, undisturbed.after)
-        trial.check(whole, f"{disturbance}: a mixture of an earlier and a new output")
-    again = ended(target.argv(folder), compiled, folder)
-    trial.check(again.code == 0, f"{disturbance}: the next start failed: {again.messages[-1000:]}")
-    differing = differences(target.state(folder), undisturbed.after)
-    trial.check(not differing, f"{disturbance}: other bytes after the next start: {differing}")
-    leftovers = [str(path) for path in folder.rglob("*.tmp")]
-    trial.check(not leftovers, f"{disturbance}: left behind: {leftovers}")
+        is_one = left in (whole.before, whole.after)
+        trial.check(is_one, f"{disturbance}: a mixture of an earlier and a new output")
+    goes_on(trial, target, folder, compiled, whole, str(disturbance))
     questions = target.paid()[asked:]
     trial.check(
         len(questions) - len(set(questions)) <= 1,  # one may be on its way
         f"{disturbance}: {len(questions)} answers to {len(set(questions))} questions were paid",
     )
+
+
+def goes_on(
+    trial: Trial, target: Target, folder: Path, compiled: Path, whole: Undisturbed, after: str
+) -> None:
+    """The next start ends well, with the bytes of an undisturbed run; nothing hidden is left."""
+    again = ended(target.argv(folder), compiled, folder)
+    trial.check(again.code == 0, f"{after}: the next start failed: {again.messages[-1000:]}")
+    differing = differences(target.state(folder), whole.after)
+    trial.check(not differing, f"{after}: other bytes after the next start: {differing}")
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+    leftovers = [name for name in names if "tmp" in name or "earlier" in name]
+    trial.check(not leftovers, f"{after}: left behind: {leftovers}")
 
 
 def ended_by(killed: Ended, disturbance: Disturbance) -> bool:
@@ -191,6 +204,21 @@ def targets(work: Path, server: Server) -> list[Target]:
             cache_state,
             only_whole,
         ),
+        Target(
+            "command, a saved set",
+            lambda folder: inputs.earlier_set(inputs.ready(folder)),
+            lambda folder: [*inputs.COMMAND, *inputs.of_ready(folder, "out")],
+            lambda folder: command_state(folder, "out"),
+            each_old_or_new,
+        ),
+        Target("an export", inputs.earlier_model, inputs.export, exported_state, old_or_new),
+        Target(
+            "a language experiment",
+            lambda folder: None,
+            lambda folder: inputs.language(folder, judged),
+            results_state,
+            grows,
+        ),
     ]
 
 
@@ -199,16 +227,25 @@ def cache_state(folder: Path) -> State:
     return {path.name: path.read_bytes() for path in (folder / "states").rglob("*.safetensors")}
 
 
-def only_whole(left: State, undisturbed: Undisturbed) -> bool:
+def only_whole(left: State, whole: Undisturbed) -> bool:
     """What is there is whole: some of the shards of a run that nobody disturbed."""
-    return left.items() <= undisturbed.after.items()
+    return left.items() <= whole.after.items()
 
 
-def command_state(folder: Path) -> State:
-    """OUT and its report; a manifest without its seconds."""
-    found = {p.name: p.read_bytes() for p in folder.glob("out.jsonl*/*") if p.is_file()}
-    if (folder / "out.jsonl").exists():
-        found["out.jsonl"] = (folder / "out.jsonl").read_bytes()
+def old_or_new(left: State, whole: Undisturbed) -> bool:
+    """All of one or of the other, or the earlier one moved away, which the next start puts back."""
+    return left in (whole.before, whole.after)
+
+
+def exported_state(folder: Path) -> State:
+    """The model's files."""
+    return {path.name: path.read_bytes() for path in (folder / "exported").glob("*")}
+
+
+def command_state(folder: Path, out: str = inputs.OUT) -> State:
+    """OUT, a file or a folder, and its report; a manifest without its seconds."""
+    files = [folder / out, *folder.glob(f"{out}/*"), *folder.glob(f"{out}.report/*")]
+    found = {path.name: path.read_bytes() for path in files if path.is_file()}
     if found.get("manifest.json", b"").startswith(b"{"):
         manifest = json.loads(found["manifest.json"])
         manifest.pop("seconds", None)
@@ -234,9 +271,9 @@ def judged_state(folder: Path) -> State:
     return {path.name: path.read_bytes()} if path.exists() else {}
 
 
-def each_old_or_new(left: State, undisturbed: Undisturbed) -> bool:
+def each_old_or_new(left: State, whole: Undisturbed) -> bool:
     """No file is lost or torn."""
-    before, after = undisturbed.before, undisturbed.after
+    before, after = whole.before, whole.after
     names = {*left, *before}
     if "judged.json" in after:  # grows by a comparison at a time
         return all(entry in _entries(after) for entry in _entries(left))
@@ -247,9 +284,9 @@ def _entries(state: State) -> list[object]:
     return json.loads(state.get("judged.json", b"[]"))
 
 
-def grows(left: State, undisturbed: Undisturbed) -> bool:
+def grows(left: State, whole: Undisturbed) -> bool:
     """Rows so far are the first of all rows."""
-    return undisturbed.after["results.jsonl"].startswith(left.get("results.jsonl", b""))
+    return whole.after["results.jsonl"].startswith(left.get("results.jsonl", b""))
 
 
 @contextlib.contextmanager

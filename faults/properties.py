@@ -9,18 +9,32 @@ from typing import Any
 
 import datasets
 import hypothesis
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from flax import nnx
 from hypothesis import strategies as st
 
 import fisher_jax as fj
 from experiments.judging.judge import Pair
 from experiments.judging.sheet import read_answers, write_sheet
+from experiments.run.packed import pack, unpack
 from experiments.run.results import Results, rounded
 from faults.case import Case, Trial
 from faults.commands import select
+from fisher_jax.data.embedding_store import DTYPES, EmbeddingStore
+from fisher_jax.design.embeddings_file import read_embeddings, write_embeddings
+from fisher_jax.models import load_model
+from fisher_jax.models.files.export import save_folder
 from fisher_jax.scoring.endpoint import read_transcript
+from tests.helpers.small_models import (
+    Checkpoint,
+    gpt2_checkpoint,
+    llama_checkpoint,
+    word_tokenizer_files,
+)
 
 SHAPES = [(8, 2, 3), (12, 5, 4), (6, 1, 8), (20, 3, 2), (16, 9, 6)]  # N, longest M, D
 BUDGETS = (1, 3, 6)
@@ -63,6 +77,9 @@ def cases(seed: int) -> Iterator[Case]:
         ("transcripts", transcripts_return),
         ("sheets", sheets_return),
         ("results", results_return),
+        ("results, Parquet", packed_results_return),
+        ("embeddings", embeddings_return),
+        ("models", models_return),
     ]
     for k in range(CASES):
         shape, budget = SHAPES[k % len(SHAPES)], BUDGETS[k // len(SHAPES) % len(BUDGETS)]
@@ -354,6 +371,100 @@ def results_return(trial: Trial, seed: int) -> None:
             assert all(again.has(row) for row in rows)
 
     falsify(trial, seed, 30, {"values": st.lists(Json, min_size=1, max_size=4)}, rows_are_kept)
+
+
+def packed_results_return(trial: Trial, seed: int) -> None:
+    """The same in Parquet."""
+
+    def rows_are_kept(values, settings):
+        rows = [
+            {"setting": {"k": k, "of": of}} | {name: v for name, v in row.items() if v is not None}
+            for k, (of, row) in enumerate(zip(settings, values, strict=False))
+        ]
+        rows = [rounded(row) for row in rows]
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "results.parquet"
+            pack(rows, path, run="smoke")
+            assert unpack(path) == rows
+
+    six_digits = st.floats(-1e30, 1e30, allow_nan=False).map(lambda x: 0.0 if abs(x) < 1e-30 else x)
+    kinds = [Clean, st.none() | Clean, st.integers(-(2**53), 2**53), six_digits, st.booleans()]
+    kinds += [st.lists(Clean, min_size=1, max_size=3)]
+    given = {
+        "values": st.dictionaries(
+            Name.map("v_{}".format), st.sampled_from(kinds), max_size=4
+        ).flatmap(lambda of: st.lists(st.fixed_dictionaries(of), min_size=1, max_size=5)),
+        "settings": st.lists(st.sampled_from(["a", "b"]), min_size=5, max_size=5),
+    }
+    falsify(trial, seed, 60, given, rows_are_kept)
+
+
+def embeddings_return(trial: Trial, seed: int) -> None:
+    """Embeddings in one file, and in a store of several shards, in any order."""
+
+    def tokens_are_kept(draw_seed, lengths, dim, scale, dtype, order):
+        rng = np.random.default_rng(draw_seed)
+        rows = [rng.standard_normal((m, dim)).astype(np.float32) * scale for m in lengths]
+        emb = fj.TokenEmbeddings.from_list([x.astype(np.float32) for x in rows])
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "emb.safetensors"
+            write_embeddings(emb, path)
+            again = read_embeddings(path)
+            assert np.array_equal(again.tokens, emb.tokens)
+            assert np.array_equal(again.offsets, emb.offsets)
+            keys = [bytes([k]) * 32 for k in range(len(rows))]
+            cut = len(rows) // 2
+            for some in (slice(0, cut), slice(cut, None)):
+                if keys[some]:
+                    part = fj.TokenEmbeddings.from_list(rows[some])
+                    EmbeddingStore(Path(name) / "store", dtype).add(keys[some], part)
+            order = [k for k in order if k < len(rows)] or [0]
+            view = EmbeddingStore(Path(name) / "store").view([keys[k] for k in order]).in_memory()
+            kept = np.concatenate([rows[k].astype(DTYPES[dtype]).astype(np.float32) for k in order])
+            assert np.array_equal(view.tokens, kept), f"{dtype}, {order}"
+            assert np.diff(view.offsets).tolist() == [lengths[k] for k in order]
+
+    given = {
+        "draw_seed": st.integers(0, 2**32 - 1),
+        "lengths": st.lists(st.integers(1, 9), min_size=1, max_size=12),
+        "dim": st.integers(1, 9),
+        "scale": st.sampled_from([1e-3, 1.0, 100.0]).map(np.float32),
+        "dtype": st.sampled_from([*DTYPES]),
+        "order": st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),
+    }
+    falsify(trial, seed, 40, given, tokens_are_kept)
+
+
+def models_return(trial: Trial, seed: int) -> None:
+    """A model of two families, saved and loaded: the same numbers, of the same type."""
+
+    def weights_are_kept(draw_seed, scale, family, is_tied, is_small):
+        dtype = jnp.bfloat16 if is_small else jnp.float32
+        config, weights = family(tie_word_embeddings=is_tied)
+        rng = np.random.default_rng(draw_seed)
+        weights = {
+            name: (scale * rng.standard_normal(x.shape)).astype(np.float32)
+            for name, x in weights.items()
+        }
+        with tempfile.TemporaryDirectory() as name:
+            first, second = Path(name) / "first", Path(name) / "second"
+            word_tokenizer_files(Checkpoint(config, weights).save(first))
+            model = load_model(str(first), dtype=dtype)
+            save_folder(model, second)
+            again = load_model(str(second), dtype=dtype)
+            assert again.module.config == model.module.config
+            leaves = [jax.tree.leaves(nnx.state(m.module)) for m in (model, again)]
+            for one, other in zip(*leaves, strict=True):
+                assert one.dtype == other.dtype == dtype and np.array_equal(one, other)
+
+    given = {
+        "draw_seed": st.integers(0, 2**32 - 1),
+        "scale": st.sampled_from([1e-6, 1.0, 1e4]),
+        "family": st.sampled_from([llama_checkpoint, gpt2_checkpoint]),
+        "is_tied": st.booleans(),
+        "is_small": st.booleans(),
+    }
+    falsify(trial, seed, 8, given, weights_are_kept)
 
 
 def design_log_det(rows: list[np.ndarray], dim: int) -> float:

@@ -1,11 +1,13 @@
 """Results of the suite: a line a case, from which it goes on and of which the table is made."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from faults.case import Case, Trial
+from fisher_jax.util.provenance import provenance
 
 
 class Result(NamedTuple):
@@ -17,16 +19,28 @@ class Result(NamedTuple):
     tried: int
     faults: list[str]
     seconds: float
+    seed: int = 0
+    commit: str = ""  # of the code that was tried, where there is one
+
+    @property
+    def case(self) -> tuple[str, str, int]:
+        """Which case it is of."""
+        return self.campaign, self.name, self.seed
 
 
-def run_case(campaign: str, case: Case, clock: Callable[[], float]) -> Result:
+def run_case(campaign: str, case: Case, seed: int, clock: Callable[[], float]) -> Result:
     """Its result; what it raises itself is a fault too."""
     trial, begin = Trial(), clock()
     with trial.attempt(case.name):
         case.run(trial)
     tried = trial.tried - 1  # less the case itself
     seconds = round(clock() - begin, 2)
-    return Result(campaign, case.kind, case.name, tried, trial.faults, seconds)
+    return Result(campaign, case.kind, case.name, tried, trial.faults, seconds, seed, _commit())
+
+
+@functools.cache
+def _commit() -> str:
+    return provenance().get("git_commit", "")
 
 
 def append(path: Path, result: Result) -> None:
@@ -47,7 +61,7 @@ def read(path: Path) -> list[Result]:
 
 def latest(results: list[Result]) -> list[Result]:
     """One of each case: what failed is tried again."""
-    return [*{(result.campaign, result.name): result for result in results}.values()]
+    return [*{result.case: result for result in results}.values()]
 
 
 def table(results: list[Result]) -> str:

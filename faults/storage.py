@@ -17,22 +17,33 @@ from typing import Any
 from faults import inputs
 from faults.case import Case, Trial, shuffled
 from faults.commands import select
-from faults.kills import cache_state, command_state, fresh, results_state
+from faults.kills import (
+    Target,
+    Undisturbed,
+    cache_state,
+    command_state,
+    endpoint,
+    fresh,
+    goes_on,
+    results_state,
+    targets,
+    undisturbed,
+)
 from faults.mutator import damaged
-from faults.processes import started
+from faults.processes import ended, started
 from faults.training import digest, train
 from tests.helpers.cli import K, N, texts, write_embeddings, write_rows
 
 ROUNDS = 40
+_WHOLE: dict[str, Undisturbed] = {}
 
 
 def cases(seed: int) -> Iterator[Case]:
     """Each kind in turn."""
-    with tempfile.TemporaryDirectory(prefix="faults") as name:
+    with tempfile.TemporaryDirectory(prefix="faults") as name, endpoint() as server:
         work = Path(name)
         kinds: dict[str, Callable[[Trial, Path, int], None]] = {
             "damaged checkpoints": lambda t, at, k: checkpoints(t, at, work, seed + k),
-            "a full disk": lambda t, at, k: full_disk(t, at, shuffled(seed + k, "disk")),
             "a pool that grows while it is read": lambda t, at, k: growing(t, at, k),
             "two writers of one output": lambda t, at, k: two_writers(t, at, work / "cache"),
             "a read-only folder": lambda t, at, k: read_only(t, at),
@@ -40,6 +51,11 @@ def cases(seed: int) -> Iterator[Case]:
             "two processes with one cache": lambda t, at, k: one_cache(t, at, work),
             "two experiments in one folder": lambda t, at, k: two_experiments(t, at, work),
             "two trainings in one folder": lambda t, at, k: two_trainings(t, at, work / "cache"),
+        } | {
+            f"a full disk: {target.kind}": (
+                lambda t, at, k, target=target: full_disk(t, target, at, work, seed + k)
+            )
+            for target in targets(work, server)
         }
         for k in range(ROUNDS):
             for kind, run in kinds.items():
@@ -92,26 +108,37 @@ def checkpoints(trial: Trial, folder: Path, work: Path, seed: int) -> None:
         trial.check(is_told or one.name == "run.json", f"{what}: not told")
 
 
-def full_disk(trial: Trial, folder: Path, rng: Any) -> None:
-    """A disk of random size: told in a line, or room enough; the earlier output stays."""
-    inputs.ready(folder)
-    disk, size = folder / "disk", rng.choice([16, 64, 128, 200, 256, 300])
-    disk.mkdir()
-    with mounted(disk, f"size={size}k") as is_mounted:
+def full_disk(trial: Trial, target: Target, folder: Path, work: Path, k: int) -> None:
+    """A disk with some bytes left: told in a line, or enough; with room the program goes on."""
+    whole = _whole(target, folder, work / "cache")
+    free = shuffled(k, target.kind).choice([0, 4, 16, 64, 128, 256, 512, 1024])
+    fresh(folder)
+    with mounted(folder, "size=64m") as is_mounted:
         if not is_mounted:  # nothing is tried
             return
-        earlier = disk / inputs.OUT
-        earlier.write_bytes(b"earlier\n")
-        argv = ["--embeddings", folder / "emb.safetensors", "-o", earlier, "--n-samples", K]
-        done = select(*argv, "--overwrite")
-        if done.code == 0:
-            trial.check(len(earlier.read_bytes().splitlines()) == K, f"{size} kB: a torn output")
-            return
-        trial.check(done.is_a_line, f"{size} kB: {done.code} {done.messages[-500:]}")
-        trial.check(str(disk) in done.messages, f"{size} kB: no path: {done.messages[-500:]}")
-        left = sorted(str(p.relative_to(disk)) for p in disk.rglob("*"))
-        trial.check(left == [inputs.OUT], f"{size} kB: left behind {left}")
-        trial.check(earlier.read_bytes() == b"earlier\n", f"{size} kB: the earlier output is lost")
+        target.prepare(folder)
+        used = shutil.disk_usage(folder).used // 1024
+        resize(folder, f"{used + free}k")
+        done = ended(target.argv(folder), work / "cache", folder)
+        what = f"{free} kB free"
+        is_told = done.told_in_a_line and str(folder) in done.messages
+        trial.check(done.code == 0 or is_told, f"{what}: {done.code} {done.messages[-700:]}")
+        left = target.state(folder)
+        trial.check(target.kept(left, whole), f"{what}: lost or torn: {sorted(left)}")
+        resize(folder, "64m")
+        goes_on(trial, target, folder, work / "cache", whole, what)
+
+
+def _whole(target: Target, folder: Path, compiled: Path) -> Undisturbed:
+    """Run once for each target."""
+    if target.kind not in _WHOLE:
+        _WHOLE[target.kind] = undisturbed(target, fresh(folder), compiled)
+    return _WHOLE[target.kind]
+
+
+def resize(folder: Path, size: str) -> None:
+    """Another size for what is `mounted` there."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
 
 
 def read_only(trial: Trial, folder: Path) -> None:
@@ -252,7 +279,7 @@ def one_cache(trial: Trial, folder: Path, work: Path) -> None:
 
 
 def _model(work: Path) -> Path:
-    return work / "model" if (work / "model").exists() else inputs.model(work)
+    return work / "model"  # that of `targets`
 
 
 def side_by_side(argvs: list[list[object]], cache: Path) -> tuple[list[int], list[str]]:

@@ -28,7 +28,7 @@ class Model(NamedTuple):
     memory: float
 
 
-class Estimate(NamedTuple):
+class Forecast(NamedTuple):
     """Of one selection; bytes a device and a choice."""
 
     rows: int
@@ -55,7 +55,7 @@ def fitted(runs: dict) -> Model:
     return Model(choice, token, token_choice, memory)
 
 
-def estimate(model: Model, rows: int, choices: int) -> Estimate:
+def estimate(model: Model, rows: int, choices: int) -> Forecast:
     """On the least power of two of devices that hold the pool in float32."""
     tokens, devices = rows * ROW, 1
     n_bytes = 4.0 * tokens * DIM
@@ -64,7 +64,7 @@ def estimate(model: Model, rows: int, choices: int) -> Estimate:
     seconds = choices * (model.choice + model.token_choice * tokens / devices)
     seconds += model.token * tokens / devices + (devices > 1) * choices * MESSAGES * MESSAGE_S
     sent = 4 * LONGEST * DIM * (devices > 1)
-    return Estimate(rows, choices, devices, n_bytes / devices, sent, seconds)
+    return Forecast(rows, choices, devices, n_bytes / devices, sent, seconds)
 
 
 def table(model: Model) -> str:

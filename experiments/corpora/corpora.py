@@ -38,7 +38,7 @@ class Passage(NamedTuple):
     group: str
 
 
-class Source(NamedTuple):
+class CorpusSource(NamedTuple):
     """A corpus' file: its name here, where the public has it, and the hash of its bytes."""
 
     file: str
@@ -50,26 +50,26 @@ _GITHUB = "https://raw.githubusercontent.com"
 _GSM8K = f"{_GITHUB}/openai/grade-school-math/master/grade_school_math/data"
 SOURCES = {
     "tiny_shakespeare": (
-        Source(
+        CorpusSource(
             "tinyshakespeare.txt",
             f"{_GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         ),
     ),
     "sherlock": (
-        Source(  # Project Gutenberg 1661, https://www.gutenberg.org/files/1661/1661-0.txt
+        CorpusSource(  # Project Gutenberg 1661, https://www.gutenberg.org/files/1661/1661-0.txt
             "sherlock.txt",
             f"{_GITHUB}/gutenbergbooks/1661/376014745d5384398cb3041740bebd617cd23875/1661-0.txt",
             "e21895308fe6da6919abc53e2cf77d81f914887897546153cc5d49b2eadefe50",
         ),
     ),
     "gsm8k": (
-        Source(
+        CorpusSource(
             "gsm8k_train.jsonl",
             f"{_GSM8K}/train.jsonl",
             "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
         ),
-        Source(
+        CorpusSource(
             "gsm8k_test.jsonl",
             f"{_GSM8K}/test.jsonl",
             "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
@@ -228,7 +228,7 @@ def _block(position: int, total: int) -> str:
     return f"block {min(position, total - 1) * N_BLOCKS // total:02d}"
 
 
-def _questions(text: str, source: Source) -> list[Example]:
+def _questions(text: str, source: CorpusSource) -> list[Example]:
     rows: list[Example] = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
@@ -241,7 +241,7 @@ def _questions(text: str, source: Source) -> list[Example]:
     return rows
 
 
-def source_bytes(name: str, source: Source, path: str | None) -> bytes:
+def source_bytes(name: str, source: CorpusSource, path: str | None) -> bytes:
     """The file's bytes, from where the user says, FISHER_JAX_DATA, the cache, or the network."""
     folder = os.environ.get(DATA_FOLDER)
     if path is not None:
@@ -254,7 +254,7 @@ def source_bytes(name: str, source: Source, path: str | None) -> bytes:
     return _checked(cached, source)
 
 
-def _find(name: str, source: Source, place: Path, told_by: str) -> Path:
+def _find(name: str, source: CorpusSource, place: Path, told_by: str) -> Path:
     """The source's file: the place itself, or in it (for a second file: beside it)."""
     if place.is_file() and source is SOURCES[name][0]:
         return place
@@ -269,7 +269,7 @@ def _find(name: str, source: Source, place: Path, told_by: str) -> Path:
     return found
 
 
-def _checked(path: Path, source: Source) -> bytes:
+def _checked(path: Path, source: CorpusSource) -> bytes:
     content = path.read_bytes()
     text = _without_licence(content, source)
     if text is None:
@@ -281,7 +281,7 @@ def _checked(path: Path, source: Source) -> bytes:
     return text
 
 
-def _without_licence(content: bytes, source: Source) -> bytes | None:
+def _without_licence(content: bytes, source: CorpusSource) -> bytes | None:
     """The recorded bytes, which Project Gutenberg's own files wrap in a licence; None if others."""
     candidates = [content]
     if wrapped := _GUTENBERG.search(content.replace(b"\r\n", b"\n")):
@@ -289,7 +289,7 @@ def _without_licence(content: bytes, source: Source) -> bytes | None:
     return next((c for c in candidates if hashlib.sha256(c).hexdigest() == source.sha256), None)
 
 
-def _download(source: Source, target: Path) -> None:
+def _download(source: CorpusSource, target: Path) -> None:
     try:
         with urllib.request.urlopen(source.address, timeout=TIMEOUT) as response:
             content = response.read()

@@ -28,7 +28,7 @@ from experiments.judging.judge import Judge, Naming, Pair, judge_pairs, namings,
 from experiments.judging.judges import EndpointJudge, LikelihoodJudge, LocalJudge
 from experiments.judging.sets import measured
 from experiments.judging.sheet import about_sheet, cohen_kappa, read_answers, write_sheet
-from experiments.judging.texts import Comparison, Texts, comparison_of, digest
+from experiments.judging.texts import Contest, Texts, comparison_of, digest
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.run.harness import reporting
@@ -36,7 +36,7 @@ from experiments.run.kept import Row, read_json
 from experiments.run.results import RESULTS
 from fisher_jax.data.duplicates import normalized
 from fisher_jax.models import LanguageModel, load_model, tokenize
-from fisher_jax.scoring.endpoint import SETTINGS, Estimate
+from fisher_jax.scoring.endpoint import SETTINGS, Quote
 from fisher_jax.training.finetune import TrainOptions, finetune
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import remove_leftovers_in, replacing
@@ -51,7 +51,7 @@ class Task(NamedTuple):
 
     kind: str
     naming: str
-    comparison: Comparison
+    comparison: Contest
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, texts: Texts, path: Path) -> None:
     remove_leftovers_in(args.folder)
-    entries = _of_these_texts(_read_entries(path), texts, path)
+    entries = _of_these_texts(read_entries(path), texts, path)
     if args.key is not None and args.answers is None:
         raise UserError("--key goes with --answers: give both")
     if args.answers is not None:
@@ -186,7 +186,7 @@ def _run(args: argparse.Namespace, texts: Texts, path: Path) -> None:
 
 def calibrate(
     kind: str,
-    comparison: Comparison,
+    comparison: Contest,
     args: argparse.Namespace,
     texts: Texts,
     judge_of: Callable[[str, str], Judge],
@@ -237,8 +237,12 @@ def agreement(path: Path, key: Path, entries: Sequence[Row]) -> None:
         print(f"{who}: kappa {kappa:.2f}, the same winner in {agreed:.0%} of {n} pairs")
 
 
-def _read_entries(path: Path) -> list[Row]:
-    """What was judged before."""
+def read_entries(path: Path) -> list[Row]:
+    """What was judged before, of JUDGED in a folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     entries = read_json(path) if path.exists() else []
     try:
         keys = sorted(map(_key, entries))
@@ -307,9 +311,9 @@ def expected(
     judge: EndpointJudge,
     tasks: Sequence[Task],
     texts: Texts,
-    corpus: dict[Comparison, str],
+    corpus: dict[Contest, str],
     args: argparse.Namespace,
-) -> Estimate:
+) -> Quote:
     """What the endpoint will be asked, and at most be paid."""
     questions = [
         question.text
@@ -321,7 +325,7 @@ def expected(
     return judge.dry_run(questions, args.price_in or 0.0, args.price_out or 0.0)
 
 
-def told(found: Estimate, args: argparse.Namespace) -> str:
+def told(found: Quote, args: argparse.Namespace) -> str:
     """That in a line."""
     priced = args.price_in is not None and args.price_out is not None
     cost = f"{found.cost:.2f} USD" if priced else "unknown without --price-in and --price-out"

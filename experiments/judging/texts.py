@@ -26,7 +26,7 @@ CORPUS_NAMES = {
 }
 
 
-class Comparison(NamedTuple):
+class Contest(NamedTuple):
     """Two selectors whose texts are compared; the setting as JSON."""
 
     setting: str
@@ -87,7 +87,7 @@ class Texts:
             ({**row, "setting_json": json.dumps(row["setting"], sort_keys=True)} for row in rows),
             "setting_json", "selector", "equal", "n",
         )  # fmt: skip
-        self.pairs: Callable[[Comparison], list[Pair]] = cache(self._pairs)
+        self.pairs: Callable[[Contest], list[Pair]] = cache(self._pairs)
         self._prompted = cache(
             lambda setting, replicate: prompted(
                 pool_of(self.options(setting), replicate).test, self.options(setting)
@@ -98,7 +98,7 @@ class Texts:
         """Of one setting."""
         return replace(self._options, **json.loads(setting), grid={})
 
-    def corpus(self, comparison: Comparison, name: str | None) -> str:
+    def corpus(self, comparison: Contest, name: str | None) -> str:
         """Its name in a judge's prompt."""
         corpus = self.options(comparison.setting).corpus
         name = name or CORPUS_NAMES.get(corpus)
@@ -108,16 +108,16 @@ class Texts:
             )
         return name
 
-    def comparisons(self, against: Sequence[str]) -> list[Comparison]:
+    def comparisons(self, against: Sequence[str]) -> list[Contest]:
         """Every selector with each of these, wherever both wrote."""
         return [
-            Comparison(setting, name, other, equal, n)
+            Contest(setting, name, other, equal, n)
             for setting, name, equal, n in self._rows
             for other in against
             if name not in ("uniform", other) and (setting, other, equal, n) in self._rows
         ]
 
-    def _pairs(self, comparison: Comparison) -> list[Pair]:
+    def _pairs(self, comparison: Contest) -> list[Pair]:
         """Continuations of the same prompts in all replicates that both have."""
         setting, name, other, equal, n = comparison
         own, base = (
@@ -160,11 +160,11 @@ class Texts:
         }
 
 
-def comparison_of(entry: Row) -> Comparison:
+def comparison_of(entry: Row) -> Contest:
     """Of a kept entry."""
     setting = json.dumps(entry.get("setting", {}), sort_keys=True)
     against = entry.get("against", "uniform")
-    return Comparison(setting, entry["selector"], against, entry["equal"], entry["n"])
+    return Contest(setting, entry["selector"], against, entry["equal"], entry["n"])
 
 
 def digest(pairs: list[Pair]) -> str:

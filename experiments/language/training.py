@@ -27,7 +27,7 @@ UNSTEADY = 0.1  # nats a token that a training's held-out loss is above its cell
 SEEDS_APART = 1 << 24  # of a cell's trainings
 
 
-class Fit(NamedTuple):
+class CellFit(NamedTuple):
     """One training of a cell, validated.
 
     Attributes:
@@ -162,7 +162,7 @@ def _fits(
     choices: Sequence[Chosen],
     jobs: list[tuple[int, float]],
     seed: int,
-) -> Iterator[Fit]:
+) -> Iterator[CellFit]:
     """A training of each (choice, rate), as they are finished."""
     head = prepared.head
     if head is not None:
@@ -177,7 +177,7 @@ def _fits(
                 chosen.weights,
             )
             test = functools.partial(nll, theta, head.test)
-            yield Fit(k, rate, _kept(losses), nll(theta, head.validation), test)
+            yield CellFit(k, rate, _kept(losses), nll(theta, head.validation), test)
         return
     length = max(128, -(-(options.max_length - 1) // 64) * 64)
     together = TrainOptions(
@@ -206,7 +206,7 @@ def _fits(
         ),
     )
     for place, tuned, losses in trained:
-        fit = Fit(*jobs[place], _kept(losses))
+        fit = CellFit(*jobs[place], _kept(losses))
         if tuned is not None:
             fit = fit._replace(
                 validation_T=token_losses(tuned, prepared.validation),
@@ -220,7 +220,7 @@ def _kept(losses: Sequence[float] | np.ndarray) -> list[float]:
     return [round(float(x), 4) for x in losses]
 
 
-def _validation_nll(prepared: Prepared, fit: Fit) -> float:
+def _validation_nll(prepared: Prepared, fit: CellFit) -> float:
     """Infinite where it diverged."""
     if fit.validation_T is None:
         return math.inf
@@ -228,7 +228,7 @@ def _validation_nll(prepared: Prepared, fit: Fit) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def _tested(fit: Fit) -> Tested:
+def _tested(fit: CellFit) -> Tested:
     if fit.validation_T is None:
         return Tested(fit.losses, np.empty(0), np.empty(0))
     return Tested(fit.losses, fit.validation_T, fit.test())

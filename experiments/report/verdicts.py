@@ -9,14 +9,14 @@ HOLDS, BY_LENGTH, NOT, NOT_SHOWN = "holds", "only by length", "not", "not shown"
 Points = dict[str, Estimate]  # where: difference to the opponent, below zero where it is better
 
 
-class Told(NamedTuple):
+class Differing(NamedTuple):
     """Where the difference is below zero, and where above, after Holm's correction."""
 
     better: list[str]
     worse: list[str]
 
 
-def told(points: Points) -> Told:
+def told(points: Points) -> Differing:
     """Which of these differences are told apart from zero, together at 5%."""
     differing = [
         (where, e.mean)
@@ -25,7 +25,9 @@ def told(points: Points) -> Told:
         )
         if apart
     ]
-    return Told([w for w, mean in differing if mean < 0], [w for w, mean in differing if mean > 0])
+    return Differing(
+        [w for w, mean in differing if mean < 0], [w for w, mean in differing if mean > 0]
+    )
 
 
 def beats(tokens: Points, examples: Points | None = None) -> str:

@@ -23,6 +23,7 @@ from fisher_jax.command.compiled import keep_compiled
 from fisher_jax.command.errors import is_told, tell
 from fisher_jax.command.interruption import INTERRUPTED, leave
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.locks import only_writer
 from fisher_jax.util.memory import check_address_space
 from fisher_jax.util.platforms import check_platform
 
@@ -164,9 +165,10 @@ def log_to_wandb(
 def _run(
     options: Any, folder: Path, run: Callable[[Any, Path], list[Row]], draw: Draw
 ) -> list[Row]:
-    """Rows of the run, and their figures."""
-    rows = run(options, folder)
-    draw(rows, folder)
+    """Rows of the run, and their figures; no other run writes there meanwhile."""
+    with only_writer(folder / RESULTS):
+        rows = run(options, folder)
+        draw(rows, folder)
     print(f"{folder / RESULTS}: {len(rows):,} rows, figures beside it", file=sys.stderr)
     return rows
 

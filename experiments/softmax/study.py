@@ -115,7 +115,7 @@ class Problem(NamedTuple):
     held_out: tuple[Float[np.ndarray, "H D"], Int[np.ndarray, "H"]] | None = None
 
 
-class Choice(NamedTuple):
+class Pick(NamedTuple):
     """The rows that a selector chose for one budget, and their weights in the fit."""
 
     selector: str
@@ -133,7 +133,7 @@ def study(
     label = " ".join(f"{k}={v}" for k, v in setting.items()) or options.name
     total = options.replicates * len(options.selectors)
 
-    def select_all(replicate: int) -> tuple[Problem, list[Choice]]:
+    def select_all(replicate: int) -> tuple[Problem, list[Pick]]:
         problem, chosen = make_problem(options, replicate), []
         for name in options.selectors:
             chosen += _choices(problem, name, options, replicate)
@@ -168,7 +168,7 @@ def study(
     return rows
 
 
-def _choices(problem: Problem, name: str, options: Any, replicate: int) -> list[Choice]:
+def _choices(problem: Problem, name: str, options: Any, replicate: int) -> list[Pick]:
     emb, choices = problem.emb, []
     for equal, budgets in budgets_of(emb, options.budgets).items():
         # n examples are the first n of more; of tokens no budget's rows are those of another,
@@ -185,7 +185,7 @@ def _choices(problem: Problem, name: str, options: Any, replicate: int) -> list[
                 rows, weights = rank(problem, name, budget, options, replicate), None
             if weights is None or name == "fisher_random_unweighted":
                 weights = np.ones(len(rows))
-            choices.append(Choice(name, equal, n, replicate, rows, weights))
+            choices.append(Pick(name, equal, n, replicate, rows, weights))
     return choices
 
 
@@ -236,7 +236,7 @@ def _seed(options: Any, replicate: int) -> int:
 
 def fit_all(
     problems: Sequence[Problem],
-    choices: list[Choice],
+    choices: list[Pick],
     options: Any,
     label: str,
 ) -> list[dict[str, float]]:

@@ -61,9 +61,10 @@ def _text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
                 )
             if word in words:
                 try:
-                    yield word, np.array(values, np.float32)
+                    vector = np.array(values, np.float32)
                 except ValueError:
                     raise UserError(f"{path}, line {number}: not a number") from None
+                yield word, _finite(vector, f"{path}, line {number}")
 
 
 def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -72,6 +73,8 @@ def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             count, width = map(int, file.readline().split())
         except ValueError:
             raise UserError(f"{path}: word2vec's binary files begin with COUNT WIDTH") from None
+        if min(count, width) < 1 or 4 * count * width > path.stat().st_size:
+            raise UserError(f"{path}: {count} vectors of {width} numbers don't fit into it")
         for number in range(count):
             word = bytearray()
             while (byte := file.read(1)) not in (b" ", b""):
@@ -79,4 +82,12 @@ def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             data = file.read(4 * width)
             if len(data) < 4 * width:
                 raise UserError(f"{path}: cut off in vector {number + 1} of {count}")
-            yield word.decode("utf-8", "replace").strip(), np.frombuffer(data, "<f4")
+            vector = np.frombuffer(data, "<f4")
+            where = f"{path}, vector {number + 1}"
+            yield word.decode("utf-8", "replace").strip(), _finite(vector, where)
+
+
+def _finite(vector: np.ndarray, where: str) -> np.ndarray:
+    if not np.isfinite(vector).all():
+        raise UserError(f"{where}: not a finite number")
+    return vector

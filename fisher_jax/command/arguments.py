@@ -295,6 +295,14 @@ def _add_text(p: argparse.ArgumentParser) -> None:
 def _add_design(p: argparse.ArgumentParser) -> None:
     design = p.add_argument_group("design")
     design.add_argument(
+        "--devices",
+        metavar="N",
+        type=int,
+        default=default_of("devices"),
+        help="GPUs or TPU cores of this machine over which the pool is divided, for one that is "
+        "larger than one of them: the same choice (default: %(default)s)",
+    )
+    design.add_argument(
         "--selector",
         metavar="NAME",
         type=selector,

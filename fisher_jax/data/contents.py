@@ -76,7 +76,7 @@ class Lines:
         return table_of(self.records(range(len(self))), without).take(pa.array(rows, pa.int64()))
 
 
-class Texts(Lines):
+class TextLines(Lines):
     """Lines of plain text, each a row with the column `text`."""
 
     def records(self, rows: Sequence[int], only: str | None = None) -> list[dict[str, Any]]:

@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from fisher_jax.data.contents import AS_WRITTEN, Content, Lines, Table, Texts, parsed, past_space
+from fisher_jax.data.contents import (
+    AS_WRITTEN,
+    Content,
+    Lines,
+    Table,
+    TextLines,
+    parsed,
+    past_space,
+)
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.places import Source
 from fisher_jax.data.rows import Rows
@@ -100,7 +108,7 @@ class PlainText:
 
     suffixes = (".txt", ".text")
 
-    def read(self, source: Source, rows: Rows) -> Texts:
+    def read(self, source: Source, rows: Rows) -> TextLines:
         """See `Format`."""
         if rows.columns.named:
             raise PoolError(
@@ -113,7 +121,7 @@ class PlainText:
             for number, line in enumerate(_lines(source, rows), start=1)
             if rows.add({"text": line}, number)
         ]
-        return Texts(source.name, [line for _, line in lines], [number for number, _ in lines])
+        return TextLines(source.name, [line for _, line in lines], [number for number, _ in lines])
 
 
 class Parquet:

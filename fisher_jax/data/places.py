@@ -10,6 +10,7 @@ import io
 import lzma
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Source:
             return self._bytes
         try:
             return _UNPACK[packed](self._bytes)
-        except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
             raise PoolError(
                 f"{self.name} can't be unpacked ({one_line(error)}): get it anew"
             ) from None

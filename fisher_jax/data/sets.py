@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from fisher_jax.data.contents import Table
 from fisher_jax.data.example import PoolError
 from fisher_jax.data.formats import of_table
@@ -81,7 +83,11 @@ def is_set(rows: Any) -> bool:
 
 def of_set(name: str, found: Any, rows: Rows) -> Table:
     """The rows of a `datasets.Dataset` in its order, see `formats.of_table`."""
-    table = found.with_format("arrow")[:]
+    try:
+        table = found.with_format("arrow")[:]
+        table.validate(full=True)  # or a damaged file ends the process
+    except pa.ArrowException as error:
+        raise PoolError(f"{name} is damaged ({one_line(error)}): save it anew") from None
     return of_table(name, table.replace_schema_metadata(found.data.schema.metadata), rows)
 
 

@@ -29,7 +29,7 @@ class Shapes(NamedTuple):
         return self.batches[0].blocks
 
 
-class Pool(NamedTuple):
+class DevicePool(NamedTuple):
     """Examples sorted by length; `original` is their place in the pool that was given.
 
     A choice spends `cost` of the budget and of its group's room; the largest `key` is chosen: the
@@ -62,7 +62,7 @@ def make_pool(
     mesh: Mesh | None = None,
     dtype: DTypeLike | None = None,
     kept: DTypeLike | None = None,
-) -> tuple[Pool, Shapes]:
+) -> tuple[DevicePool, Shapes]:
     """The pool on its devices and its shapes; examples longer than D become D rows.
 
     Every example costs 1, gains are divided by 1 and nothing is added to them unless told
@@ -96,7 +96,7 @@ def make_pool(
         short = whole.as_dtype(dtype).at_most_dim_rows()
         start = short.offsets[:-1][order].astype(np.int32)
         columns = (short.tokens.astype(kept, copy=False), start, *columns)
-        pool = Pool._make(jax.device_put(x, may_alias=True) for x in columns)
+        pool = DevicePool._make(jax.device_put(x, may_alias=True) for x in columns)
         return pool, Shapes(batches(lengths, emb.dim), steps)
     size = 1 + max(int(lengths[k :: mesh.size].sum()) for k in range(mesh.size))
     columns = _divided(*columns, size, mesh.size)
@@ -119,7 +119,7 @@ def make_pool(
     ]
     tokens = jax.make_array_from_single_device_arrays(shape, place, parts)
     others = (jax.make_array_from_callback(x.shape, place, x.__getitem__) for x in columns)
-    return Pool(tokens, *others), Shapes(batches(longest, emb.dim), steps, mesh)
+    return DevicePool(tokens, *others), Shapes(batches(longest, emb.dim), steps, mesh)
 
 
 def _divided(
@@ -157,7 +157,7 @@ def first_room(budget: Budget) -> Room:
     return Room(jnp.asarray(total, costs.dtype), jnp.asarray(budget.rooms[1], costs.dtype))
 
 
-def is_open(pool: Pool, taken: Bool[Array, "N"], room: Room) -> Bool[Array, "N"]:
+def is_open(pool: DevicePool, taken: Bool[Array, "N"], room: Room) -> Bool[Array, "N"]:
     """Examples that are not chosen yet and that the rest of the budget pays for."""
     return ~taken & (pool.cost <= room.all) & (pool.cost <= room.groups[pool.group])
 
@@ -167,12 +167,12 @@ def spend(room: Room, cost: Num[Array, ""], group: Int[Array, ""]) -> Room:
     return Room(room.all - cost, room.groups.at[group].add(-cost))
 
 
-def keys(pool: Pool, gains: Float[Array, "N"]) -> Float[Array, "N"]:
+def keys(pool: DevicePool, gains: Float[Array, "N"]) -> Float[Array, "N"]:
     """What a choice maximises. It falls as gains do, so that of an old gain it is a bound."""
     return (gains + pool.bonus) / pool.per
 
 
-def padded_rows(pool: Pool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
+def padded_rows(pool: DevicePool, positions: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
     """The embeddings of some examples, padded with rows of zeros to `length`."""
     offset = jnp.arange(length)[None]
     rows = pool.start[positions][:, None] + offset

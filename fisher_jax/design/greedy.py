@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from fisher_jax.design.candidates import Batch, batch_gains
 from fisher_jax.design.device_pool import (
-    Pool,
+    DevicePool,
     Room,
     Shapes,
     is_open,
@@ -67,11 +67,11 @@ def first_root(dim: int, ridge: float, dtype: DTypeLike) -> Float[Array, "D D"]:
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
-def start(pool: Pool, root: Float[Array, "D D"], room: Room, shapes: Shapes) -> State:
+def start(pool: DevicePool, root: Float[Array, "D D"], room: Room, shapes: Shapes) -> State:
     """Nothing chosen, every example's gain evaluated; `root` as `first_root` gives it."""
     n_all = len(pool.start)
 
-    def begin(pool: Pool, root: Array) -> State:
+    def begin(pool: DevicePool, root: Array) -> State:
         n, dtype = len(pool.start), pool.per.dtype
         return State(
             root=root,
@@ -89,11 +89,11 @@ def start(pool: Pool, root: Float[Array, "D D"], room: Room, shapes: Shapes) -> 
 
 
 @functools.partial(jax.jit, static_argnames=("shapes", "method"))
-def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Method) -> State:
+def advance(pool: DevicePool, state: State, until: Number, shapes: Shapes, method: Method) -> State:
     """Choose on, without a word to the host, until `until` are chosen or nothing fits."""
     find = _find_lazy if method == "lazy" else _find_naive
 
-    def choose_on(pool: Pool, state: State) -> State:
+    def choose_on(pool: DevicePool, state: State) -> State:
         def body(carry):
             return _choose(pool, *find(pool, carry[0], shapes), shapes)
 
@@ -108,7 +108,7 @@ def advance(pool: Pool, state: State, until: Number, shapes: Shapes, method: Met
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
 def replay(
-    pool: Pool, root: Float[Array, "D D"], positions: Int[Array, "K"], shapes: Shapes
+    pool: DevicePool, root: Float[Array, "D D"], positions: Int[Array, "K"], shapes: Shapes
 ) -> tuple[Float[Array, "D D"], Float[Array, "K"]]:
     """The root after a given sequence (positions in `pool`'s order), and its marginal gains.
 
@@ -152,7 +152,7 @@ def replay_tokens(
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
-def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Array, "N"]:
+def all_gains(pool: DevicePool, root: Float[Array, "..."], shapes: Shapes) -> Float[Array, "N"]:
     """Gains of all examples, in `pool`'s order. A scalar root is that multiple of the identity."""
     gains = jnp.zeros(len(pool.start), pool.per.dtype)
     for batch in shapes.batches:
@@ -174,7 +174,7 @@ def all_gains(pool: Pool, root: Float[Array, "..."], shapes: Shapes) -> Float[Ar
 
 
 def pick(
-    pool: Pool, values: Float[Array, "N"], most: Float[Array, ""]
+    pool: DevicePool, values: Float[Array, "N"], most: Float[Array, ""]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Position and place in the given pool of the example whose key is `most`, the largest.
 
@@ -194,7 +194,7 @@ def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[...,
     divided = ("bounds", "stamp", "taken", "evaluated")
     state = State._make(part if name in divided else whole for name in State._fields)
 
-    def run(pool: Pool, other: Any) -> State:
+    def run(pool: DevicePool, other: Any) -> State:
         mapped = jax.shard_map(
             function,
             mesh=shapes.mesh,
@@ -207,7 +207,7 @@ def _on_devices(function: Callable[..., State], shapes: Shapes) -> Callable[...,
     return run
 
 
-def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
+def _find_naive(pool: DevicePool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
     """Algorithm 1: evaluate every candidate, if there is one."""
     is_candidate = is_open(pool, state.taken, state.room)
 
@@ -219,7 +219,7 @@ def _find_naive(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[
     return state, jnp.where(is_candidate, keys(pool, state.bounds), -jnp.inf)
 
 
-def _find_lazy(pool: Pool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
+def _find_lazy(pool: DevicePool, state: State, shapes: Shapes) -> tuple[State, Float[Array, "N"]]:
     """Algorithm 2: gains only fall, so an old gain is a bound; evaluate while one is in reach.
 
     Candidates are evaluated a batch at a time, those of the highest bounds first, while one is in
@@ -293,7 +293,7 @@ class _Best(NamedTuple):
 
 
 def _choose(
-    pool: Pool, state: State, values: Float[Array, "N"], shapes: Shapes
+    pool: DevicePool, state: State, values: Float[Array, "N"], shapes: Shapes
 ) -> tuple[State, Bool[Array, ""]]:
     """The example of the largest key joins the chosen ones, if there is one; is there?"""
     axis = None if shapes.mesh is None else shapes.mesh.axis_names[0]
@@ -346,7 +346,7 @@ def _best_of_all(
     )
 
 
-def _row_of(pool: Pool, position: Int[Array, ""]) -> Callable[[int], Float[Array, "M D"]]:
+def _row_of(pool: DevicePool, position: Int[Array, ""]) -> Callable[[int], Float[Array, "M D"]]:
     """The tokens of an example, padded to a length."""
     return lambda length: padded_rows(pool, position[None], length)[0]
 

@@ -12,7 +12,7 @@ from fisher_jax.design import greedy
 from fisher_jax.design.buckets import Bucket, bucketed, worth
 from fisher_jax.design.budget import Budget, Ranking
 from fisher_jax.design.device_pool import (
-    Pool,
+    DevicePool,
     Room,
     first_room,
     is_open,
@@ -137,7 +137,7 @@ def _is_small(bucket: Bucket) -> bool:
     return bucket.length <= UNROLLED
 
 
-def _padded(bucket: Bucket, pool: Pool, values: Float[Array, "T K"]) -> Array:
+def _padded(bucket: Bucket, pool: DevicePool, values: Float[Array, "T K"]) -> Array:
     """What belongs to each row of a bucket, zeros where it is shorter: (B, M, K) or (M, K, B)."""
     positions = jnp.arange(bucket.start, bucket.stop)
     padded_BxMxK = padded_rows(pool._replace(tokens=values), positions, bucket.length)
@@ -157,7 +157,7 @@ def _transposed(bucket: Bucket, a: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("buckets",))
 def _fresh(
-    pool: Pool, root: Array, sigma: Array, buckets: tuple[Bucket, ...]
+    pool: DevicePool, root: Array, sigma: Array, buckets: tuple[Bucket, ...]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """The Gram matrices of all rows from the root alone, a batch of rows at a time."""
     inner_DxD = matmul(root.T, matmul(sigma, root))
@@ -180,7 +180,7 @@ def _fresh(
 
 @functools.partial(jax.jit, static_argnames=("buckets",))
 def _advance(
-    pool: Pool, state: VarianceState, sigma: Array, until: Number, buckets: tuple[Bucket, ...]
+    pool: DevicePool, state: VarianceState, sigma: Array, until: Number, buckets: tuple[Bucket, ...]
 ) -> VarianceState:
     longest = max(b.length for b in buckets)
 
@@ -210,7 +210,7 @@ def _advance(
 
 
 def _add(
-    pool: Pool, state: VarianceState, sigma: Array, x_MxD: Array, buckets: tuple[Bucket, ...]
+    pool: DevicePool, state: VarianceState, sigma: Array, x_MxD: Array, buckets: tuple[Bucket, ...]
 ) -> VarianceState:
     """Tokens X join V. With U and E below, `A' = A - U U^T` and
     `A' Sigma A' = A Sigma A - U E^T - E U^T`."""

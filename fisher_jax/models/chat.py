@@ -12,7 +12,7 @@ from fisher_jax.util.prefix import common
 _MARKS = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
-class Written(NamedTuple):
+class WrittenChat(NamedTuple):
     """A chat as text.
 
     Attributes:
@@ -26,7 +26,7 @@ class Written(NamedTuple):
     ends: bool
 
 
-def written(model: LanguageModel, chat: Example, where: str) -> Written:
+def written(model: LanguageModel, chat: Example, where: str) -> WrittenChat:
     """A chat by the model's template.
 
     Of a prompt and a completion the completion is learnt, which begins where the template starts an
@@ -46,7 +46,7 @@ def written(model: LanguageModel, chat: Example, where: str) -> Written:
             "write the rows as text, or name columns by `prompt_column` and `completion_column`"
         )
     if not chat.completion or not chat.messages:
-        return Written("", [], True)
+        return WrittenChat("", [], True)
     try:
         return _Chat(model, chat).written()
     except ModelError as error:
@@ -102,7 +102,7 @@ class _Chat:
         if not better:
             self.messages, self.whole = texts, whole
 
-    def written(self) -> Written:
+    def written(self) -> WrittenChat:
         """See `written`."""
         for k in self.learnt:
             for word in _says(self.messages[k]):
@@ -112,14 +112,14 @@ class _Chat:
                         "template does, or take another model"
                     )
         if not self.learnt:
-            return Written(self.whole, [(0, len(self.whole))], True)
+            return WrittenChat(self.whole, [(0, len(self.whole))], True)
         if self.has_prompt:
             spans = [(self._begin(self.first), len(self.whole))]
         else:
             spans = self._marked() or self._located()
         *_, last = ["", *_says(self.messages[-1])]
         closing = self.whole[self.whole.rfind(last) + len(last) :]
-        return Written(self.whole, spans, bool(closing.strip()))
+        return WrittenChat(self.whole, spans, bool(closing.strip()))
 
     def _marked(self) -> list[tuple[int, int]]:
         """Spans that the template marks itself."""

@@ -14,7 +14,7 @@ from fisher_jax.pipeline.sources import facts_of, notes_of, read_rows
 from fisher_jax.util.excerpt import counted
 
 
-class Kept(NamedTuple):
+class Originals(NamedTuple):
     """Rows of a pool that may be chosen.
 
     Attributes:
@@ -30,7 +30,7 @@ class Kept(NamedTuple):
 
 def without_copies(
     request: Request, n_rows: int, file: PoolFile | None, emb: TokenEmbeddings | None, clock: Clock
-) -> Kept:
+) -> Originals:
     """What is left without copies, as the request tells them: by texts, or by mean embeddings.
 
     Raises:
@@ -52,7 +52,7 @@ def without_copies(
     facts = {"dropped_copies": n_rows - len(at)} | facts_of("exclude", other)
     kind = "near" if copies == "near" else "exact"
     notes = notes_of(other) + _notes(kind, n_rows - n_unique, other, copies in ("exact", "near"))
-    return Kept(at, notes + _notes("semantic", n_unique - len(at)), facts)
+    return Originals(at, notes + _notes("semantic", n_unique - len(at)), facts)
 
 
 def _notes(

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from fisher_jax.pipeline.request import SOURCES, Request, names_of, path_of
 from fisher_jax.report import FILES
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.files import (
+    check_room,
     nearest_folder,
     remove_leftovers,
     replacing,
@@ -133,12 +133,8 @@ class Output:
                 size = sum(len(line.encode()) for line in lines) / 2
             needed += int(size / len(sample) * len(file) * share)
         for path in (self.out, self.report_dir):
-            folder = nearest_folder(path.parent)
-            if (free := shutil.disk_usage(folder).free) < needed:
-                raise UserError(
-                    f"{path} and its report need at least {needed / 1e6:.1f} MB, and "
-                    f"{free / 1e6:.1f} MB are free in {folder}: make room or name another place"
-                )
+            remedy = "make room or name another place"
+            check_room(path.parent, needed, f"{path} and its report", remedy)
 
     def check_earlier(self) -> None:
         """Refuse to replace what is there, unless that was asked for.

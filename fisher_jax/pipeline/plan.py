@@ -103,9 +103,12 @@ def plan(
     width = 2 if request.dtype == "bfloat16" else 4
     memory = 4 * tokens * (dim + 1.5 * selected_dim) + width * n_parameters + 2**30
     there, tokens_to_learn = physical_memory(), int(costs.sum())
-    streams = has_cache and (memory > there or not fits(lengths, selected_dim))
+    fit = fits(lengths, selected_dim, n_devices=request.devices)
+    streams = has_cache and (memory > there or not fit)
     all_stream = all(SELECTORS[name].streams for name in request.asked)
     if streams and all_stream and request.initial is None and not request.certify:
+        if request.devices > 1:  # which hold it, whatever this machine does
+            check_fits(lengths, selected_dim, n_devices=request.devices)
         memory = width * n_parameters + 2.0**31
         return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds, streams=True)
     if memory > there:
@@ -119,7 +122,7 @@ def plan(
             f"{counted(tokens, 'token')} of width {dim} need about {memory / 2**30:.1f} GiB, this "
             f"machine has {there / 2**30:.1f} GiB: {remedy}"
         )
-    check_fits(lengths, selected_dim)
+    check_fits(lengths, selected_dim, n_devices=request.devices)
     return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds)
 
 

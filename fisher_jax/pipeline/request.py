@@ -102,6 +102,8 @@ class Request:
         ridge: V = R I before the first choice.
         normalize: divide embeddings by their root mean squared norm, or each by its own.
         center: subtract the pool's mean embedding.
+        devices: over which the pool of a selection by FisherSFT is divided, for one that is larger
+            than one device or takes long; the ranking is that of one.
         project_dim: select by a random projection of the embeddings to so many dimensions, see
             `fisher_jax.design.projection`; gains are those of what it projects to.
         certify: tell which share of the best f the selection has at least, see
@@ -154,6 +156,7 @@ class Request:
     normalize: Literal["rms", "unit", "none"] = "rms"
     center: bool = False
     project_dim: int | None = None
+    devices: int = 1
     certify: bool = False
     seed: int = 0
 
@@ -170,7 +173,7 @@ class Request:
         check_ridge(self.ridge, "`ridge`")
         if self.ridge < LEAST_RIDGE and self.normalize != "none":
             raise UserError(f"`ridge` must be at least {LEAST_RIDGE:g}, got {self.ridge}")
-        for name in ("batch_tokens", "project_dim"):
+        for name in ("batch_tokens", "project_dim", "devices"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         check_seed(self.seed, "`seed`")
@@ -258,6 +261,11 @@ class Request:
             if name in self.asked[:i]:
                 raise UserError(f"`compare={name}` chooses already: name every other rule once")
             self._check_rule("compare" if i else "selector", SELECTORS[name])
+        if self.devices > 1 and not self.rule.divides:
+            raise UserError(
+                f"`selector={self.rule.name}` divides no pool over `devices`: leave them out, or "
+                f"take one of {_names('divides')}"
+            )
         targets = _READY["targets"] if self.model is None else "targets"
         is_targeted = any(SELECTORS[name].targeted for name in self.asked)
         if getattr(self, targets) is not None and not is_targeted:

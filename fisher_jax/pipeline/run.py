@@ -3,7 +3,9 @@
 import math
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from fisher_jax.design import Budget, Selection, certify, draw_fisher, evaluate
 from fisher_jax.pipeline.choice import Choice
@@ -52,6 +54,7 @@ def prepare(request: Request, clock: Clock) -> TextPool | ReadyPool:
         UserError: what `choose` refuses.
     """
     check_platform()
+    _mesh(request)
     check_part(request)
     return read_ready(request, clock) if request.model is None else read_text(request, clock)
 
@@ -94,6 +97,21 @@ def _quality(request: Request, pool: EmbeddedPool) -> dict[str, Any]:
     if pool.values.quality is None:
         return {}
     return {"quality": pool.values.quality, "quality_weight": request.quality_weight}
+
+
+def _mesh(request: Request) -> Mesh | None:
+    """The devices over which a pool is divided, of all processes; None for one alone.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if request.devices == 1:
+        return None
+    if (there := jax.device_count()) < request.devices:
+        raise UserError(
+            f"`devices={request.devices}`: JAX sees {counted(there, 'device')}, ask for as many"
+        )
+    return Mesh(jax.devices()[: request.devices], "pool")
 
 
 def embed_pool(prepared: TextPool, clock: Clock, part: tuple[int, int] = (1, 1)) -> str:
@@ -146,6 +164,8 @@ def _by(
     told = {name: value for name, value in pool.scores.items() if name in rule.takes}
     if rule.weighs:
         told |= _quality(request, pool)
+    if rule.divides:
+        told["mesh"] = _mesh(request)
     terms = {"ridge": request.ridge, "seed": request.seed, "on_progress": show}
     if rule.adds or pool.added is pool.emb:
         return rule(pool.added, **pool.budget, **terms, **told)

@@ -23,7 +23,7 @@ class Line(NamedTuple):
     text: str = ""
 
 
-class Table(NamedTuple):
+class ReportTable(NamedTuple):
     """A table whose first column is a name, and all others numbers.
 
     Attributes:
@@ -39,7 +39,7 @@ class Table(NamedTuple):
     about: str = ""
 
 
-def compared(subject: Subject, comparison: Comparison) -> Table:
+def compared(subject: Subject, comparison: Comparison) -> ReportTable:
     """The selection, uniform draws and the other rules' choices, a line each."""
     judged = comparison.judged
     head = ["rule", "rows", "tokens", "tokens a row", "log det (nats)", "also chosen here"]
@@ -71,10 +71,10 @@ def compared(subject: Subject, comparison: Comparison) -> Table:
     lines += [Line(cells) for cells in uniform]
     lines += [line(name, selection) for name, selection in subject.others.items()]
     about = f"Uniform rows: means of {N_DRAWS} draws."
-    return Table(head, lines, about=about)
+    return ReportTable(head, lines, about=about)
 
 
-def shares(subject: Subject, seen: Map | None) -> list[Table]:
+def shares(subject: Subject, seen: Map | None) -> list[ReportTable]:
     """Of the columns' values and of the clusters: parts of the pool and of the choice."""
     tables = [_of_column(subject, name, values) for name, values in subject.columns.items()]
     if seen is None:
@@ -89,10 +89,10 @@ def shares(subject: Subject, seen: Map | None) -> list[Table]:
     ]
     head = ["cluster", "of the pool", "of the choice"]
     about = "Clusters of the rows' mean embeddings (k-means), the largest first, as on the map."
-    return [*tables, Table(head, lines, "the choice nearest to its centre", about)]
+    return [*tables, ReportTable(head, lines, "the choice nearest to its centre", about)]
 
 
-def _of_column(subject: Subject, name: str, values: Sequence[str]) -> Table:
+def _of_column(subject: Subject, name: str, values: Sequence[str]) -> ReportTable:
     chosen = subject.selection.ranking
     pool, own = Counter(values), Counter(values[i] for i in chosen)
     tokens: Counter[Any] = Counter()
@@ -110,4 +110,4 @@ def _of_column(subject: Subject, name: str, values: Sequence[str]) -> Table:
         )
         for value, count in pool.most_common()
     ]
-    return Table([name, "of the pool", "of the choice", "of its tokens"], lines)
+    return ReportTable([name, "of the pool", "of the choice", "of its tokens"], lines)

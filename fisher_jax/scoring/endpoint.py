@@ -32,7 +32,7 @@ class EndpointError(UserError):
     """An endpoint that can't be asked or a transcript that can't be used; says where and remedy."""
 
 
-class Estimate(NamedTuple):
+class Quote(NamedTuple):
     """What asking will take at most.
 
     Attributes:
@@ -170,9 +170,7 @@ class Endpoint:
                     file.flush()
                 yield records[key]
 
-    def dry_run(
-        self, texts: Sequence[str], price_in: float | int, price_out: float | int
-    ) -> Estimate:
+    def dry_run(self, texts: Sequence[str], price_in: float | int, price_out: float | int) -> Quote:
         """What `records` would send and cost; nothing is sent, and no key or package is needed.
 
         Args:
@@ -297,7 +295,7 @@ def estimate_cost(
     price_in: float | int,
     price_out: float | int,
     tokens_an_answer: int,
-) -> Estimate:
+) -> Quote:
     """`(tokens_in price_in + tokens_out price_out) / 10^6` of asking all texts.
 
     Four characters are taken for a token, since the endpoint's tokenizer is not at hand.
@@ -311,7 +309,7 @@ def estimate_cost(
     tokens_in = sum(-(-len(text) // CHARACTERS_A_TOKEN) for text in texts)
     tokens_out = len(texts) * tokens_an_answer
     cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
-    return Estimate(len(texts), 0, tokens_in, tokens_out, float(cost), next(iter(texts), None))
+    return Quote(len(texts), 0, tokens_in, tokens_out, float(cost), next(iter(texts), None))
 
 
 def read_transcript(path: Path) -> tuple[dict[str, dict[str, Any]], int]:

@@ -1,5 +1,7 @@
 """Selectors that are optimal designs: D-optimal (FisherSFT's) and I-optimal, and their variants."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -26,6 +28,7 @@ from fisher_jax.util.streams import stream
     streams=True,
     adds=True,
     weighs=True,
+    divides=True,
 )
 @rule(
     "most new information by the row: long rows, and noise",
@@ -33,6 +36,7 @@ from fisher_jax.util.streams import stream
     streams=True,
     adds=True,
     weighs=True,
+    divides=True,
 )
 def fisher(
     emb: TokenSource,
@@ -43,6 +47,7 @@ def fisher(
     power: float | int = 1,
     quality: Float[np.ndarray, "N"] | None = None,
     quality_weight: float | int = 1.0,
+    mesh: Any = None,
 ) -> Selection:
     """FisherSFT, D-optimal: the largest information gain at each step (arXiv 2505.14826).
 
@@ -53,11 +58,16 @@ def fisher(
         power: of the cost. Gains grow more slowly than lengths, so 1 prefers short rows and 0 long
             ones.
         quality, quality_weight: nats beside the gain, as in `fisher_jax.select`.
+        mesh: devices over which the pool is divided, as there (its type would import JAX).
     """
     per = budget.divisors(emb, criterion, power)
     bonus = None if quality is None else design.worth_of(len(emb), quality, quality_weight)
     return design.greedily(
-        emb, budget, per, ridge=terms.ridge, bonus=bonus, on_progress=terms.on_progress
+        *(emb, budget, per),
+        ridge=terms.ridge,
+        bonus=bonus,
+        mesh=mesh,
+        on_progress=terms.on_progress,
     )
 
 

@@ -74,6 +74,7 @@ class Rule:
         by_label: it looks at the labels (completions), not at embeddings alone.
         nested: of n examples it takes the first n of those that it takes of more.
         weighs: it takes `quality` (N,) and `quality_weight`, as `select` does.
+        divides: it takes a `mesh`, devices over which the pool is divided, as `select` does.
         grouped: it keeps to caps of groups.
         criterion: what a choice maximises where the rule goes by gains, else None; callers may pass
             another as `criterion`.
@@ -92,6 +93,7 @@ class Rule:
     streams: bool = False
     adds: bool = False
     weighs: bool = False
+    divides: bool = False
     grouped: bool = True
 
     def __post_init__(self) -> None:
@@ -213,6 +215,7 @@ def rule(
     streams: bool = False,
     adds: bool = False,
     weighs: bool = False,
+    divides: bool = False,
     grouped: bool = True,
 ) -> Callable[[AnyFunction], AnyFunction]:
     """Put a function into `SELECTORS`, by its own name or `name`; it stays as it is.
@@ -229,7 +232,7 @@ def rule(
             raise ValueError(f"there are two rules of the name {key!r}: rename one")
         SELECTORS[key] = Rule(
             *(key, function, favours, aim, needs),
-            *(targeted, by_label, nested, criterion, streams, adds, weighs, grouped),
+            *(targeted, by_label, nested, criterion, streams, adds, weighs, divides, grouped),
         )
         return function
 

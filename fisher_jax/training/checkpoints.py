@@ -13,10 +13,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fisher_jax.util.errors import UserError
-from fisher_jax.util.files import remove_leftovers_in, replacing
+from fisher_jax.util.files import check_room, remove_leftovers_in, replacing
 
 _RUN = "run.json"
 _STEPS = "steps"
+_OVERHEAD = 2**20  # bytes of a step's descriptions
 _REMEDY = "name another folder or remove it"
 
 
@@ -90,7 +91,12 @@ class Checkpoints:
         losses: list[float],
         validation: list[tuple[int, float]],
     ) -> None:
-        """Save them as those of a step."""
+        """Save them as those of a step.
+
+        Raises:
+            UserError: the disk has no room.
+        """
+        self._check_room(tree)
         for later in self._unusable:  # orbax takes no step before its newest
             self._manager.delete(later)
         self._unusable = []
@@ -124,7 +130,11 @@ class Checkpoints:
 
         Warns:
             UserWarning: a damaged or lost step, in whose place an earlier one is taken.
+
+        Raises:
+            UserError: the disk has no room for the next one.
         """
+        self._check_room(like)
         found = None
         for step in sorted(self._digests, reverse=True):
             if _digest(self._steps / str(step)) == self._digests[step]:
@@ -141,6 +151,12 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.close()
+
+    def _check_room(self, tree: Any) -> None:
+        """Before orbax writes, whose threads would print tracebacks of their own."""
+        needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+        remedy = "make room, and run again to go on from the last one"
+        check_room(self._folder, needed, f"the next step's files in {self._folder}", remedy)
 
     @property
     def _steps(self) -> Path:

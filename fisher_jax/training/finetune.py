@@ -28,7 +28,7 @@ from fisher_jax.models import (
 )
 from fisher_jax.training.adapters import METHODS, Method, merged, prepare
 from fisher_jax.training.checkpoints import Checkpoints
-from fisher_jax.training.packing import Batch, Batches
+from fisher_jax.training.packing import Batches, TokenBatch
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.platforms import here
 
@@ -249,7 +249,7 @@ def train_step(
     dtype: DTypeLike,
     frozen: nnx.State,
     state: TrainState,
-    batch: Batch,
+    batch: TokenBatch,
     rate: float | Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step of AdamW on a batch's mean NLL, and that loss."""
@@ -259,7 +259,7 @@ def train_step(
 
     total = jnp.maximum(jnp.sum(batch.weights), 1e-9)  # of a step of weights of zero, too
 
-    def loss_of(params, micro: Batch):
+    def loss_of(params, micro: TokenBatch):
         module = nnx.merge(graph, cast(params), cast(frozen))
         attend = packed_rows(micro.segments)  # pyright: ignore
         hidden, _ = module.states(micro.ids, micro.positions, attend, remat=remat)
@@ -357,7 +357,7 @@ def _divided(tree: Any, mesh: Mesh, fsdp: bool) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _spread(batch: Batch, mesh: Mesh) -> Batch:
+def _spread(batch: TokenBatch, mesh: Mesh) -> TokenBatch:
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 

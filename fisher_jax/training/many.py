@@ -32,7 +32,7 @@ from fisher_jax.training.finetune import (
     learning_rates,
     train_step,
 )
-from fisher_jax.training.packing import Batch, Batches
+from fisher_jax.training.packing import Batches, TokenBatch
 from fisher_jax.util.platforms import here, within_memory
 
 
@@ -186,7 +186,7 @@ def _steps(
     dtype: DTypeLike,
     frozen: nnx.State,
     states_C: TrainState,
-    batches_C: Batch,
+    batches_C: TokenBatch,
     rates_C: Float[Array, "C"],
 ) -> tuple[TrainState, Float[Array, "C"]]:
     """A step of every lane; one that is done has a rate of zero, and its parameters stay."""

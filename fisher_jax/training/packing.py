@@ -17,7 +17,7 @@ from fisher_jax.util.platforms import here, within_memory
 from fisher_jax.util.progress import OnProgress
 
 
-class Batch(NamedTuple):
+class TokenBatch(NamedTuple):
     """What one optimiser step is trained on: A micro-batches of B sequences of T positions.
 
     Attributes:
@@ -43,7 +43,7 @@ class Place(NamedTuple):
     begin: int
 
 
-class Batches(Sequence[Batch]):
+class Batches(Sequence[TokenBatch]):
     """Batches of whole rows in given orders, each filled until the next row has no room.
 
     Within a batch a row goes to the first sequence with room (first fit), so the order decides
@@ -78,15 +78,15 @@ class Batches(Sequence[Batch]):
         """Steps in all."""
         return len(self._places)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TokenBatch]:
         """One step's batch after the other."""
         return (self[k] for k in range(len(self)))
 
     @overload
-    def __getitem__(self, index: int) -> Batch: ...
+    def __getitem__(self, index: int) -> TokenBatch: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+    def __getitem__(self, index: slice) -> list[TokenBatch]: ...
+    def __getitem__(self, index: int | slice) -> TokenBatch | list[TokenBatch]:
         """One step's batch, or several."""
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
@@ -215,7 +215,7 @@ def _batch(
     places: list[Place],
     shape: tuple[int, int, int],
     weights: np.ndarray | None,
-) -> Batch:
+) -> TokenBatch:
     flat = (shape[0] * shape[1], shape[2])
     ids, positions, segments, labels = np.zeros((4, *flat), np.int32)
     counts = np.zeros(flat, np.float32)
@@ -225,4 +225,4 @@ def _batch(
         ids[at], labels[at] = tokens[:-1], tokens[1:]
         positions[at], segments[at] = np.arange(len(tokens) - 1), segment
         counts[at] = rows.learnt[i][1:] * (1 if weights is None else weights[i])
-    return Batch(*(x.reshape(shape) for x in (ids, positions, segments, labels, counts)))
+    return TokenBatch(*(x.reshape(shape) for x in (ids, positions, segments, labels, counts)))

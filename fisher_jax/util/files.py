@@ -234,6 +234,26 @@ def room_told(path: Path, written: Path) -> Iterator[None]:
         ) from None
 
 
+def check_room(path: Path, n_bytes: int, what: str, remedy: str) -> None:
+    """Refuse what has no room on the disk of a path.
+
+    Args:
+        path: where it is to be, existing or not.
+        n_bytes: that it needs at least.
+        what: it is, in the plural.
+        remedy: what to do.
+
+    Raises:
+        UserError: fewer bytes are free.
+    """
+    folder = nearest_folder(path)
+    if (free := shutil.disk_usage(folder).free) < n_bytes:
+        raise UserError(
+            f"{what} need at least {n_bytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free in "
+            f"{folder}: {remedy}"
+        )
+
+
 def nearest_folder(path: Path) -> Path:
     """The path itself if it exists, else the nearest one above it that does."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())

@@ -171,8 +171,10 @@ def check_fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int =
     if fits(lengths, dim, n_bytes, n_devices):
         return
     n_tokens = int(np.minimum(lengths, dim).sum())
-    if n_tokens >= 2**31:  # places of tokens are int32
-        raise UserError(f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from")
+    if n_tokens / n_devices >= 2**31:  # places of tokens are int32
+        raise UserError(
+            f"the pool has {n_tokens:,} tokens, at most 2^31 - 1 can be selected from on a device"
+        )
     needed = n_tokens * dim * n_bytes / n_devices
     raise UserError(
         f"the pool's embeddings need {needed / 1e9:.1f} GB on the device, which has "
@@ -185,7 +187,8 @@ def fits(lengths: np.ndarray, dim: int, n_bytes: int = 4, n_devices: int = 1) ->
     """Whether its devices can hold a pool's embeddings, and count them."""
     n_tokens = int(np.minimum(lengths, dim).sum())
     room = _memory() * (1 - 2 * MEMORY_SHARE)
-    return n_tokens < 2**31 and n_tokens * dim * n_bytes / n_devices <= room
+    n_tokens /= n_devices
+    return n_tokens < 2**31 and n_tokens * dim * n_bytes <= room
 
 
 def within_memory(wanted: int, bytes_each: float) -> int:

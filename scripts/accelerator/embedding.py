@@ -12,7 +12,7 @@ import fisher_jax as fj
 from experiments.corpora.corpora import shakespeare
 from fisher_jax.models import load_model
 from fisher_jax.models.embed import hidden_states
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
+from scripts.accelerator.record import Context, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import MAX_TOKENS, clock, median_clock
 from scripts.twins import has_torch, torch_forward, torch_twin
 
@@ -20,7 +20,7 @@ BATCH = 1 << 14  # tokens of a batch whose program `whole` and the real pool of 
 DTYPES = ("float32", "bfloat16")
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage, the most telling first."""
     middle, *others = [128, 256] if job.small else [BATCH, 1 << 16, 1 << 12]
     found = of_batch(middle) | {"whole": lambda: whole(20 * middle // MAX_TOKENS, middle)}

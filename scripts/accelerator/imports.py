@@ -10,14 +10,14 @@ import sys
 import jax
 
 from scripts.accelerator.layout import ROOT
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
+from scripts.accelerator.record import Context, LeftOut, Numbers, Parts
 
 OURS = ("fisher_jax", "experiments", "scripts")
 OPTIONAL = ("torch", "accelerate", "peft", "openai", "datasketch", "wandb")
 STAGE_MODULES = "parity selection embedding training synthetic language".split()
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage."""
     return {"missing": missing, "devices": devices, "modules": modules}
 

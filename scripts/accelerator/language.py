@@ -1,7 +1,7 @@
 """Stage: cells of the language experiment, as many as there is time for."""
 
 from scripts.accelerator.experiment import run
-from scripts.accelerator.record import Job, Numbers, Parts
+from scripts.accelerator.record import Context, Numbers, Parts
 
 MARGIN = 5.0  # seconds for what comes after
 # Compilation is most of the time to the first cell: one rate, one budget, and as many rows for
@@ -18,7 +18,7 @@ PLAIN = {
 }
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage."""
     options = PLAIN | (SMALL | {"replicates": 1} if job.small else SIZES)
     overrides = ["experiment=cpu", *(f"{key}={value}" for key, value in options.items())]

@@ -14,7 +14,7 @@ import numpy as np
 import fisher_jax as fj
 from fisher_jax.design import remaining_gains
 from scripts.accelerator.embedding import BATCH
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts
+from scripts.accelerator.record import Context, LeftOut, Numbers, Parts
 from scripts.accelerator.reference import choices, compared, exact_gains, gain_of, on_cpu
 from scripts.measuring import MAX_TOKENS, real_pool, synthetic_pool
 from scripts.twins import has_torch
@@ -23,7 +23,7 @@ GAINS = 1e-4  # relative, allowed of a gain
 LOGITS = 1e-4  # of the logits' standard deviation
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage."""
     # the shapes of the stage `selection`
     n, dim, lazy, naive = (60, 64, 12, 5) if job.small else (5000, 576, 300, 20)

@@ -17,7 +17,7 @@ class LeftOut(ValueError):  # noqa: N818
     """A part that can't run here, told in a line: something is not installed."""
 
 
-class Job(NamedTuple):
+class Context(NamedTuple):
     """What a stage's parts are told.
 
     Attributes:

@@ -16,7 +16,7 @@ import numpy as np
 
 import fisher_jax as fj
 from fisher_jax.util.platforms import PLATFORMS, here
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
+from scripts.accelerator.record import Context, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import clock, median_clock, synthetic_pool
 
 FACTORS = {5: (1, 1 / 16, 4, 1 / 256), 100: (1 / 16, 4)}  # of the batch's cost, by thousands
@@ -26,7 +26,7 @@ OF_BATCH = "potrf_reset_info"  # in the name of a kernel that runs once a batch 
 LONGEST = 10  # kernels that are told one by one
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage, the most telling ones first."""
     unit = 20 if job.small else 1000  # examples
     dim, wide = (32, 64) if job.small else (576, 2048)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from scripts.accelerator.layout import facts_of_pack, pack_folder
-from scripts.accelerator.record import Job, Record
+from scripts.accelerator.record import Context, Record
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     record.save()
     module = importlib.import_module(f"scripts.accelerator.{args.name}")
     record.save(machine=machine())
-    job = Job(args.small, args.results, lambda: args.until - time.time(), record.keep)
+    job = Context(args.small, args.results, lambda: args.until - time.time(), record.keep)
     record.run(module.parts(job), args.part_limit)
 
 

@@ -1,12 +1,12 @@
 """Stage: the synthetic experiment at the paper's size, whole."""
 
 from scripts.accelerator.experiment import run
-from scripts.accelerator.record import Job, Numbers, Parts
+from scripts.accelerator.record import Context, Numbers, Parts
 
 MARGIN = 3.0  # seconds for what comes after
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage."""
     size = "smoke" if job.small else "paper"
 

@@ -9,7 +9,7 @@ from fisher_jax.models import TokenizedRows
 from fisher_jax.models.generate import generate_ids
 from fisher_jax.training.finetune import TrainOptions, finetune
 from scripts.accelerator.embedding import model_of, torch_device
-from scripts.accelerator.record import Job, LeftOut, Numbers, Parts, compiled
+from scripts.accelerator.record import Context, LeftOut, Numbers, Parts, compiled
 from scripts.measuring import clock
 from scripts.twins import has_torch, torch_continue, torch_step, torch_twin
 
@@ -18,7 +18,7 @@ AT_ONCE = 0.05  # seconds between steps that were told of together
 RANK = 16
 
 
-def parts(job: Job) -> Parts:
+def parts(job: Context) -> Parts:
     """The parts of the stage, the most telling first; peft changes the model, so it is last."""
     shape = (2, 32) if job.small else (64, 128)  # sequences, tokens of one
     middle, *others = [4, 2] if job.small else [256, 1024, 16, 64]  # rows decoded together

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -280,6 +281,28 @@ def test_addresses_are_read():
             assert pool.rows == EXAMPLES and pool.where(0).startswith(address)
         with pytest.raises(PoolError, match=r"there is no file .*/none\.jsonl.*check the address"):
             read_pool(f"{address}/none.jsonl")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if Path(name).suffix in (".gz", ".zst")])
+def test_a_packed_file_that_is_cut_or_damaged_is_told(name, tmp_path):
+    content, path = FILES[name], tmp_path / name
+    middle = len(content) // 2
+    for broken in (content[:-9], content[:middle], content[:middle] + b"####" + content[middle:]):
+        path.write_bytes(broken)
+        with pytest.raises(PoolError, match=re.escape(f"{path} can't be unpacked (")):
+            read_pool(path)
+
+
+def test_a_damaged_saved_set_is_told(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs: pip install -e '.[data]'")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "set")
+    (arrow,) = (tmp_path / "set").glob("*.arrow")
+    content = arrow.read_bytes()
+    ends = np.cumsum([0, *(len(text.encode()) for text in TEXTS)], dtype=np.int32).tobytes()
+    assert content.count(ends) == 1  # where each text ends
+    arrow.write_bytes(content.replace(ends, b"\xff\xff\xff\x7f" * 4))
+    with pytest.raises(PoolError, match=re.escape(f"{tmp_path / 'set'} is damaged (")):
+        read_pool(tmp_path / "set")
 
 
 def test_saved_sets_are_read_and_written(tmp_path):

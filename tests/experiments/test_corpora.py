@@ -13,8 +13,8 @@ import pytest
 
 from experiments.corpora import corpora
 from experiments.corpora.corpora import (
+    CorpusSource,
     Passage,
-    Source,
     play_sentences,
     read_corpus,
     shakespeare,
@@ -221,7 +221,7 @@ def server(tmp_path, monkeypatch):
                 (served / source.file).write_bytes(FILES[source.file])
                 address = f"http://127.0.0.1:{running.server_port}/{source.file}"
                 digest = hashlib.sha256(FILES[source.file]).hexdigest()
-                found.append(Source(source.file, address, digest))
+                found.append(CorpusSource(source.file, address, digest))
             sources[name] = tuple(found)
         monkeypatch.setattr(corpora, "SOURCES", sources)
         monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -15,11 +15,12 @@ from omegaconf import OmegaConf
 
 from experiments.report.figures import draw_all
 from experiments.run.harness import checked, log_to_wandb, reporting
-from experiments.run.results import RESOLVED, Results, read_rows, run_grid, settings
+from experiments.run.results import RESOLVED, RESULTS, Results, read_rows, run_grid, settings
 from experiments.run.sweeps import LONGEST, job_folder, read_sweep
 from experiments.softmax import synthetic, words
 from fisher_jax.design.embeddings import TokenEmbeddings
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.locks import only_writer
 from fisher_jax.util.platforms import here
 from tests.helpers.experiment_options import ROOT, SMALL, base_config, committed, options
 
@@ -193,6 +194,28 @@ def test_the_command_says_so_in_a_line_before_any_work(tmp_path):
     done = command("synthetic", "experiment=smoke", "dim=-1", f"hydra.run.dir={tmp_path / 'x'}")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "dim must be above 0" in done.stderr and not (tmp_path / "x/results.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_is_told_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file/x"
+    for where in ([f"hydra.run.dir={place}"], ["-m", f"hydra.sweep.dir={place}"]):
+        done = command("synthetic", "experiment=smoke", *where)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("experiments.synthetic: error: ")
+        assert str(tmp_path / "file") in done.stderr
+
+
+def test_one_run_at_a_time_writes_a_folder(tmp_path):
+    with only_writer(tmp_path / RESULTS):
+        told = pytest.raises(UserError, match=f"another run is writing {tmp_path / RESULTS}")
+        with told:
+            log_to_wandb("synthetic", options(**SMALL), tmp_path, no_rows, draw_all)
+    assert [*tmp_path.iterdir()] == []
+
+
+def no_rows(options, folder):
+    raise AssertionError("another run has the folder")
 
 
 def test_jobs_of_a_sweep_have_results_and_devices_of_their_own(tmp_path):

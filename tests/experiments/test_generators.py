@@ -135,6 +135,13 @@ def test_word_vectors_of_every_format(tmp_path):
     binary.write_bytes(binary.read_bytes()[:-6])
     with pytest.raises(ValueError, match="cut off in vector 2"):
         read_vectors(str(binary), {"queen"})
+    for width in (-3, 10**6):
+        binary.write_bytes(f"2 {width}\n".encode())
+        with pytest.raises(ValueError, match=f"2 vectors of {width} numbers don't fit into it"):
+            read_vectors(str(binary), {"queen"})
+    word2vec.write_text("queen 1 nan 3\n")
+    with pytest.raises(ValueError, match="line 1: not a finite number"):
+        read_vectors(str(word2vec), {"queen"})
     glove.write_text("king 1 2 3\nqueen 4 5\n")
     with pytest.raises(ValueError, match=r"line 2: a word and 3 numbers"):
         read_vectors(str(glove), {"queen"})

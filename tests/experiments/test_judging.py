@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments.judging import main as judging
 from experiments.judging.judge import JudgeError
-from experiments.judging.texts import Comparison, Texts
+from experiments.judging.texts import Contest, Texts
 from experiments.language.options import Options
 from experiments.language.preparation import pool_of
 from experiments.language.writing import prompts_of
@@ -210,7 +210,7 @@ def test_a_corpus_without_a_name_asks_for_one(written):
     config.corpus = "gsm8k"
     texts = Texts(written)
     texts._options = Options(**OmegaConf.to_object(config))
-    comparison = Comparison("{}", "fisher", "uniform", "tokens", 4)
+    comparison = Contest("{}", "fisher", "uniform", "tokens", 4)
     with pytest.raises(ValueError, match=r"judge of gsm8k .* pass --corpus-name"):
         texts.corpus(comparison, None)
     assert texts.corpus(comparison, "maths") == "maths"
@@ -220,7 +220,7 @@ def test_a_corpus_without_a_name_asks_for_one(written):
 def test_sherlock_is_named_as_in_the_paper(written, corpus):
     texts = Texts(written)
     texts._options = replace(texts._options, corpus=corpus)
-    assert texts.corpus(Comparison("{}", "fisher", "uniform", "tokens", 4), None) == "Sherlock"
+    assert texts.corpus(Contest("{}", "fisher", "uniform", "tokens", 4), None) == "Sherlock"
 
 
 def test_a_run_without_texts_is_refused(tmp_path):

@@ -199,11 +199,11 @@ def test_what_diverges_is_counted_and_never_the_best(monkeypatch):
         for k, rate in jobs:
             training = seed // language_training.SEEDS_APART
             if rate == 3 or training == 2:
-                yield language_training.Fit(k, rate, [2.0])
+                yield language_training.CellFit(k, rate, [2.0])
                 continue
             loss = {1: np.nan, 2: 0.5, 4: 0.7}[rate] + {0: 0.0, 1: 0.09, 3: 0.11}[training]
             losses = [2.0, 1.0]
-            yield language_training.Fit(
+            yield language_training.CellFit(
                 k, rate, losses, np.array([loss]), lambda x=loss: np.array([x])
             )
 

@@ -25,10 +25,10 @@ def fails(trial):
 
 
 def test_a_case_counts_what_it_tried_and_tells_each_fault():
-    result = run_case("c", Case("kind", "name", fails), iter([1.0, 3.5]).__next__)
+    result = run_case("c", Case("kind", "name", fails), 0, iter([1.0, 3.5]).__next__)
     assert result.tried == 2 and result.seconds == 2.5
     assert result.faults[0] == "wrong" and "RuntimeError: worse" in result.faults[1]
-    assert run_case("c", Case("kind", "name", lambda t: None), lambda: 0.0).faults == []
+    assert run_case("c", Case("kind", "name", lambda t: None), 0, lambda: 0.0).faults == []
 
 
 def test_results_are_shown_as_tried_and_failed():
@@ -67,6 +67,9 @@ def test_a_run_goes_on_where_it_was_and_its_exit_code_tells(tmp_path, monkeypatc
     assert [result.name for result in read(path)] == [f"case {k}" for k in range(4)]
     assert run("--full") == 1 and done == [0, 1, 2, 3, 2, 3, 2]  # what failed is tried again
     assert capsys.readouterr().out.endswith("| all |  | 4 | 1 |\n")
+    done.clear()
+    assert run("--full", "--seed", "1") == 1 and done == [0, 1, 2, 3]  # others than those of seed 0
+    assert [result.seed for result in read(path)][-4:] == [1] * 4
     path.unlink()
     done.clear()
     assert run("--full", "--shard", "2/2") == 0 and done == [1, 3]

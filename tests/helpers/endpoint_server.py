@@ -26,12 +26,14 @@ class Handler(BaseHTTPRequestHandler):
         self.server.calls.append((self.path, body))
         status, headers, content = self.server.reply(len(self.server.calls) - 1, body)
         if isinstance(content, dict):
-            headers, content = {"Content-Type": "application/json"} | headers, json.dumps(content)
+            content = json.dumps(content)
+            headers = {"Content-Type": "application/json"} | headers
+        sent = content if isinstance(content, bytes) else content.encode()
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": len(content.encode())}.items():
+        for name, value in {**headers, "Content-Length": len(sent)}.items():
             self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(content.encode())
+        self.wfile.write(sent)
 
     def log_message(self, *args):
         pass

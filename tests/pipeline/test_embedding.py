@@ -1,5 +1,8 @@
 """Rows that a cache has are not embedded again, and what is chosen does not depend on it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from fisher_jax.pipeline import Clock, Request, cache, embedding, plan, prepare
 from fisher_jax.pipeline.run import embed_pool
 from fisher_jax.scoring import inputs
 from tests.helpers.cli import D, K, M, N, page_of, texts, write_rows
+from tests.helpers.compiling import with_devices
 
 
 @pytest.fixture
@@ -196,6 +200,45 @@ def test_a_pool_larger_than_memory_streams(llama, tmp_path, monkeypatch, options
     streamed.write(tmp_path / "b.jsonl")
     a, b = (page_of(tmp_path / f"{name}.jsonl").count("<tr>") for name in "ab")
     assert b == a + 1  # the name of the cache, among the options
+
+
+OF_FOUR_DEVICES = """if True:
+    import sys
+    import numpy as np
+    import fisher_jax as fj
+    from fisher_jax.design import device_pool, selection
+    from fisher_jax.pipeline import embedding, plan
+    from tests.helpers.cli import K, texts
+
+    llama, cache = sys.argv[1:]
+    sizes, make = [], selection.make_pool
+    selection.make_pool = lambda *args: (sizes.append(args[4]), make(*args))[1]
+    plan.physical_memory = lambda: 100.0
+    for budget in ({"n_samples": K}, {"token_budget": 9}):
+        of = {"model": llama, "cache": cache, **budget}
+        one, many = fj.choose(texts(), **of), fj.choose(texts(), **of, devices=4)
+        assert isinstance(many.embeddings, embedding.StoredEmbeddings)
+        assert sizes.pop().size == 4 and not sizes  # one alone streams
+        np.testing.assert_array_equal(many.ranking, one.ranking)
+        np.testing.assert_allclose(many.gains, one.gains, rtol=1e-5)
+    try:
+        fj.choose(texts(), **of, devices=5)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_is_kept_is_divided_over_devices(llama, tmp_path):
+    run = [sys.executable, "-c", OF_FOUR_DEVICES, llama, tmp_path / "c"]
+    done = subprocess.run(run, env=with_devices(4), capture_output=True, text=True, timeout=300)
+    assert "`devices=5`: JAX sees 4 devices" in done.stdout, done.stderr
+
+
+def test_only_some_rules_divide_a_pool(llama):
+    with pytest.raises(ValueError, match="take one of fisher, fisher_per_token"):
+        fj.choose(texts(), model=llama, n_samples=K, selector="uniform", devices=2)
+    with pytest.raises(ValueError, match="`devices` must be at least 1, got 0"):
+        fj.choose(texts(), model=llama, n_samples=K, devices=0)
 
 
 def test_a_rule_that_cannot_stream_is_refused(llama, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from fisher_jax.training.checkpoints import Checkpoints
 from fisher_jax.training.finetune import finetune
+from fisher_jax.util import files
 from fisher_jax.util.errors import UserError
 from tests.helpers.tuning import language_model, nll_by_hand, options, random_rows
 
@@ -150,6 +151,18 @@ def test_a_damaged_run_file_is_told_with_its_path(content, finished, tmp_path):
     (tmp_path / "run.json").unlink()
     with pytest.raises(ValueError, match=f"{tmp_path} holds checkpoints but no run.json"):
         train_in(tmp_path)
+
+
+def test_a_disk_without_room_is_told_before_a_step_is_written(finished, tmp_path, monkeypatch):
+    _, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
+    told = rf"next step's files in {tmp_path} need at least .* MB, and 1.0 MB are free"
+    with pytest.raises(UserError, match=told):
+        train_in(tmp_path)
+    assert sorted(tmp_path.rglob("*")) in (before, sorted({*before, tmp_path / "run.lock"}))
 
 
 def test_one_run_at_a_time_has_a_folder(finished, tmp_path):
