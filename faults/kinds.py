@@ -384,7 +384,7 @@ def word_vectors() -> Kind:
     def read(folder: Path) -> None:
         for name in ("glove.txt", "word2vec.bin"):
             found = read_vectors(str(folder / name), {*words})
-            assert all(np.isfinite(v).all() and v.shape == (4,) for v in found.values()), found
+            assert np.isfinite([*found.values()]).all()  # of one width
 
     return Kind("word vectors", write, ["glove.txt", "word2vec.bin"], read)
 

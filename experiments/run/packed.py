@@ -66,6 +66,7 @@ def unpack(path: Path) -> list[Row]:
     """
     try:
         table = parquet.read_table(path)
+        table.validate(full=True)
         constant, options = json.loads((table.schema.metadata or {})[SETTING])
         table = table.drop_columns(constant)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -98,6 +99,8 @@ def _exact(column: pa.Array) -> pa.Array:
         digits = 5 - np.floor(np.log10(np.abs(x)))
     shift = 10.0 ** np.abs(np.where(np.isfinite(digits), digits, 0))
     decimals = np.where(digits > 0, np.rint(x * shift) / shift, np.rint(x / shift) * shift)
+    far = np.flatnonzero(shift > 1e22)  # a power of ten that is no double
+    decimals[far] = [float(f"{value:.6g}") for value in x[far]]
     return pa.array(decimals, mask=np.asarray(column.is_null()))
 
 

@@ -362,12 +362,12 @@ def _transcript(path: Path) -> Iterator[tuple[dict[str, dict[str, Any]], IO[byte
         ) from None
     try:
         records, end = read_transcript(path)
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        mode = "r+b" if path.exists() else "w+b"
+        with room_told(path, path), path.open(mode) as file:  # closing writes too
             file.truncate(end)
             file.seek(max(0, end - 1))
             if end and file.read(1) != b"\n":
                 file.write(b"\n")
-            with room_told(path, path):
-                yield records, file
+            yield records, file
     finally:
         lock.release()

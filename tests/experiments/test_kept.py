@@ -86,9 +86,15 @@ def test_rows_that_can_not_be_drawn_are_told(changed, message, folder, tmp_path)
 
 def test_a_cut_table_is_told(tmp_path):
     path = tmp_path / "results.parquet"
-    pack([ROW], path, study="x")
-    assert unpack(path) == [ROW]
-    for content in (path.read_bytes()[:-9], b"no table"):
+    rows = [ROW | {"x": x} for x in (0.5, 2.62598e29, 1.2345e-25, -3.4e-38, 0.0)]
+    pack(rows, path, study="x")
+    assert unpack(path) == rows
+    table = parquet.read_table(path)
+    no_text = pa.array([b"\xf0\x80"] * len(rows)).view(pa.string())
+    place = table.column_names.index("selector")
+    parquet.write_table(table.set_column(place, "selector", no_text), path.with_name("no_text"))
+    whole = path.read_bytes()
+    for content in (path.with_name("no_text").read_bytes(), whole[:-9], b"no table"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
             unpack(path)

@@ -135,7 +135,12 @@ def test_missing_shard_is_refused(llama_folder):
     assert_model_error(lambda: load_model(str(llama_folder)), index, "second.safetensors")
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+LONG = json.dumps({"weight_map": {"a": 5000 * "a"}})  # no file system has such a name
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', LONG]
+)
 def test_broken_index_is_refused(llama_folder, content):
     index = shard(llama_folder)
     index.write_text(content)

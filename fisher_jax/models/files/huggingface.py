@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(f"{index} is broken ({one_line(error)}): download it anew") from None
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name
-        if not inside or not (folder / name).is_file():
+        if not inside or not os.path.isfile(folder / name):  # noqa: PTH113, False for any name
             raise ModelError(
                 f"{index} names {name!r}, which is no file of that folder: "
                 "download the missing part"
