@@ -35,6 +35,11 @@ from faults.training import digest, train
 from tests.helpers.cli import K, N, texts, write_embeddings, write_rows
 
 ROUNDS = 40
+GROWING = [  # a pool's name, how it begins, and a row
+    ("pool.jsonl", "", '{{"text": "row {}"}}\n'),
+    ("pool.csv", "text\n", "row {}\n"),
+    ("pool.txt", "", "row {}\n"),
+]
 _WHOLE: dict[str, Undisturbed] = {}
 
 
@@ -176,7 +181,9 @@ def mounted(folder: Path, options: str) -> Iterator[bool]:
 def growing(trial: Trial, folder: Path, k: int) -> None:
     """Rows are appended meanwhile: told, or the manifest has the hash of those that were read."""
     write_embeddings(folder / "emb.safetensors")
-    pool = write_rows(folder / "pool.jsonl", [{"text": f"row {i}"} for i in range(N)])
+    name, head, row = GROWING[k % len(GROWING)]
+    pool = folder / name
+    pool.write_text(head + "".join(row.format(i) for i in range(N)))
     read = pool.read_bytes()
     ends = threading.Event()
 
@@ -184,7 +191,7 @@ def growing(trial: Trial, folder: Path, k: int) -> None:
         ends.wait(0.002 * k)
         while not ends.wait(0.01):
             with pool.open("a") as file:
-                file.write('{"text": "later"}\n')
+                file.write(row.format("later"))
 
     writer = threading.Thread(target=append)
     writer.start()

@@ -25,6 +25,7 @@ SETTINGS = {"temperature": 0, "max_tokens": 16}
 FILTERED = "content_filter"  # the code of a refusal, and what a cut answer's finish_reason says
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _OURS = {"model", "messages", "stream", "n"}
+_SECRET = ("extra_headers", "extra_query")  # may hold a key
 _START = b'{"key": "'  # of every line of a transcript
 
 
@@ -70,7 +71,8 @@ class Endpoint:
         requests_per_minute: no more than so many questions a minute.
         max_retries: of a call.
         timeout: of a call, seconds.
-        settings: further parameters of the call; models that think first may need
+        settings: further parameters of the call, kept with the answers (not the values of extra
+            headers and of an extra query, which may hold a key); models that think first may need
             `{"max_completion_tokens": 2000}`.
 
     Raises:
@@ -279,11 +281,12 @@ class Endpoint:
         )
 
     def _record(self, text: str, answer: str, finish_reason: str | None) -> dict[str, Any]:
+        hidden = {name: "[not kept]" for name in _SECRET if name in self.settings}
         return {
             "answer": answer,
             "finish_reason": finish_reason,
             "model": self.model,
-            "settings": dict(self.settings),
+            "settings": dict(self.settings) | hidden,
             "prompt": text,
             "base_url": self.base_url,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -182,6 +182,17 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_transcript(
     assert KEY not in (tmp_path / "answers.jsonl").read_text()
 
 
+def test_a_key_in_headers_is_sent_and_not_kept(serve, tmp_path):
+    server = serve(shorter)
+    headers = {"Authorization": f"Bearer {KEY}", "X-Key": KEY}
+    settings = {"max_tokens": 16, "extra_headers": headers, "extra_query": {"key": KEY}}
+    judge_pairs(judge(server, tmp_path, settings=settings), PAIRS[:1])
+    assert server.keys == [f"Bearer {KEY}"] * 2 and server.calls[0][0].endswith(f"?key={KEY}")
+    assert KEY not in (tmp_path / "answers.jsonl").read_text()
+    judge_pairs(judge(server, tmp_path, settings=settings), PAIRS[:1])
+    assert len(server.calls) == 2  # what was answered is known again
+
+
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 def test_an_error_that_echoes_the_key_is_told_without_it(serve, tmp_path, monkeypatch, status):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
