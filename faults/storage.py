@@ -35,6 +35,7 @@ from faults.training import digest, train
 from tests.helpers.cli import K, N, texts, write_embeddings, write_rows
 
 ROUNDS = 40
+FREE = [0, 4, 16, 64, 128, 256, 512, 1024, 1060, 1100, 1150, 1200, 1500, 2048]  # kB
 GROWING = [  # a pool's name, how it begins, and a row
     ("pool.jsonl", "", '{{"text": "row {}"}}\n'),
     ("pool.csv", "text\n", "row {}\n"),
@@ -116,14 +117,14 @@ def checkpoints(trial: Trial, folder: Path, work: Path, seed: int) -> None:
 def full_disk(trial: Trial, target: Target, folder: Path, work: Path, k: int) -> None:
     """A disk with some bytes left: told in a line, or enough; with room the program goes on."""
     whole = _whole(target, folder, work / "cache")
-    free = shuffled(k, target.kind).choice([0, 4, 16, 64, 128, 256, 512, 1024])
+    free = shuffled(k, target.kind).choice(FREE)
     fresh(folder)
     with mounted(folder, "size=64m") as is_mounted:
         if not is_mounted:  # nothing is tried
             return
         target.prepare(folder)
         used = shutil.disk_usage(folder).used // 1024
-        resize(folder, f"{used + free}k")
+        resize(folder, f"{max(4, used + free)}k")  # 0 would be no limit
         done = ended(target.argv(folder), work / "cache", folder)
         what = f"{free} kB free"
         is_told = done.told_in_a_line and str(folder) in done.messages

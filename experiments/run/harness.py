@@ -69,10 +69,17 @@ def checked(cfg: DictConfig, schema: type[Config]) -> Config:
 
 @contextlib.contextmanager
 def reporting(command: str) -> Iterator[None]:
-    """What a person can mend is told in a line: exit codes 2, and 130 for Ctrl-C."""
-    try:
+    """`telling`, of work that starts JAX, if this machine and its devices let it."""
+    with telling(command):
         check_address_space()
         check_platform()
+        yield
+
+
+@contextlib.contextmanager
+def telling(command: str) -> Iterator[None]:
+    """What a person can mend is told in a line: exit codes 2, and 130 for Ctrl-C."""
+    try:
         yield
     except BaseException as error:
         if not is_told(error) and not _is_of_wandb(error):

@@ -9,6 +9,7 @@ from typing import Any
 
 from fisher_jax.command.arguments import parser
 from fisher_jax.pipeline.request import OF_MODEL
+from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 
 # of each only one way may be taken; and what goes with one of them
@@ -29,8 +30,8 @@ def arguments_of(argv: Sequence[str], half: str = "") -> argparse.Namespace:
 
     Its options become words of a command line, so that they are checked as such. What is given
     takes the place of its rivals: a budget of any other, a model of embeddings, a selector of
-    itself among those compared. `overwrite` is never taken over, nor a report's folder where OUT is
-    given.
+    itself among those compared, and of devices that it does not use. `overwrite` is never taken
+    over, nor a report's folder where OUT is given.
 
     Raises:
         UserError: arguments that can't be, or a manifest.
@@ -47,6 +48,8 @@ def arguments_of(argv: Sequence[str], half: str = "") -> argparse.Namespace:
             if way & {*given}:
                 rivals = set().union(*(other for other in ways if other is not way))
                 dropped |= rivals.union(*(FOLLOWERS.get(rival, ()) for rival in rivals))
+    if "selector" in given and not SELECTORS[given["selector"]].divides:
+        dropped.add("devices")
     if "out" in given:
         dropped.add("report_dir")
     if isinstance(compared := options.get("compare"), list):

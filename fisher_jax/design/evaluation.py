@@ -23,6 +23,7 @@ from fisher_jax.design.ranking import Selection
 from fisher_jax.design.streaming import Stream
 from fisher_jax.util.checks import check_ridge
 from fisher_jax.util.errors import UserError
+from fisher_jax.util.platforms import fits
 from fisher_jax.util.progress import OnProgress
 
 TOKENS_AT_ONCE = 128  # of a sequence that is only measured
@@ -116,7 +117,7 @@ def remaining_gains(
     order = _checked_ranking(emb, ranking, ridge)
     with _as_needed(emb, ridge) as (emb, dtype):
         root = fresh_root(emb, order, ridge, dtype)
-        if isinstance(emb, TokenEmbeddings):
+        if isinstance(emb, TokenEmbeddings) and fits(emb.lengths, emb.dim, dtype.itemsize):
             pool, shapes = make_pool(emb)
             gains = np.empty(len(emb), dtype)
             gains[np.asarray(pool.original)] = greedy.all_gains(pool, root, shapes)

@@ -18,7 +18,7 @@ from fisher_jax.selectors import SELECTORS
 from fisher_jax.util.errors import UserError
 from fisher_jax.util.excerpt import counted
 from fisher_jax.util.memory import physical_memory
-from fisher_jax.util.platforms import check_fits, fits
+from fisher_jax.util.platforms import check_fits, fits, here
 
 
 class Plan(NamedTuple):
@@ -103,13 +103,15 @@ def plan(
     width = 2 if request.dtype == "bfloat16" else 4
     memory = 4 * tokens * (dim + 1.5 * selected_dim) + width * n_parameters + 2**30
     there, tokens_to_learn = physical_memory(), int(costs.sum())
-    fit = fits(lengths, selected_dim, n_devices=request.devices)
-    streams = has_cache and (memory > there or not fit)
+    divides = all(SELECTORS[name].divides for name in request.asked) and not request.certify
+    n_devices = request.devices if divides else 1  # what else there is to do takes one
+    streams = has_cache and (memory > there or not fits(lengths, selected_dim, n_devices=n_devices))
     all_stream = all(SELECTORS[name].streams for name in request.asked)
     if streams and all_stream and request.initial is None and not request.certify:
-        if request.devices > 1:  # which hold it, whatever this machine does
-            check_fits(lengths, selected_dim, n_devices=request.devices)
         memory = width * n_parameters + 2.0**31
+        if request.devices > 1:
+            check_fits(lengths, selected_dim, n_devices=n_devices)
+            _check_parts(4.0 * tokens * selected_dim, request.devices, there)
         return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds, streams=True)
     if memory > there:
         remedy = "pass a smaller `max_length`, a narrower model or a smaller pool"
@@ -122,8 +124,23 @@ def plan(
             f"{counted(tokens, 'token')} of width {dim} need about {memory / 2**30:.1f} GiB, this "
             f"machine has {there / 2**30:.1f} GiB: {remedy}"
         )
-    check_fits(lengths, selected_dim, n_devices=request.devices)
+    check_fits(lengths, selected_dim, n_devices=n_devices)
     return Plan(rows, tokens_to_learn, total, share, n_passes, memory, seconds)
+
+
+def _check_parts(n_bytes: float, n_devices: int, there: float) -> None:
+    """Refuse a pool of which this machine's memory can't hold one device's part at a time.
+
+    Raises:
+        UserError: with what it needs.
+    """
+    needed = n_bytes if here().name == "cpu" else n_bytes / n_devices  # CPUs share one memory
+    if needed > there:
+        raise UserError(
+            f"a part of the embeddings for each of {n_devices} devices needs "
+            f"{needed / 2**30:.1f} GiB, this machine has {there / 2**30:.1f} GiB: pass more "
+            "`devices`, or one, for which the cache is read as it is needed"
+        )
 
 
 def spending(

@@ -103,13 +103,17 @@ def _mesh(request: Request) -> Mesh | None:
     """The devices over which a pool is divided, of all processes; None for one alone.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are not so many, or none of them is this process's.
     """
     if request.devices == 1:
         return None
     if (there := jax.device_count()) < request.devices:
         raise UserError(
             f"`devices={request.devices}`: JAX sees {counted(there, 'device')}, ask for as many"
+        )
+    if request.devices < there and jax.process_count() > 1:
+        raise UserError(
+            f"`devices={request.devices}`: {jax.process_count()} processes have {there}, pass that"
         )
     return Mesh(jax.devices()[: request.devices], "pool")
 

@@ -96,10 +96,10 @@ class Checkpoints:
         Raises:
             UserError: the disk has no room.
         """
-        self._check_room(tree)
         for later in self._unusable:  # orbax takes no step before its newest
             self._manager.delete(later)
         self._unusable = []
+        self.check_room(tree)
         history = {"losses": losses, "validation": validation}
         try:
             self._manager.save(
@@ -130,11 +130,7 @@ class Checkpoints:
 
         Warns:
             UserWarning: a damaged or lost step, in whose place an earlier one is taken.
-
-        Raises:
-            UserError: the disk has no room for the next one.
         """
-        self._check_room(like)
         found = None
         for step in sorted(self._digests, reverse=True):
             if _digest(self._steps / str(step)) == self._digests[step]:
@@ -148,15 +144,19 @@ class Checkpoints:
         self._unusable = [k for k in self._manager.all_steps() if found is None or k > found]
         return None if found is None else self._read(found, like)
 
-    def close(self) -> None:
-        """Wait for what is being written."""
-        self._manager.close()
+    def check_room(self, tree: Any) -> None:
+        """Refuse to save it where it won't fit; orbax's threads would print tracebacks.
 
-    def _check_room(self, tree: Any) -> None:
-        """Before orbax writes, whose threads would print tracebacks of their own."""
+        Raises:
+            UserError: the disk has no room.
+        """
         needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
         remedy = "make room, and run again to go on from the last one"
         check_room(self._folder, needed, f"the next step's files in {self._folder}", remedy)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.close()
 
     @property
     def _steps(self) -> Path:

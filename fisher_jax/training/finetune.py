@@ -167,6 +167,8 @@ def finetune(
             if restored is not None:
                 losses, validation = restored.losses, restored.validation
                 state, best = restored.tree["state"], restored.tree["best"]
+            if len(losses) < len(batches) and not _exhausted(validation, options.patience):
+                kept.check_room({"state": state, "best": best})
         begun: list[Array] = []  # losses of steps that are not read yet
         in_flight, read_at = here().in_flight, time.monotonic()
 

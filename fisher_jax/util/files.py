@@ -235,11 +235,11 @@ def room_told(path: Path, written: Path) -> Iterator[None]:
 
 
 def check_room(path: Path, n_bytes: int, what: str, remedy: str) -> None:
-    """Refuse what has no room on the disk of a path.
+    """Refuse what has no room on the disk of a path, where that tells its size.
 
     Args:
         path: where it is to be, existing or not.
-        n_bytes: that it needs at least.
+        n_bytes: that it needs.
         what: it is, in the plural.
         remedy: what to do.
 
@@ -247,9 +247,10 @@ def check_room(path: Path, n_bytes: int, what: str, remedy: str) -> None:
         UserError: fewer bytes are free.
     """
     folder = nearest_folder(path)
-    if (free := shutil.disk_usage(folder).free) < n_bytes:
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < n_bytes:
         raise UserError(
-            f"{what} need at least {n_bytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free in "
+            f"{what} need about {n_bytes / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free in "
             f"{folder}: {remedy}"
         )
 

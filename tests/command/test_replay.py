@@ -142,6 +142,16 @@ SWITCHES = {  # what was, what is given, and what is left
         ["--selector", "uniform"],
         {"selector": "uniform", "compare": ["longest"]},
     ),
+    "a selector that divides nothing": (
+        {"devices": 4},
+        ["--selector", "uniform"],
+        {"selector": "uniform", "devices": 1},
+    ),
+    "a selector that divides": (
+        {"devices": 4},
+        ["--selector", "fisher_per_token"],
+        {"selector": "fisher_per_token", "devices": 4},
+    ),
 }
 
 

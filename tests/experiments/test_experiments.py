@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_is_told_in_a_line(tmp_path):
     (tmp_path / "file").touch()
     place = tmp_path / "file/x"
     for where in ([f"hydra.run.dir={place}"], ["-m", f"hydra.sweep.dir={place}"]):
-        done = command("synthetic", "experiment=smoke", *where)
+        done = command("synthetic", *where, "experiment=smoke")
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith("experiments.synthetic: error: ")
         assert str(tmp_path / "file") in done.stderr
@@ -271,12 +271,14 @@ def test_help_keeps_the_comments_of_the_options():
     assert "next_word paper smoke" in done.stdout and "hydra:" not in done.stdout
 
 
-def test_a_grid_on_the_command_line_takes_new_keys(tmp_path):
+def test_a_grid_takes_new_keys_and_a_job_has_an_environment_of_its_own(tmp_path):
     grid = "grid={fit_ridge:[0.1,1.0]}"
     small = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in SMALL.items()]
     given = ["selectors=[uniform]", grid, "grid.dim=[2]", f"hydra.run.dir={tmp_path}"]
-    done = command("synthetic", *small, *given)
+    devices = "+hydra.job.env_set.XLA_FLAGS='--xla_force_host_platform_device_count=3'"
+    done = command("synthetic", *small, *given, devices)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "provenance.json").read_text())["devices"] == "3 x cpu"
     settings = [r["setting"] for r in read_rows(tmp_path / "results.jsonl")]
     assert {"fit_ridge": 1.0, "dim": 2} in settings
 

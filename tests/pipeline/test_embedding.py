@@ -208,12 +208,13 @@ OF_FOUR_DEVICES = """if True:
     import fisher_jax as fj
     from fisher_jax.design import device_pool, selection
     from fisher_jax.pipeline import embedding, plan
-    from tests.helpers.cli import K, texts
+    from fisher_jax.util import platforms
+    from tests.helpers.cli import D, K, M, N, texts
 
     llama, cache = sys.argv[1:]
     sizes, make = [], selection.make_pool
     selection.make_pool = lambda *args: (sizes.append(args[4]), make(*args))[1]
-    plan.physical_memory = lambda: 100.0
+    real, plan.physical_memory = plan.physical_memory, lambda: 1e6
     for budget in ({"n_samples": K}, {"token_budget": 9}):
         of = {"model": llama, "cache": cache, **budget}
         one, many = fj.choose(texts(), **of), fj.choose(texts(), **of, devices=4)
@@ -221,8 +222,19 @@ OF_FOUR_DEVICES = """if True:
         assert sizes.pop().size == 4 and not sizes  # one alone streams
         np.testing.assert_array_equal(many.ranking, one.ranking)
         np.testing.assert_allclose(many.gains, one.gains, rtol=1e-5)
+    plan.physical_memory = lambda: 4.0 * N * M * D - 1
+    for more in ({"devices": 4}, {"devices": 5}):
+        try:
+            fj.choose(texts(), **of, **more)
+        except ValueError as error:
+            print(error)
+    plan.physical_memory = real  # a pool that fits into it and not onto one device
+    platforms._memory = lambda: 2.0 * 4 * N * M * D / 3
+    many = fj.choose(texts(), **of, devices=4, compare=["fisher"])
+    many.write(f"{cache}/out.jsonl")
+    np.testing.assert_array_equal(many.ranking, one.ranking)
     try:
-        fj.choose(texts(), **of, devices=5)
+        fj.choose(texts(), model=llama, n_samples=K, devices=4, compare=["longest"])
     except ValueError as error:
         print(error)
 """
@@ -231,7 +243,10 @@ OF_FOUR_DEVICES = """if True:
 def test_what_is_kept_is_divided_over_devices(llama, tmp_path):
     run = [sys.executable, "-c", OF_FOUR_DEVICES, llama, tmp_path / "c"]
     done = subprocess.run(run, env=with_devices(4), capture_output=True, text=True, timeout=300)
-    assert "`devices=5`: JAX sees 4 devices" in done.stdout, done.stderr
+    parts, devices, whole = done.stdout.splitlines() or [done.stderr]
+    assert parts.startswith("a part of the embeddings for each of 4 devices needs")
+    assert devices.startswith("`devices=5`: JAX sees 4 devices")
+    assert whole.startswith("the pool's embeddings need")
 
 
 def test_only_some_rules_divide_a_pool(llama):
