@@ -55,5 +55,5 @@ $(SELECTS): pyproject.toml constraints.txt
 	touch $@
 
 $(INSTALLED): $(SELECTS)
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,docs,words,launchers,dedup,judge]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,docs,words,launchers,data,dedup,judge]'
 	touch $@

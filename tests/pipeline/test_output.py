@@ -282,7 +282,7 @@ def test_the_room_for_chosen_rows_is_their_share_of_the_pool(out, monkeypatch):
     for free, share in [(2_700_000, 0.5), (2_500_000, 0.5), (700_000, 0.1)]:
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
         if free == 2_500_000:
-            with pytest.raises(UserError, match=r"at least 2\.6 MB, and 2\.5 MB are free"):
+            with pytest.raises(UserError, match=r"about 2\.6 MB, and 2\.5 MB are free"):
                 room.check_room(pool, share)
         else:
             room.check_room(pool, share)
