@@ -65,7 +65,7 @@ def latest(results: list[Result]) -> list[Result]:
 
 
 def table(results: list[Result]) -> str:
-    """What was tried and what failed, a row a kind, as Markdown."""
+    """What was tried and what failed, a row a kind, sorted, as Markdown."""
     rows: dict[tuple[str, str], list[int]] = {}
     for result in results:
         counts = rows.setdefault((result.campaign, result.kind), [0, 0])
@@ -74,7 +74,7 @@ def table(results: list[Result]) -> str:
     total = [sum(column) for column in zip(*rows.values(), strict=True)] or [0, 0]
     lines = [
         [campaign, kind, f"{tried:,}", f"{failed:,}"]
-        for (campaign, kind), (tried, failed) in rows.items()
+        for (campaign, kind), (tried, failed) in sorted(rows.items())
     ]
     lines.append(["all", "", f"{total[0]:,}", f"{total[1]:,}"])
     head = ["campaign", "what", "tried", "failed"]
