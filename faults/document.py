@@ -20,9 +20,8 @@ def write(results: list[Result]) -> None:
         append(KEPT, result)
     facts = provenance()
     seeds = ", ".join(map(str, sorted({result.seed for result in results})))
-    commits = [*dict.fromkeys(result.commit[:10] for result in results if result.commit)]
-    last = f"the last of {len(commits)} commits {commits[-1]}" if commits else "no commit known"
-    told = f"Seed {seeds}, {last}, {datetime.date.today()}, {facts.get('cpu', '')}.\n\n"
+    commit = next((r.commit[:10] for r in reversed(results) if r.commit), "unknown")
+    told = f"Seed {seeds}, the last ones at commit {commit}, {datetime.date.today()}, {facts.get('cpu', '')}.\n\n"
     DOCUMENT.write_text(shown(DOCUMENT.read_text(), told + table(results)))
 
 
