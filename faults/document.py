@@ -21,7 +21,8 @@ def write(results: list[Result]) -> None:
     facts = provenance()
     seeds = ", ".join(map(str, sorted({result.seed for result in results})))
     commit = next((r.commit[:10] for r in reversed(results) if r.commit), "unknown")
-    told = f"Seed {seeds}, the last ones at commit {commit}, {datetime.date.today()}, {facts.get('cpu', '')}.\n\n"
+    when, where = datetime.date.today(), facts.get("cpu", "")
+    told = f"Seed {seeds}, the last ones at commit {commit}, {when}, {where}.\n\n"
     DOCUMENT.write_text(shown(DOCUMENT.read_text(), told + table(results)))
 
 
