@@ -1,6 +1,7 @@
 """The transcript that keeps an endpoint's answers, so that none is paid for twice."""
 
 import json
+import re
 
 import pytest
 
@@ -106,6 +107,21 @@ def test_a_file_that_is_no_transcript_is_left_alone(serve, tmp_path):
     with pytest.raises(EndpointError, match=r"answers.jsonl, line 1 is no kept answer"):
         judge_pairs(judge(serve(shorter), tmp_path), PAIRS)
     assert path.read_text() == "what I have to buy"
+
+
+def test_a_transcript_that_has_no_room_is_told_with_its_path(serve, tmp_path):
+    resource = pytest.importorskip("resource")  # Windows has none
+    judge_pairs(judge(serve(shorter), tmp_path), PAIRS[:1])
+    path, (soft, hard) = tmp_path / "answers.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+    try:
+        with pytest.raises(OSError, match=re.escape(f"{path} can't be written")):
+            judge_pairs(judge(serve(shorter), tmp_path), PAIRS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes()[: len(before)] == before
+    assert len(judge_pairs(judge(serve(shorter), tmp_path), PAIRS)) == len(PAIRS)
 
 
 def test_a_missing_folder_is_named(serve, tmp_path):
