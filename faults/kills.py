@@ -72,22 +72,23 @@ def in_turn(streams: list[Iterator[Case]]) -> Iterator[Case]:
 def of_target(target: Target, work: Path, seed: int) -> Iterator[Case]:
     """A target's cases."""
     folder, rng = work / target.kind.replace(" ", "_"), shuffled(seed, target.kind)
-    whole = cache(lambda: undisturbed(target, folder, work / "cache"))
-    plans = [(number, k, 0.0) for k in range(1, whole().renames + 1) for number in SIGNALS]
+    whole = undisturbed(target, folder, work / "cache")
+    plans = [(number, k, 0.0) for k in range(1, whole.renames + 1) for number in SIGNALS]
     plans += [(number, 0, rng.uniform(0.02, 1)) for _ in range(MOMENTS) for number in SIGNALS]
     rng.shuffle(plans)
     for k, (number, rename, share) in enumerate(plans):
 
         def run(trial: Trial, number=number, rename=rename, share=share) -> None:
-            disturbance = Disturbance(number, rename, share * whole().seconds)
-            kill(trial, target, folder, work / "cache", disturbance, whole())
+            disturbance = Disturbance(number, rename, share * whole.seconds)
+            kill(trial, target, folder, work / "cache", disturbance, whole)
 
         when = f"rename {rename}" if rename else f"{share:.3f} of its time"
         yield Case(target.kind, f"{target.kind} {k}: {number.name} at {when}", run)
 
 
+@cache
 def undisturbed(target: Target, folder: Path, compiled: Path) -> Undisturbed:
-    """A target's whole run.
+    """A target's whole run, once for each.
 
     Raises:
         RuntimeError: it failed.
@@ -233,7 +234,7 @@ def only_whole(left: State, whole: Undisturbed) -> bool:
 
 
 def old_or_new(left: State, whole: Undisturbed) -> bool:
-    """All of one or of the other, or the earlier one moved away, which the next start puts back."""
+    """All files are of one model, the earlier or the new one."""
     return left in (whole.before, whole.after)
 
 

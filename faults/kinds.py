@@ -37,13 +37,13 @@ def embeddings() -> Kind:
     )
 
 
-def pools(name: str, files: dict[str, str]) -> Kind:
-    """Pools of text files."""
+def pools(name: str, files: dict[str, bytes]) -> Kind:
+    """Pools that are files."""
     from fisher_jax.data.pool_file import read_pool
 
     def write(folder: Path) -> None:
         for file, content in files.items():
-            (folder / file).write_text(content)
+            (folder / file).write_bytes(content)
 
     def read(folder: Path) -> None:
         for file in sorted(files):
@@ -66,7 +66,7 @@ def jsonl() -> Kind:
         f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some * 3)
         for name, some in (("rows", rows), ("chats", chats))
     }
-    return pools("pools, JSONL", files)
+    return pools("pools, JSONL", {name: text.encode() for name, text in files.items()})
 
 
 def other_text() -> Kind:
@@ -81,7 +81,7 @@ def other_text() -> Kind:
         "pool.json": json.dumps(rows + rows, ensure_ascii=False),
         "pool.txt": "to be\nor not\n\nü\n",
     }
-    return pools("pools, CSV and others", files)
+    return pools("pools, CSV and others", {name: text.encode() for name, text in files.items()})
 
 
 def compressed() -> Kind:
@@ -92,8 +92,6 @@ def compressed() -> Kind:
 
     import pyarrow as pa
 
-    from fisher_jax.data.pool_file import read_pool
-
     lines = b'{"text": "to be"}\n{"text": "or not", "n": 1}\n' * 5
     table = b"text,n\nto be,1\nor not,2\n"
     files = {
@@ -102,17 +100,7 @@ def compressed() -> Kind:
         "pool.jsonl.xz": lzma.compress(lines),
         "pool.csv.zst": pa.compress(table, "zstd", asbytes=True),
     }
-
-    def write(folder: Path) -> None:
-        for file, content in files.items():
-            (folder / file).write_bytes(content)
-
-    def read(folder: Path) -> None:
-        for file in sorted(files):
-            content = read_pool(folder / file).content
-            content.records(range(len(content)))
-
-    return Kind("pools, compressed", write, [*files], read)
+    return pools("pools, compressed", files)
 
 
 def saved_set() -> Kind:

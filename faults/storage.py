@@ -19,7 +19,6 @@ from faults.case import Case, Trial, shuffled
 from faults.commands import select
 from faults.kills import (
     Target,
-    Undisturbed,
     cache_state,
     command_state,
     endpoint,
@@ -41,7 +40,6 @@ GROWING = [  # a pool's name, how it begins, and a row
     ("pool.csv", "text\n", "row {}\n"),
     ("pool.txt", "", "row {}\n"),
 ]
-_WHOLE: dict[str, Undisturbed] = {}
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -116,7 +114,7 @@ def checkpoints(trial: Trial, folder: Path, work: Path, seed: int) -> None:
 
 def full_disk(trial: Trial, target: Target, folder: Path, work: Path, k: int) -> None:
     """A disk with some bytes left: told in a line, or enough; with room the program goes on."""
-    whole = _whole(target, folder, work / "cache")
+    whole = undisturbed(target, folder, work / "cache")
     free = shuffled(k, target.kind).choice(FREE)
     fresh(folder)
     with mounted(folder, "size=64m") as is_mounted:
@@ -133,13 +131,6 @@ def full_disk(trial: Trial, target: Target, folder: Path, work: Path, k: int) ->
         trial.check(target.kept(left, whole), f"{what}: lost or torn: {sorted(left)}")
         resize(folder, "64m")
         goes_on(trial, target, folder, work / "cache", whole, what)
-
-
-def _whole(target: Target, folder: Path, compiled: Path) -> Undisturbed:
-    """Run once for each target."""
-    if target.kind not in _WHOLE:
-        _WHOLE[target.kind] = undisturbed(target, fresh(folder), compiled)
-    return _WHOLE[target.kind]
 
 
 def resize(folder: Path, size: str) -> None:
@@ -250,11 +241,11 @@ def caches(trial: Trial, folder: Path, work: Path, rng: Any) -> None:
     inputs.texts(fresh(folder / "other"))
     other = folder / "other" / "pool.jsonl"
     write_rows(other, [{"text": " ".join(reversed(text.split()))} for text in texts()])
-    done = select("embed", *inputs.of_pool(folder / "other", _model(work)))
+    done = select("embed", *inputs.of_pool(folder / "other", work / "model"))
     trial.check(done.code == 0, done.messages[-500:])
     (of_other,) = (folder / "other" / "states").rglob("*.safetensors")
     inputs.texts(folder)
-    argv = [*inputs.of_pool(folder, _model(work)), "-o", folder / inputs.OUT, "--n-samples", K]
+    argv = [*inputs.of_pool(folder, work / "model"), "-o", folder / inputs.OUT, "--n-samples", K]
     first = select(*argv)
     trial.check(first.code == 0, first.messages[-500:])
     expected, shards = (folder / inputs.OUT).read_bytes(), cache_state(folder)
@@ -279,15 +270,11 @@ def caches(trial: Trial, folder: Path, work: Path, rng: Any) -> None:
 def one_cache(trial: Trial, folder: Path, work: Path) -> None:
     """Two processes embed one pool into one cache: both end well, and it is whole."""
     inputs.texts(folder)
-    codes, messages = side_by_side([inputs.embedding(folder, _model(work))] * 2, work / "cache")
+    codes, messages = side_by_side([inputs.embedding(folder, work / "model")] * 2, work / "cache")
     trial.check(codes == [0, 0], f"exit codes {codes}: {messages}")
-    argv = [*inputs.of_pool(folder, _model(work)), "-o", folder / inputs.OUT, "--n-samples", K]
+    argv = [*inputs.of_pool(folder, work / "model"), "-o", folder / inputs.OUT, "--n-samples", K]
     done = select("select", *argv, "--batch-tokens", 8)
     trial.check(done.code == 0, done.messages[-500:])
-
-
-def _model(work: Path) -> Path:
-    return work / "model"  # that of `targets`
 
 
 def side_by_side(argvs: list[list[object]], cache: Path) -> tuple[list[int], list[str]]:

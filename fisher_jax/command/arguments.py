@@ -295,14 +295,6 @@ def _add_text(p: argparse.ArgumentParser) -> None:
 def _add_design(p: argparse.ArgumentParser) -> None:
     design = p.add_argument_group("design")
     design.add_argument(
-        "--devices",
-        metavar="N",
-        type=int,
-        default=default_of("devices"),
-        help="GPUs or TPU cores of this machine over which the pool is divided, for one that is "
-        "larger than one of them: the same choice (default: %(default)s)",
-    )
-    design.add_argument(
         "--selector",
         metavar="NAME",
         type=selector,
@@ -382,6 +374,14 @@ def _add_design(p: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=default_of("center"),
         help="subtract the pool's mean embedding (default: no)",
+    )
+    design.add_argument(
+        "--devices",
+        metavar="N",
+        type=int,
+        default=default_of("devices"),
+        help="GPUs or TPU cores of this machine over which the pool is divided, for one that is "
+        "larger than one of them: the same choice (default: %(default)s)",
     )
     design.add_argument(
         "--project-dim",
