@@ -70,6 +70,7 @@ def test_a_run_goes_on_where_it_was_and_its_exit_code_tells(tmp_path, monkeypatc
     done.clear()
     assert run("--full", "--seed", "1") == 1 and done == [0, 1, 2, 3]  # others than those of seed 0
     assert [result.seed for result in read(path)][-4:] == [1] * 4
+    assert capsys.readouterr().out.endswith("| all |  | 8 | 2 |\n")
     path.unlink()
     done.clear()
     assert run("--full", "--shard", "2/2") == 0 and done == [1, 3]

@@ -207,7 +207,7 @@ OF_FOUR_DEVICES = """if True:
     import numpy as np
     import fisher_jax as fj
     from fisher_jax.design import device_pool, selection
-    from fisher_jax.pipeline import embedding, plan
+    from fisher_jax.pipeline import Clock, Request, embedding, plan, prepare
     from fisher_jax.util import platforms
     from tests.helpers.cli import D, K, M, N, texts
 
@@ -233,8 +233,9 @@ OF_FOUR_DEVICES = """if True:
     many = fj.choose(texts(), **of, devices=4, compare=["fisher"])
     many.write(f"{cache}/out.jsonl")
     np.testing.assert_array_equal(many.ranking, one.ranking)
+    of = {"model": llama, "n_samples": K, "devices": 4, "compare": ["longest"]}
     try:
-        fj.choose(texts(), model=llama, n_samples=K, devices=4, compare=["longest"])
+        prepare(Request(pool=texts(), **of), Clock())  # before any work
     except ValueError as error:
         print(error)
 """

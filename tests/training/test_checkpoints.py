@@ -83,10 +83,9 @@ def finished(tmp_path_factory):
     return train_in(folder), folder
 
 
-def train_in(folder):
-    return finetune(
-        language_model(), random_rows(), options(), checkpoints=folder, checkpoint_every=3
-    )
+def train_in(folder, on_step=None):
+    given = {"checkpoints": folder, "checkpoint_every": 3, "on_step": on_step}
+    return finetune(language_model(), random_rows(), options(), **given)
 
 
 def flip(path):
@@ -153,7 +152,7 @@ def test_a_damaged_run_file_is_told_with_its_path(content, finished, tmp_path):
         train_in(tmp_path)
 
 
-def test_a_disk_without_room_is_told_before_a_step_is_written(finished, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_told_before_a_step_is_trained(finished, tmp_path, monkeypatch):
     expected, folder = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
@@ -163,7 +162,7 @@ def test_a_disk_without_room_is_told_before_a_step_is_written(finished, tmp_path
     shutil.rmtree(newest)
     told = rf"next step's files in {tmp_path} need about .* MB, and 1.0 MB are free"
     with pytest.warns(UserWarning, match="damaged or lost"), pytest.raises(UserError, match=told):
-        train_in(tmp_path)
+        train_in(tmp_path, lambda *step: pytest.fail(f"trained {step}"))
     assert not newest.exists()
 
 
